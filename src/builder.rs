@@ -1,0 +1,277 @@
+//! The options of a store, and the wiring of its parts.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::bus::Bus;
+use crate::error::{OpenError, StorageError};
+use crate::event::limits::Limits;
+use crate::fault::Faults;
+use crate::log::committer::{Committer, Pace};
+use crate::log::handle::LogHandle;
+use crate::log::page::PageBounds;
+use crate::log::queue::Queue;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::connection::Durability;
+use crate::log::{LogReader, LogWriter, memory};
+use crate::store::Store;
+use crate::stream::feed::Source;
+use crate::stream::hub::Hub;
+use crate::stream::registry::Registry;
+
+#[cfg(feature = "internals")]
+use crate::log::broken::{self, Sabotage};
+
+/// The options of a [`Store`]. Each has a default that suits most programs.
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream::Store;
+///
+/// let store = Store::builder()
+///     .window_bytes(64 << 20)
+///     .poll_interval(Duration::from_millis(250))
+///     .in_memory()?;
+/// # Ok::<(), millstream::OpenError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder opens nothing before `open` or `in_memory`"]
+pub struct StoreBuilder {
+    #[cfg(feature = "sqlite")]
+    durability: Durability,
+    limits: Limits,
+    window_bytes: usize,
+    page_bytes: usize,
+    page_batches: usize,
+    poll_interval: Duration,
+    queue_requests: usize,
+    queue_bytes: usize,
+    readers: usize,
+    drain_limit: Duration,
+    faults: Faults,
+    #[cfg(feature = "internals")]
+    sabotage: Option<Sabotage>,
+}
+
+impl Default for StoreBuilder {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "sqlite")]
+            durability: Durability::default(),
+            limits: Limits::default(),
+            window_bytes: 16 << 20,
+            page_bytes: 1 << 20,
+            page_batches: 256,
+            poll_interval: Duration::from_millis(100),
+            queue_requests: 4096,
+            queue_bytes: 64 << 20,
+            readers: 4,
+            drain_limit: Duration::from_secs(10),
+            faults: Faults::default(),
+            #[cfg(feature = "internals")]
+            sabotage: None,
+        }
+    }
+}
+
+impl StoreBuilder {
+    /// What a commit survives. Default: [`Durability::Full`], power cuts.
+    #[cfg(feature = "sqlite")]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How large events and batches may be.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The byte budget of the newest batches in memory, from which streams that keep up are served. It is shared by all
+    /// streams. Payloads count with room for their parsed form. Default 16 MiB.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How much a stream takes from the window or the log at once, in bytes; a batch is never cut in two. Default 1 MiB;
+    /// less, when the pages of all streams at work would exceed the window's budget.
+    pub fn page_bytes(mut self, bytes: usize) -> Self {
+        self.page_bytes = bytes;
+        self
+    }
+
+    /// How much a stream takes from the window or the log at once, in batches. Default 256.
+    pub fn page_batches(mut self, batches: usize) -> Self {
+        self.page_batches = batches;
+        self
+    }
+
+    /// How often the store looks for commits of other processes and for lost wake-ups (D8). One look serves all streams.
+    /// Default 100 ms.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval;
+        self
+    }
+
+    /// How many appends may be queued or in commit; further ones wait. Default 4,096.
+    pub fn queue_requests(mut self, requests: usize) -> Self {
+        self.queue_requests = requests;
+        self
+    }
+
+    /// How many bytes may be queued or in commit; further appends wait. Default 64 MiB, and never less than the largest
+    /// batch that the limits allow.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// How many pages are read from the log at the same time, each on a connection of its own. Default 4.
+    pub fn readers(mut self, readers: usize) -> Self {
+        self.readers = readers;
+        self
+    }
+
+    /// How long [`close`](Store::close) waits for handlers. Default 10 s.
+    pub fn drain_limit(mut self, limit: Duration) -> Self {
+        self.drain_limit = limit;
+        self
+    }
+
+    #[cfg(feature = "internals")]
+    pub(crate) fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    #[cfg(feature = "internals")]
+    pub(crate) fn sabotage(mut self, sabotage: Sabotage) -> Self {
+        self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// Opens the log in this SQLite file, or makes it. Blocks until that is done.
+    ///
+    /// # Errors
+    /// An option makes no sense; the file is something else, or of a newer format; the storage fails.
+    #[cfg(feature = "sqlite")]
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
+        self.validate()?;
+        let (writer, reader) = sqlite::open(path.as_ref(), self.durability, self.readers)?;
+        self.wire(writer, reader)
+    }
+
+    /// Opens an empty log in memory, which ends with the store.
+    ///
+    /// # Errors
+    /// An option makes no sense.
+    pub fn in_memory(self) -> Result<Store, OpenError> {
+        self.validate()?;
+        #[cfg(feature = "internals")]
+        if let Some(sabotage) = self.sabotage {
+            let (writer, reader) = broken::open(sabotage);
+            return self.wire(writer, reader);
+        }
+        let (writer, reader) = memory::open();
+        self.wire(writer, reader)
+    }
+
+    fn validate(&self) -> Result<(), OpenError> {
+        let counts = [
+            ("page_bytes", self.page_bytes),
+            ("page_batches", self.page_batches),
+            ("queue_requests", self.queue_requests),
+            ("queue_bytes", self.queue_bytes),
+            ("readers", self.readers),
+        ];
+        for (option, value) in counts.into_iter().chain(self.limits.options()) {
+            if value == 0 {
+                return Err(invalid(option, value, "too small; at least 1 is needed"));
+            }
+        }
+        let largest = [
+            ("queue_requests", self.queue_requests),
+            ("queue_bytes", self.queue_bytes),
+            ("readers", self.readers),
+            ("batch_bytes_max", self.limits.batch_bytes_max),
+        ];
+        for (option, value) in largest {
+            if u32::try_from(value).is_err() {
+                return Err(invalid(option, value, "too large; less than 4 Gi is possible"));
+            }
+        }
+        if self.poll_interval < Duration::from_millis(1) {
+            let value = format!("{:?}", self.poll_interval);
+            return Err(invalid(
+                "poll_interval",
+                value,
+                "too short; at least 1 ms is needed",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts the parts together and starts the committer. What is committed goes up to the bus through one closure.
+    fn wire<W: LogWriter + 'static>(
+        self,
+        mut writer: W,
+        reader: impl LogReader + 'static,
+    ) -> Result<Store, OpenError> {
+        let head = writer.tail()?.head;
+        let log_id = reader.log_id().to_owned();
+        let queue = Arc::new(Queue::new());
+        let room_bytes = self.queue_bytes.max(self.limits.batch_bytes_max);
+        let log = Arc::new(LogHandle {
+            reader: Arc::new(reader),
+            queue: Arc::clone(&queue),
+            limits: self.limits,
+            room_requests: Arc::new(Semaphore::new(self.queue_requests)),
+            room_bytes: Arc::new(Semaphore::new(room_bytes)),
+            read_slots: Arc::new(Semaphore::new(self.readers)),
+        });
+        let page = PageBounds {
+            batches_max: self.page_batches,
+            bytes_max: self.page_bytes,
+        };
+        let bus = Arc::new(Bus::new(head, self.window_bytes));
+        let hub = Arc::new(Hub {
+            source: Arc::new(Source::new(log, bus, page, self.window_bytes)),
+            registry: Arc::new(Registry::new()),
+            faults: self.faults.clone(),
+        });
+        let committer = Committer {
+            writer,
+            queue,
+            publish: Box::new(hub.publisher()),
+            head,
+            log_id,
+            poll_interval: self.poll_interval,
+            faults: self.faults,
+            pace: Pace::default(),
+            cursor_retries: HashMap::new(),
+        };
+        let thread = thread::Builder::new()
+            .name(String::from("millstream"))
+            .spawn(move || committer.run())
+            .map_err(|error| StorageError::new("start the committer", error))?;
+        Ok(Store::new(hub, thread, self.drain_limit))
+    }
+}
+
+fn invalid(option: &'static str, value: impl Display, problem: &'static str) -> OpenError {
+    OpenError::InvalidOption {
+        option,
+        value: value.to_string(),
+        problem,
+    }
+}

@@ -1,0 +1,77 @@
+//! Time as it is recorded: microseconds since the Unix epoch.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Timestamp(i64);
+
+impl Timestamp {
+    pub(crate) const EPOCH: Self = Self(0);
+
+    pub(crate) fn now() -> Self {
+        SystemTime::now().into()
+    }
+
+    /// The time to record after `earlier`, so that time never decreases along the log when the system clock is set back.
+    pub(crate) fn now_after(earlier: Self) -> Self {
+        Self::now().max(earlier)
+    }
+
+    pub(crate) fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    pub(crate) fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// How long ago it was; nothing, when it lies in the future.
+    pub(crate) fn age(self) -> Duration {
+        let micros = Self::now().0.saturating_sub(self.0);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    /// Moments that do not fit count as the nearest that does.
+    fn from(time: SystemTime) -> Self {
+        let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => Self(micros(after)),
+            Err(before) => Self(-micros(before.duration())),
+        }
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> Self {
+        let span = Duration::from_micros(timestamp.0.unsigned_abs());
+        let time = if timestamp.0 < 0 {
+            UNIX_EPOCH.checked_sub(span)
+        } else {
+            UNIX_EPOCH.checked_add(span)
+        };
+        time.unwrap_or(UNIX_EPOCH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_come_back_as_they_went() {
+        for micros in [0, 1, -1, 1_700_000_000_123_456, -62_000_000_000_000_000] {
+            let time = SystemTime::from(Timestamp(micros));
+            assert_eq!(Timestamp::from(time), Timestamp(micros));
+        }
+    }
+
+    #[test]
+    fn recorded_time_does_not_go_back_with_the_clock() {
+        let future = Timestamp(i64::MAX);
+        assert_eq!(Timestamp::now_after(future), future);
+        assert_eq!(future.age(), Duration::ZERO);
+    }
+}

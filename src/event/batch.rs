@@ -1,0 +1,197 @@
+//! The events of one append, committed and delivered as one.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::clock::Timestamp;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+
+/// The range of one committed batch with its events, or with those of them that a page holds.
+///
+/// Invariants: the events are sorted by sequence and lie inside the range; the range is not empty.
+#[derive(Debug)]
+pub(crate) struct CommittedBatch {
+    pub(crate) first_sequence: u64,
+    pub(crate) last_sequence: u64,
+    pub(crate) recorded_at: Timestamp,
+    pub(crate) events: Vec<EventRecord>,
+}
+
+impl CommittedBatch {
+    /// Gives checked events their place in the log: consecutive sequences from `first_sequence` on (L1).
+    pub(crate) fn stamp(mut events: Vec<EventRecord>, first_sequence: u64, recorded_at: Timestamp) -> Self {
+        for (event, sequence) in events.iter_mut().zip(first_sequence..) {
+            event.sequence = sequence;
+            event.recorded_at = recorded_at;
+        }
+        Self {
+            first_sequence,
+            last_sequence: first_sequence + events.len() as u64 - 1,
+            recorded_at,
+            events,
+        }
+    }
+
+    /// What the batch weighs in memory, as the window's budget counts it.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(EventRecord::weight_bytes).sum();
+        size_of::<Self>() + events
+    }
+}
+
+/// Which events of a committed batch a delivery shows.
+#[derive(Clone, Debug)]
+enum Selection {
+    All,
+    Indexes(Arc<[u32]>),
+}
+
+/// One committed batch as a handler gets it: all of its events, or those that the query selects.
+///
+/// Cloning is cheap and copies no event: every stream that gets the batch shares it.
+#[derive(Clone, Debug)]
+pub struct EventBatch {
+    batch: Arc<CommittedBatch>,
+    selection: Selection,
+}
+
+impl EventBatch {
+    /// The part of `batch` after `position` that `query` selects, if there is any.
+    pub(crate) fn select(batch: &Arc<CommittedBatch>, query: &EventQuery, position: u64) -> Option<Self> {
+        let selects_all = query.selects_everything();
+        if selects_all && batch.events.first()?.sequence > position {
+            return Some(Self::whole(Arc::clone(batch)));
+        }
+        let mut indexes = Vec::new();
+        for (index, event) in (0u32..).zip(&batch.events) {
+            if event.sequence > position && (selects_all || query.matches(event)) {
+                indexes.push(index);
+            }
+        }
+        if indexes.is_empty() {
+            return None;
+        }
+        let selection = if indexes.len() == batch.events.len() {
+            Selection::All
+        } else {
+            Selection::Indexes(indexes.into())
+        };
+        Some(Self {
+            batch: Arc::clone(batch),
+            selection,
+        })
+    }
+
+    /// A batch of which every event that is held is shown.
+    pub(crate) fn whole(batch: Arc<CommittedBatch>) -> Self {
+        Self {
+            batch,
+            selection: Selection::All,
+        }
+    }
+
+    /// How many events are shown. Never 0: a batch of which nothing is selected is not delivered.
+    #[allow(clippy::len_without_is_empty, reason = "a delivered batch is never empty")]
+    pub fn len(&self) -> usize {
+        match &self.selection {
+            Selection::All => self.batch.events.len(),
+            Selection::Indexes(indexes) => indexes.len(),
+        }
+    }
+
+    /// The selected events, in the log's order.
+    pub fn iter(&self) -> Events<'_> {
+        Events {
+            batch: self,
+            front: 0,
+        }
+    }
+
+    /// The first sequence of the committed batch, selected or not.
+    pub fn first_sequence(&self) -> u64 {
+        self.batch.first_sequence
+    }
+
+    /// The last sequence of the committed batch, selected or not: use it as the key that makes an effect idempotent.
+    pub fn last_sequence(&self) -> u64 {
+        self.batch.last_sequence
+    }
+
+    /// When the batch was committed.
+    pub fn recorded_at(&self) -> SystemTime {
+        self.batch.recorded_at.into()
+    }
+
+    pub(crate) fn recorded_timestamp(&self) -> Timestamp {
+        self.batch.recorded_at
+    }
+
+    fn get(&self, index: usize) -> Option<&EventRecord> {
+        match &self.selection {
+            Selection::All => self.batch.events.get(index),
+            Selection::Indexes(indexes) => {
+                let index = *indexes.get(index)?;
+                self.batch.events.get(index as usize)
+            }
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a EventBatch {
+    type Item = &'a EventRecord;
+    type IntoIter = Events<'a>;
+
+    fn into_iter(self) -> Events<'a> {
+        self.iter()
+    }
+}
+
+/// The selected events of an [`EventBatch`], in the log's order.
+#[derive(Clone, Debug)]
+pub struct Events<'a> {
+    batch: &'a EventBatch,
+    front: usize,
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = &'a EventRecord;
+
+    fn next(&mut self) -> Option<&'a EventRecord> {
+        let event = self.batch.get(self.front)?;
+        self.front += 1;
+        Some(event)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.batch.len() - self.front;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Events<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::limits::Limits;
+    use crate::event::new_event::NewEvent;
+
+    fn batch(first: u64, types: &[&str]) -> Arc<CommittedBatch> {
+        let events = types.iter().map(|name| NewEvent::new(*name, 1));
+        let (records, _) = Limits::default().check_batch(events).unwrap();
+        Arc::new(CommittedBatch::stamp(records, first, Timestamp::EPOCH))
+    }
+
+    #[test]
+    fn a_batch_that_overlaps_the_position_is_delivered_from_there() {
+        let batch = batch(5, &["a", "b", "a", "b", "a"]);
+        let all = EventBatch::select(&batch, &EventQuery::all(), 6).unwrap();
+        let sequences: Vec<u64> = all.iter().map(EventRecord::sequence).collect();
+        assert_eq!(sequences, [7, 8, 9]);
+        let some = EventBatch::select(&batch, &EventQuery::types(["b"]), 6).unwrap();
+        assert_eq!(some.len(), 1);
+        assert_eq!((some.first_sequence(), some.last_sequence()), (5, 9));
+        assert!(EventBatch::select(&batch, &EventQuery::all(), 9).is_none());
+    }
+}

@@ -1,0 +1,272 @@
+//! An event that is to be appended.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::clock::Timestamp;
+use crate::error::InvalidEvent;
+use crate::event::codec;
+use crate::event::limits::Limits;
+use crate::event::payload::{CAUSATION_ID, CORRELATION_ID, Metadata, Payload};
+use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
+use crate::event::text::SharedText;
+
+/// An event that is to be appended: a type, a JSON payload, tags, and optional metadata.
+///
+/// Building one never fails; whatever is wrong with it is reported by [`append`](crate::Store::append), before
+/// anything is queued.
+///
+/// ```
+/// use millstream::NewEvent;
+/// use serde_json::json;
+///
+/// let event = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}))
+///     .tag("order:7")
+///     .correlation_id("checkout-19");
+/// # let _ = event;
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    event_type: String,
+    payload: Content,
+    tags: Vec<String>,
+    metadata: Map<String, Value>,
+    fault: Option<InvalidEvent>,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    /// Text that this crate serialised.
+    Serialised(String),
+    /// Text from elsewhere, which may be anything.
+    Raw(String),
+}
+
+impl NewEvent {
+    /// An event of a type with a payload, which is serialised to JSON here and now.
+    pub fn new(event_type: impl Into<String>, payload: impl Serialize) -> Self {
+        let event = Self::bare(event_type.into());
+        match serde_json::to_string(&payload) {
+            Ok(text) => event.content(Content::Serialised(text)),
+            Err(error) => event.fault(InvalidEvent::Unserialisable(Arc::new(error))),
+        }
+    }
+
+    /// An event whose payload is JSON text already. [`append`](crate::Store::append) refuses text that is not JSON.
+    pub fn raw(event_type: impl Into<String>, json: impl Into<String>) -> Self {
+        Self::bare(event_type.into()).content(Content::Raw(json.into()))
+    }
+
+    /// A typed event: the name of the enum's variant becomes the event type, its content the payload.
+    ///
+    /// Serde's renaming attributes apply. A unit variant has the payload `null`. A value that is not an enum in serde's
+    /// default representation is refused by [`append`](crate::Store::append).
+    ///
+    /// ```
+    /// use millstream::NewEvent;
+    /// use serde::Serialize;
+    ///
+    /// #[derive(Serialize)]
+    /// #[serde(rename_all = "kebab-case")]
+    /// enum Order {
+    ///     OrderPlaced { order: u64, total: u64 },
+    /// }
+    ///
+    /// let event = NewEvent::encode(&Order::OrderPlaced { order: 7, total: 1250 }).tag("order:7");
+    /// # let _ = event;
+    /// ```
+    pub fn encode(value: &impl Serialize) -> Self {
+        match codec::encode(value) {
+            Ok((event_type, text)) => Self::bare(event_type).content(Content::Serialised(text)),
+            Err(error) => Self::bare(String::new()).fault(InvalidEvent::NotAnEnum(Arc::new(error))),
+        }
+    }
+
+    /// An event from one JSON object: `{"type": .., "payload": .., "tags": [..], "metadata": {..}}`, of which the last
+    /// two may be missing.
+    ///
+    /// # Errors
+    /// The text is not such an object. What its parts may contain is checked by [`append`](crate::Store::append).
+    pub fn from_json(text: &str) -> Result<Self, InvalidEvent> {
+        let import: Import<'_> =
+            serde_json::from_str(text).map_err(|error| InvalidEvent::InvalidImport(Arc::new(error)))?;
+        let mut event = Self::raw(import.event_type, import.payload.get()).tags(import.tags);
+        event.metadata = import.metadata;
+        Ok(event)
+    }
+
+    /// Adds a tag: a text by which queries find the event, such as `order:7`. A tag given twice counts once.
+    #[must_use]
+    pub fn tag(mut self, tag: impl AsRef<str>) -> Self {
+        let tag = tag.as_ref();
+        if !self.tags.iter().any(|known| known == tag) {
+            self.tags.push(tag.to_owned());
+        }
+        self
+    }
+
+    /// Adds several tags.
+    #[must_use]
+    pub fn tags(self, tags: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        tags.into_iter().fold(self, Self::tag)
+    }
+
+    /// Adds a value to the metadata under `key`, in place of an earlier one.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Serialize) -> Self {
+        match serde_json::to_value(value) {
+            Ok(value) => {
+                self.metadata.insert(key.into(), value);
+                self
+            }
+            Err(error) => self.fault(InvalidEvent::Unserialisable(Arc::new(error))),
+        }
+    }
+
+    /// Sets the id that one business transaction carries through all its events.
+    #[must_use]
+    pub fn correlation_id(self, id: impl Into<String>) -> Self {
+        self.metadata(CORRELATION_ID, id.into())
+    }
+
+    /// Sets the id of what caused the event.
+    #[must_use]
+    pub fn causation_id(self, id: impl Into<String>) -> Self {
+        self.metadata(CAUSATION_ID, id.into())
+    }
+
+    /// Checks every limit (L5) and turns the event into a record that only lacks its place in the log.
+    pub(crate) fn into_record(self, limits: &Limits) -> Result<EventRecord, InvalidEvent> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        limits.check_type(&self.event_type)?;
+        limits.check_tags(&self.tags)?;
+        let (Content::Serialised(payload) | Content::Raw(payload)) = &self.payload;
+        limits.check_payload(payload)?;
+        if let Content::Raw(text) = &self.payload {
+            serde_json::from_str::<Value>(text)
+                .map_err(|error| InvalidEvent::InvalidJson(Arc::new(error)))?;
+        }
+        let metadata = if self.metadata.is_empty() {
+            None
+        } else {
+            let text = Value::Object(self.metadata).to_string();
+            limits.check_metadata(&text)?;
+            Some(Metadata::new(text.into()))
+        };
+        let (Content::Serialised(payload) | Content::Raw(payload)) = self.payload;
+        Ok(EventRecord {
+            sequence: 0,
+            recorded_at: Timestamp::EPOCH,
+            event_type: self.event_type.into(),
+            tags: Tags::from_joined(SharedText::from(
+                self.tags.join(TAG_SEPARATOR.encode_utf8(&mut [0; 4])),
+            )),
+            payload: Payload::new(payload.into()),
+            metadata,
+        })
+    }
+
+    fn bare(event_type: String) -> Self {
+        Self {
+            event_type,
+            payload: Content::Serialised(String::from("null")),
+            tags: Vec::new(),
+            metadata: Map::new(),
+            fault: None,
+        }
+    }
+
+    fn content(mut self, payload: Content) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// Keeps the first fault, which `append` reports.
+    fn fault(mut self, fault: InvalidEvent) -> Self {
+        self.fault.get_or_insert(fault);
+        self
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Import<'a> {
+    #[serde(rename = "type")]
+    event_type: String,
+    #[serde(borrow)]
+    payload: &'a serde_json::value::RawValue,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(event: NewEvent) -> Result<EventRecord, InvalidEvent> {
+        event.into_record(&Limits::default())
+    }
+
+    #[test]
+    fn l5_each_fault_is_named_with_its_limit() {
+        let long = "x".repeat(256);
+        let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
+        let cases: Vec<(NewEvent, &str)> = vec![
+            (NewEvent::new("", 1), "event type is empty"),
+            (NewEvent::new(long.as_str(), 1), "256 bytes"),
+            (NewEvent::new("a\u{7}", 1), "control character"),
+            (NewEvent::new("a", 1).tag(""), "tag is empty"),
+            (NewEvent::new("a", 1).tag(&long), "at most 255"),
+            (NewEvent::new("a", 1).tag("x\ny"), "control character"),
+            (
+                NewEvent::new("a", 1).tags((0..65).map(|n| n.to_string())),
+                "65 tags",
+            ),
+            (NewEvent::new("a", "x".repeat(1 << 20)), "1048578 bytes"),
+            (NewEvent::raw("a", "{"), "not valid JSON"),
+            (NewEvent::raw("a", "1 2"), "not valid JSON"),
+            (NewEvent::raw("a", r#""\ud800""#), "not valid JSON"),
+            (NewEvent::raw("a", deep), "nested"),
+            (
+                NewEvent::new("a", 1).metadata("k", "x".repeat(1 << 17)),
+                "metadata",
+            ),
+            (NewEvent::encode(&7), "enum"),
+        ];
+        for (event, expected) in cases {
+            let message = record(event).expect_err(expected).to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn deepest_allowed_payload_can_be_read_back() {
+        let deep = format!("{}1{}", "[".repeat(127), "]".repeat(127));
+        let record = record(NewEvent::raw("a", deep)).unwrap();
+        record.payload.json().unwrap();
+    }
+
+    #[test]
+    fn tags_are_a_set_in_the_order_given() {
+        let record = record(NewEvent::new("a", 1).tags(["b", "a", "b"])).unwrap();
+        assert_eq!(record.tags().collect::<Vec<_>>(), ["b", "a"]);
+    }
+
+    #[test]
+    fn import_takes_the_whole_event() {
+        let event = NewEvent::from_json(
+            r#"{"type":"t","payload":{"n": 1},"tags":["x"],"metadata":{"correlation_id":"c"}}"#,
+        );
+        let record = record(event.unwrap()).unwrap();
+        assert_eq!(record.payload().as_str(), r#"{"n": 1}"#);
+        assert!(record.has_tag("x"));
+        assert_eq!(record.metadata().unwrap().correlation_id(), Some("c"));
+        assert!(NewEvent::from_json(r#"{"type":"t"}"#).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! A committed event, as it is read and delivered.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::error::DecodeError;
+use crate::event::codec;
+use crate::event::matching::Selectable;
+use crate::event::payload::{Metadata, Payload};
+use crate::event::text::SharedText;
+
+/// An event's tags: the tags joined by line feeds, which no tag contains.
+#[derive(Clone, Debug)]
+pub(crate) struct Tags(SharedText);
+
+/// What joins tags in memory. A tag with a control character is refused, so the text splits unambiguously.
+pub(crate) const TAG_SEPARATOR: char = '\n';
+
+impl Tags {
+    pub(crate) fn from_joined(text: SharedText) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.as_str().split(TAG_SEPARATOR).filter(|tag| !tag.is_empty())
+    }
+
+    pub(crate) fn contains(&self, wanted: &str) -> bool {
+        self.iter().any(|tag| tag == wanted)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// One committed event: an immutable fact with its place in the log.
+///
+/// Cloning shares the text of the payload and copies no part of it.
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    pub(crate) sequence: u64,
+    pub(crate) recorded_at: Timestamp,
+    pub(crate) event_type: Arc<str>,
+    pub(crate) tags: Tags,
+    pub(crate) payload: Payload,
+    pub(crate) metadata: Option<Metadata>,
+}
+
+impl EventRecord {
+    /// The event's place in the log, counted from 1.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When the batch was committed, to the microsecond. It never decreases along the log, even when the system clock does.
+    pub fn recorded_at(&self) -> SystemTime {
+        self.recorded_at.into()
+    }
+
+    /// What kind of fact it is.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// The tags, each once, in the order in which they were given.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        self.tags.iter()
+    }
+
+    /// Whether the event carries `tag`.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.contains(tag)
+    }
+
+    /// The JSON content.
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    /// What travels with the event, if anything was given.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Decodes a typed event: the inverse of [`NewEvent::encode`](crate::NewEvent::encode).
+    ///
+    /// For an enum the event type names the variant and the payload is its content; any other type is decoded from
+    /// the payload alone.
+    ///
+    /// # Errors
+    /// The enum has no variant of that name, or the payload does not have the variant's shape.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        codec::decode(&self.event_type, self.payload.as_str())
+    }
+
+    /// What the event weighs in memory, as the window's budget counts it.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let metadata_bytes = self.metadata.as_ref().map_or(0, |data| data.as_str().len());
+        mem::size_of::<Self>()
+            + ALLOCATION_BYTES
+            + self.event_type.len()
+            + self.tags.len_bytes()
+            + self.payload.as_str().len() * PARSED_FACTOR
+            + metadata_bytes
+    }
+}
+
+impl Selectable for EventRecord {
+    fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    fn has_tag(&self, tag: &str) -> bool {
+        self.tags.contains(tag)
+    }
+
+    fn parsed_payload(&self) -> Option<&Value> {
+        self.payload.parsed()
+    }
+}
+
+/// What the reference counts, headers and rounding of an event's separate allocations come to.
+const ALLOCATION_BYTES: usize = 160;
+
+/// A payload may come to hold its parsed form beside its text, for as long as the window holds the event.
+const PARSED_FACTOR: usize = 4;

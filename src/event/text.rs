@@ -1,0 +1,74 @@
+//! Text that many values share: a range of a reference-counted buffer.
+//!
+//! A page read from the log is one buffer, and every payload in it is a range of that buffer.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A range of a shared, immutable buffer. Cloning copies no text.
+#[derive(Clone)]
+pub(crate) struct SharedText {
+    buffer: Arc<String>,
+    start: u32,
+    end: u32,
+}
+
+impl SharedText {
+    /// The part of `buffer` in `range`, which must lie on character boundaries.
+    ///
+    /// # Panics
+    /// When the range does not fit the buffer, or the buffer has 4 GiB or more; the limits on events and pages exclude both.
+    pub(crate) fn slice(buffer: &Arc<String>, range: Range<usize>) -> Self {
+        assert!(
+            buffer.get(range.clone()).is_some(),
+            "the range lies inside its buffer"
+        );
+        let end = u32::try_from(range.end).expect("the limits keep buffers below 4 GiB");
+        let start = u32::try_from(range.start).expect("a start is not above its end");
+        Self {
+            buffer: Arc::clone(buffer),
+            start,
+            end,
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.buffer[self.start as usize..self.end as usize]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+impl From<String> for SharedText {
+    fn from(text: String) -> Self {
+        let range = 0..text.len();
+        Self::slice(&Arc::new(text), range)
+    }
+}
+
+impl fmt::Debug for SharedText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_share_one_buffer() {
+        let buffer = Arc::new(String::from("grüße"));
+        let text = SharedText::slice(&buffer, 0..4);
+        assert_eq!(text.as_str(), "grü");
+        assert_eq!(text.len(), 4);
+        assert_eq!(Arc::strong_count(&buffer), 2);
+    }
+}

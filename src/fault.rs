@@ -1,0 +1,60 @@
+//! Named failure points, at which tests kill the process, make an operation fail, or lose a wake-up.
+//!
+//! Without the feature `internals` a point is nothing at all.
+
+#[cfg(feature = "internals")]
+use std::sync::Arc;
+
+/// Where something can be made to go wrong, in the order in which an event passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    not(feature = "internals"),
+    expect(unreachable_pub, reason = "exported with `internals`")
+)]
+pub enum FaultPoint {
+    /// The group's rows are written, the transaction is not yet committed. Failing makes the commit fail.
+    BeforeCommit,
+    /// The group is committed, nobody knows yet.
+    AfterCommit,
+    /// The group is published, the callers are not answered yet.
+    AfterPublish,
+    /// Streams are about to be woken. Failing loses the wake-ups.
+    Wake,
+    /// The handler is about to be called.
+    BeforeHandler,
+    /// The handler returned `Ok`, the cursor is where it was.
+    AfterHandler,
+    /// Cursors are about to be stored. Failing makes the storing fail as if the file were busy.
+    BeforeCursor,
+    /// Cursors are stored.
+    AfterCursor,
+}
+
+/// What a test hangs on the failure points of one store.
+#[derive(Clone, Default)]
+pub(crate) struct Faults {
+    #[cfg(feature = "internals")]
+    hook: Option<Arc<dyn Fn(FaultPoint) -> bool + Send + Sync>>,
+}
+
+impl Faults {
+    /// Calls `hook` at every point; where it returns `true`, the operation fails.
+    #[cfg(feature = "internals")]
+    pub(crate) fn new(hook: impl Fn(FaultPoint) -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            hook: Some(Arc::new(hook)),
+        }
+    }
+
+    /// Passes a point. `true` means: fail here.
+    #[cfg(feature = "internals")]
+    pub(crate) fn hit(&self, point: FaultPoint) -> bool {
+        self.hook.as_ref().is_some_and(|hook| hook(point))
+    }
+
+    /// Passes a point, at which nothing happens without the feature `internals`.
+    #[cfg(not(feature = "internals"))]
+    pub(crate) fn hit(&self, _: FaultPoint) -> bool {
+        false
+    }
+}

@@ -1,0 +1,61 @@
+//! What this crate's own proofs need and users do not: failure points, broken logs, and the pure parts under test.
+//!
+//! Nothing here is part of the public interface; it changes without notice.
+
+use std::sync::Arc;
+
+use crate::builder::StoreBuilder;
+use crate::bus;
+use crate::clock::Timestamp;
+use crate::event::batch::CommittedBatch;
+use crate::event::limits::Limits;
+use crate::event::matching;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::fault::Faults;
+
+pub use crate::fault::FaultPoint;
+pub use crate::log::broken::Sabotage;
+
+/// Calls `hook` at every failure point of the store; where it returns `true`, the operation fails.
+pub fn with_faults(
+    builder: StoreBuilder,
+    hook: impl Fn(FaultPoint) -> bool + Send + Sync + 'static,
+) -> StoreBuilder {
+    builder.faults(Faults::new(hook))
+}
+
+/// Lets [`StoreBuilder::in_memory`] open a log that breaks a promise.
+pub fn with_broken_log(builder: StoreBuilder, sabotage: Sabotage) -> StoreBuilder {
+    builder.sabotage(sabotage)
+}
+
+/// Which of the queries the bus finds to select an event of a batch. Events that the limits refuse are left out.
+pub fn select_by_index(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<usize> {
+    bus::select_by_index(queries, &batch(events))
+}
+
+/// The same, asking each query about each event.
+pub fn select_naively(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<usize> {
+    let batch = batch(events);
+    let selects = |query: &EventQuery| batch.events.iter().any(|event| query.matches(event));
+    (0..queries.len()).filter(|&key| selects(&queries[key])).collect()
+}
+
+/// Whether all that the predicate says is said by the payload too.
+pub fn is_subset(predicate: &serde_json::Value, payload: &serde_json::Value) -> bool {
+    matching::is_subset(predicate, payload)
+}
+
+fn batch(events: Vec<NewEvent>) -> Arc<CommittedBatch> {
+    let limits = Limits::default();
+    let records = events
+        .into_iter()
+        .filter_map(|event| event.into_record(&limits).ok());
+    Arc::new(CommittedBatch {
+        first_sequence: 1,
+        last_sequence: u64::MAX,
+        recorded_at: Timestamp::EPOCH,
+        events: records.collect(),
+    })
+}

@@ -1,0 +1,38 @@
+#![doc = include_str!("../README.md")]
+
+mod builder;
+mod bus;
+mod clock;
+mod error;
+mod event;
+mod fault;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+mod log;
+mod store;
+mod stream;
+mod sync;
+
+pub use crate::builder::StoreBuilder;
+pub use crate::error::{
+    AppendError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, ReadError, StopCause,
+    StorageError, StreamError, WaitError,
+};
+pub use crate::event::batch::{EventBatch, Events};
+pub use crate::event::limits::Limits;
+pub use crate::event::new_event::NewEvent;
+pub use crate::event::payload::{Metadata, Payload};
+pub use crate::event::query::{EventFilter, EventQuery};
+pub use crate::event::record::EventRecord;
+pub use crate::log::committer::{Appended, ExpectedContext};
+pub use crate::log::cursor::{OnMismatch, Start};
+#[cfg(feature = "sqlite")]
+pub use crate::log::sqlite::connection::Durability;
+pub use crate::store::{QueryResult, Store};
+pub use crate::stream::handle::EventStream;
+pub use crate::stream::handler::HandleStream;
+pub use crate::stream::options::{Checkpoint, DurableStream};
+pub use crate::stream::policy::Retry;
+pub use crate::stream::reader::EventReader;
+pub use crate::stream::status::{StatusWatch, StreamState, StreamStatus};

@@ -1,0 +1,175 @@
+//! Logs that break one promise each, to show that the conformance suite notices.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::error::{ReadError, StorageError};
+use crate::event::batch::CommittedBatch;
+use crate::event::query::EventQuery;
+use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::memory::{self, MemoryReader, MemoryWriter};
+use crate::log::page::{Page, PageBounds, Range};
+use crate::log::{LogReader, LogWriter, Sync, Tail};
+
+/// What a broken log does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sabotage {
+    /// Every third batch of a page is missing.
+    Loses,
+    /// Every batch of a page is followed by itself, under the sequences that come next.
+    Doubles,
+    /// The batches of a page come last first.
+    Reorders,
+    /// Commits become visible with the next commit, after they were published.
+    PublishesEarly,
+    /// Conditions of appends always hold.
+    IgnoresConditions,
+    /// Cursors are not stored.
+    ForgetsCursors,
+}
+
+pub(crate) fn open(sabotage: Sabotage) -> (BrokenWriter, BrokenReader) {
+    let (writer, reader) = memory::open();
+    let writer = BrokenWriter {
+        inner: writer,
+        sabotage,
+        withheld: Vec::new(),
+        staged: Vec::new(),
+    };
+    let reader = BrokenReader {
+        inner: reader,
+        sabotage,
+    };
+    (writer, reader)
+}
+
+pub(crate) struct BrokenWriter {
+    inner: MemoryWriter,
+    sabotage: Sabotage,
+    staged: Vec<Arc<CommittedBatch>>,
+    withheld: Vec<Arc<CommittedBatch>>,
+}
+
+impl LogWriter for BrokenWriter {
+    fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
+        self.inner.begin(sync)
+    }
+
+    fn tail(&mut self) -> Result<Tail, StorageError> {
+        self.inner.tail()
+    }
+
+    fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
+        if self.sabotage == Sabotage::PublishesEarly {
+            self.staged.push(Arc::clone(batch));
+            return Ok(());
+        }
+        self.inner.append(batch)
+    }
+
+    fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
+        if self.sabotage == Sabotage::IgnoresConditions {
+            return Ok(None);
+        }
+        self.inner.first_match(query, after)
+    }
+
+    fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
+        if self.sabotage == Sabotage::IgnoresConditions {
+            return Ok(true);
+        }
+        self.inner.matches_at(query, sequence)
+    }
+
+    fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
+        self.inner.position_at(time)
+    }
+
+    fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        self.inner.cursor(name)
+    }
+
+    fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
+        self.inner.put_cursor(name, cursor)
+    }
+
+    fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
+        if self.sabotage == Sabotage::ForgetsCursors {
+            return Ok(true);
+        }
+        self.inner.move_cursor(write)
+    }
+
+    fn commit(&mut self) -> Result<(), StorageError> {
+        let now_visible = std::mem::replace(&mut self.withheld, std::mem::take(&mut self.staged));
+        for batch in now_visible {
+            self.inner.append(&batch)?;
+        }
+        self.inner.commit()
+    }
+
+    fn rollback(&mut self) {
+        self.staged.clear();
+        self.inner.rollback();
+    }
+
+    fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.inner.page(range, bounds)
+    }
+
+    fn data_changed(&mut self) -> Result<bool, StorageError> {
+        self.inner.data_changed()
+    }
+}
+
+pub(crate) struct BrokenReader {
+    inner: MemoryReader,
+    sabotage: Sabotage,
+}
+
+impl LogReader for BrokenReader {
+    fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        let mut page = self.inner.page(query, range, bounds)?;
+        match self.sabotage {
+            Sabotage::Loses => {
+                page.batches.retain(|batch| batch.first_sequence % 3 != 0);
+            }
+            Sabotage::Doubles => {
+                page.batches = page
+                    .batches
+                    .iter()
+                    .flat_map(|batch| [Arc::clone(batch), again(batch)])
+                    .collect();
+                page.through = page
+                    .batches
+                    .last()
+                    .map_or(page.through, |batch| batch.last_sequence.max(page.through));
+            }
+            Sabotage::Reorders => page.batches.reverse(),
+            Sabotage::PublishesEarly | Sabotage::IgnoresConditions | Sabotage::ForgetsCursors => {}
+        }
+        Ok(page)
+    }
+
+    fn head(&self) -> Result<u64, StorageError> {
+        self.inner.head()
+    }
+
+    fn log_id(&self) -> &str {
+        self.inner.log_id()
+    }
+
+    fn is_blocking(&self) -> bool {
+        self.inner.is_blocking()
+    }
+}
+
+/// The batch once more, as if it had been appended twice.
+fn again(batch: &CommittedBatch) -> Arc<CommittedBatch> {
+    Arc::new(CommittedBatch::stamp(
+        batch.events.clone(),
+        batch.last_sequence + 1,
+        batch.recorded_at,
+    ))
+}

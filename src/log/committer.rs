@@ -1,0 +1,527 @@
+//! The committer: one thread that owns the writing half of the log.
+//!
+//! It takes what is queued, opens one transaction, applies every request in turn, commits once, publishes the batches in
+//! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
+//! an `append` future loses nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::clock::Timestamp;
+use crate::error::{AppendError, ReadError, StorageError, StreamError};
+use crate::event::batch::CommittedBatch;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::fault::{FaultPoint, Faults};
+use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
+use crate::log::page::{PageBounds, Range};
+use crate::log::queue::{Queue, Wait, Work};
+use crate::log::{LogWriter, Sync, Tail};
+
+/// What an append came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Appended {
+    /// The sequence of the first event.
+    pub first_sequence: u64,
+    /// The sequence of the last event.
+    pub last_sequence: u64,
+    /// How many events were appended.
+    pub committed_count: usize,
+}
+
+/// What an [`append_if`](crate::Store::append_if) expects of the log.
+///
+/// A plain number is a [context version](crate::QueryResult::context_version).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedContext(Expectation);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expectation {
+    Version(u64),
+    NothingAfter(u64),
+}
+
+impl ExpectedContext {
+    /// The newest event that the query selects is this one; 0: the query selects nothing.
+    ///
+    /// The check costs what was appended since that event. With version 0 and a query that no index serves (payload
+    /// predicates alone) it reads the whole log; [`nothing_after`](Self::nothing_after) avoids that.
+    pub fn version(sequence: u64) -> Self {
+        Self(Expectation::Version(sequence))
+    }
+
+    /// The query selects nothing after this head, at which the caller looked. Cheap for an empty context too.
+    pub fn nothing_after(head: u64) -> Self {
+        Self(Expectation::NothingAfter(head))
+    }
+}
+
+impl From<u64> for ExpectedContext {
+    fn from(context_version: u64) -> Self {
+        Self::version(context_version)
+    }
+}
+
+/// What the committer can be asked for.
+pub(crate) enum Request {
+    Append(AppendRequest),
+    OpenCursor(OpenCursorRequest),
+    /// Is answered when everything queued before it is published.
+    Barrier(oneshot::Sender<()>),
+}
+
+pub(crate) struct AppendRequest {
+    pub(crate) events: Vec<EventRecord>,
+    pub(crate) condition: Option<Condition>,
+    pub(crate) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// The request's place in the bounded queue, given back when it is answered.
+    pub(crate) room: [OwnedSemaphorePermit; 2],
+}
+
+pub(crate) struct Condition {
+    pub(crate) query: EventQuery,
+    pub(crate) expected: ExpectedContext,
+}
+
+pub(crate) struct OpenCursorRequest {
+    pub(crate) claim: CursorClaim,
+    pub(crate) reply: oneshot::Sender<Result<StoredCursor, StreamError>>,
+}
+
+/// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
+pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
+
+pub(crate) struct Committer<W> {
+    pub(crate) writer: W,
+    pub(crate) queue: Arc<Queue<Request>>,
+    pub(crate) publish: Publish,
+    /// The last sequence that was published.
+    pub(crate) head: u64,
+    pub(crate) log_id: String,
+    pub(crate) poll_interval: Duration,
+    pub(crate) faults: Faults,
+    pub(crate) pace: Pace,
+    pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
+}
+
+/// What the last group tells about the next one.
+#[derive(Default)]
+pub(crate) struct Pace {
+    group: usize,
+    commit_time: Duration,
+}
+
+/// How long the committer looks for work before it sleeps. Waking it costs about as much.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long it lets a group grow at the most.
+const GROUP_WITHIN_MAX: Duration = Duration::from_micros(500);
+/// How often storing a cursor is tried, and the pause between two tries.
+const CURSOR_ATTEMPTS_MAX: u32 = 5;
+const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
+/// How much of another process's commits is read at once.
+const FOLLOW_BOUNDS: PageBounds = PageBounds {
+    batches_max: 1024,
+    bytes_max: 1 << 20,
+};
+
+/// The answers of a group, which leave when the group is committed or has failed.
+enum Answer {
+    Append(AppendRequest, Result<Appended, AppendError>),
+    OpenCursor(OpenCursorRequest, Result<StoredCursor, StreamError>),
+    Barrier(oneshot::Sender<()>),
+}
+
+impl<W: LogWriter> Committer<W> {
+    /// Works until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        let _end = EndOnExit(Arc::clone(&self.queue));
+        let mut look_at = Instant::now() + self.poll_interval;
+        loop {
+            let work = self.queue.take(Wait {
+                until: look_at,
+                group: self.pace.group,
+                group_within: (self.pace.commit_time / 2).min(GROUP_WITHIN_MAX),
+                spin: if self.pace.group > 0 { SPIN } else { Duration::ZERO },
+            });
+            let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
+            self.work(work);
+            if Instant::now() >= look_at {
+                self.look_around();
+                look_at = Instant::now() + self.poll_interval;
+            }
+            if is_done {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, work: Work<Request>) {
+        self.pace.group = work.requests.len();
+        if !work.requests.is_empty() {
+            let started = Instant::now();
+            self.commit_group(work);
+            self.pace.commit_time = started.elapsed();
+        } else if !work.cursors.is_empty() {
+            self.flush_cursors(&work.cursors);
+        }
+    }
+
+    /// Commits, publishes and answers one group. When anything fails, everything does.
+    fn commit_group(&mut self, work: Work<Request>) {
+        let mut requests = work.requests.into_iter();
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut batches = Vec::with_capacity(requests.len());
+        let mut moves = Vec::with_capacity(work.cursors.len());
+        let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
+            for request in requests.by_ref() {
+                self.apply(request, &mut tail, &mut batches, &mut answers)?;
+            }
+            self.move_cursors(&work.cursors, &mut moves)?;
+            if self.faults.hit(FaultPoint::BeforeCommit) {
+                return Err(injected("commit"));
+            }
+            self.writer.commit()
+        });
+        match outcome {
+            Ok(()) => {
+                self.faults.hit(FaultPoint::AfterCommit);
+                self.publish(&batches);
+                self.settle_cursors(moves);
+                self.faults.hit(FaultPoint::AfterPublish);
+                answers.into_iter().for_each(Answer::send);
+            }
+            Err(error) => {
+                self.writer.rollback();
+                self.retry_cursors(&work.cursors, &error);
+                tracing::error!(%error, "a group could not be committed");
+                for answer in answers {
+                    answer.fail(&error);
+                }
+                for request in requests {
+                    Answer::refused(request, &error).send();
+                }
+            }
+        }
+    }
+
+    /// Applies one request inside the transaction. An error here is one of the storage, which fails the group; a refusal
+    /// is an answer.
+    fn apply(
+        &mut self,
+        request: Request,
+        tail: &mut Tail,
+        batches: &mut Vec<Arc<CommittedBatch>>,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StorageError> {
+        match request {
+            Request::Append(mut request) => {
+                let events = std::mem::take(&mut request.events);
+                let outcome = match self.check(request.condition.as_ref()) {
+                    Ok(()) => {
+                        let batch = CommittedBatch::stamp(events, tail.head + 1, tail.recorded_at);
+                        let appended = Appended {
+                            first_sequence: batch.first_sequence,
+                            last_sequence: batch.last_sequence,
+                            committed_count: batch.events.len(),
+                        };
+                        let batch = Arc::new(batch);
+                        let written = self.writer.append(&batch);
+                        batches.push(batch);
+                        tail.head = appended.last_sequence;
+                        written.map(|()| Ok(appended))
+                    }
+                    Err(AppendError::Storage(error)) => Err(error),
+                    Err(refusal) => Ok(Err(refusal)),
+                };
+                keep(
+                    outcome,
+                    |outcome| {
+                        answers.push(Answer::Append(request, outcome));
+                    },
+                    AppendError::Storage,
+                )
+            }
+            Request::OpenCursor(request) => {
+                let outcome = match self.open_cursor(&request.claim, tail.head) {
+                    Err(StreamError::Storage(error)) => Err(error),
+                    outcome => Ok(outcome),
+                };
+                keep(
+                    outcome,
+                    |outcome| {
+                        answers.push(Answer::OpenCursor(request, outcome));
+                    },
+                    StreamError::Storage,
+                )
+            }
+            Request::Barrier(reply) => {
+                answers.push(Answer::Barrier(reply));
+                Ok(())
+            }
+        }
+    }
+
+    /// Compares the expected context with the log, as the transaction shows it (L3).
+    fn check(&mut self, condition: Option<&Condition>) -> Result<(), AppendError> {
+        let Some(Condition { query, expected }) = condition else {
+            return Ok(());
+        };
+        let (after, expects) = match expected.0 {
+            Expectation::Version(version) => (version, format!("version {version}")),
+            Expectation::NothingAfter(head) => (head, format!("nothing after {head}")),
+        };
+        let conflict = |found: String| AppendError::Conflict {
+            expected: expects,
+            found,
+        };
+        if let Expectation::Version(version @ 1..) = expected.0
+            && !self.writer.matches_at(query, version).map_err(storage)?
+        {
+            return Err(conflict(format!("no event that the query selects at {version}")));
+        }
+        match self.writer.first_match(query, after).map_err(storage)? {
+            None => Ok(()),
+            Some(sequence) => Err(conflict(format!("an event that the query selects at {sequence}"))),
+        }
+    }
+
+    /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
+    fn open_cursor(&mut self, claim: &CursorClaim, head: u64) -> Result<StoredCursor, StreamError> {
+        let stored = self.writer.cursor(&claim.name)?;
+        let position = match claim.resume(stored.as_ref(), head, &self.log_id)? {
+            Some(position) => position,
+            None => match claim.start {
+                Start::Beginning => 0,
+                Start::Now => head,
+                Start::After(position) if position > head => {
+                    return Err(StreamError::StartAhead { position, head });
+                }
+                Start::After(position) => position,
+                Start::At(time) => self.writer.position_at(time.into())?,
+            },
+        };
+        let cursor = StoredCursor {
+            position,
+            query: claim.query.clone(),
+            log_id: self.log_id.clone(),
+            epoch: stored.map_or(1, |stored| stored.epoch + 1),
+        };
+        self.writer.put_cursor(&claim.name, &cursor)?;
+        Ok(cursor)
+    }
+
+    /// Opens a transaction, and publishes first what another process committed meanwhile.
+    fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
+        let tail = self.writer.begin(sync)?;
+        self.follow(tail).map_err(|error| match error {
+            ReadError::Storage(error) => error,
+            error => StorageError::new("read what another process appended", error),
+        })?;
+        Ok(Tail {
+            head: tail.head.max(self.head),
+            recorded_at: Timestamp::now_after(tail.recorded_at),
+        })
+    }
+
+    /// Publishes what stands in the log after the last published sequence (S3).
+    fn follow(&mut self, tail: Tail) -> Result<(), ReadError> {
+        while self.head < tail.head {
+            let range = Range {
+                after: self.head,
+                through: tail.head,
+            };
+            let page = self.writer.page(range, FOLLOW_BOUNDS)?;
+            (self.publish)(&page.batches);
+            self.head = page.through;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, batches: &[Arc<CommittedBatch>]) {
+        if let Some(last) = batches.last() {
+            assert!(
+                batches[0].first_sequence > self.head,
+                "batches are published in the order of the log"
+            );
+            self.head = last.last_sequence;
+            (self.publish)(batches);
+        }
+    }
+
+    /// The poll interval is over: looks for commits of other processes, and lets lost wake-ups be found (D8).
+    fn look_around(&mut self) {
+        let followed = match self.writer.data_changed() {
+            Ok(false) => Ok(()),
+            Ok(true) => self
+                .writer
+                .tail()
+                .map_err(ReadError::from)
+                .and_then(|tail| self.follow(tail)),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = followed {
+            tracing::warn!(%error, "the log could not be followed, the next look tries again");
+        }
+        (self.publish)(&[]);
+    }
+
+    /// Writes the newest position of each cell inside the transaction.
+    fn move_cursors(&mut self, cells: &[Arc<CursorCell>], moves: &mut Vec<Move>) -> Result<(), StorageError> {
+        if !cells.is_empty() && self.faults.hit(FaultPoint::BeforeCursor) {
+            return Err(injected("store the cursors"));
+        }
+        for cell in cells {
+            let position = cell.pick_up();
+            let is_owner = self.writer.move_cursor(&CursorWrite {
+                name: &cell.name,
+                epoch: cell.epoch,
+                position,
+            })?;
+            moves.push(Move {
+                cell: Arc::clone(cell),
+                position,
+                is_owner,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores cursors that no group came for, without asking the disk to sync (D3).
+    fn flush_cursors(&mut self, cells: &[Arc<CursorCell>]) {
+        let mut moves = Vec::with_capacity(cells.len());
+        let outcome = self.begin(Sync::Ordered).and_then(|_| {
+            self.move_cursors(cells, &mut moves)?;
+            self.writer.commit()
+        });
+        match outcome {
+            Ok(()) => self.settle_cursors(moves),
+            Err(error) => {
+                self.writer.rollback();
+                self.retry_cursors(cells, &error);
+            }
+        }
+    }
+
+    fn settle_cursors(&mut self, moves: Vec<Move>) {
+        if moves.is_empty() {
+            return;
+        }
+        self.faults.hit(FaultPoint::AfterCursor);
+        for Move {
+            cell,
+            position,
+            is_owner,
+        } in moves
+        {
+            self.cursor_retries.remove(&cell.name);
+            if is_owner {
+                cell.stored(position);
+            } else {
+                tracing::warn!(stream = %cell.name, "another owner took over the durable stream");
+                cell.fail(CursorFailure::OwnershipLost);
+            }
+        }
+    }
+
+    /// Storing failed. A busy file passes, so it is tried again a few times; then the stream ends loudly.
+    fn retry_cursors(&mut self, cells: &[Arc<CursorCell>], error: &StorageError) {
+        for cell in cells {
+            cell.pick_up();
+            let attempts = self.cursor_retries.entry(Arc::clone(&cell.name)).or_insert(0);
+            *attempts += 1;
+            if *attempts < CURSOR_ATTEMPTS_MAX {
+                self.queue.retry_cursor(cell, CURSOR_RETRY_WITHIN);
+            } else {
+                self.cursor_retries.remove(&cell.name);
+                tracing::error!(stream = %cell.name, %error, "the cursor could not be stored");
+                cell.fail(CursorFailure::Storage(error.clone()));
+            }
+        }
+    }
+}
+
+/// A cursor that was written inside a transaction.
+struct Move {
+    cell: Arc<CursorCell>,
+    position: u64,
+    is_owner: bool,
+}
+
+/// Keeps the answer of a request, and passes an error of the storage on, which the request is answered with as well.
+fn keep<T, E>(
+    outcome: Result<Result<T, E>, StorageError>,
+    push: impl FnOnce(Result<T, E>),
+    as_answer: impl FnOnce(StorageError) -> E,
+) -> Result<(), StorageError> {
+    match outcome {
+        Ok(answer) => {
+            push(answer);
+            Ok(())
+        }
+        Err(error) => {
+            push(Err(as_answer(error.clone())));
+            Err(error)
+        }
+    }
+}
+
+fn storage(error: ReadError) -> AppendError {
+    AppendError::Storage(match error {
+        ReadError::Storage(error) => error,
+        error => StorageError::new("check the context", error),
+    })
+}
+
+fn injected(operation: &'static str) -> StorageError {
+    StorageError::new(operation, std::io::Error::other("a failure point said so")).busy()
+}
+
+impl Answer {
+    /// The answer to a request that was never applied, because the group failed before.
+    fn refused(request: Request, error: &StorageError) -> Self {
+        match request {
+            Request::Append(request) => Self::Append(request, Err(error.clone().into())),
+            Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
+            Request::Barrier(reply) => Self::Barrier(reply),
+        }
+    }
+
+    /// Turns an answer into a failure: the group it belonged to is not in the log. A refusal stays a refusal.
+    fn fail(self, error: &StorageError) {
+        match self {
+            Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
+            Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
+            refused => refused,
+        }
+        .send();
+    }
+
+    /// A caller who has gone does not need the answer.
+    fn send(self) {
+        match self {
+            Self::Append(request, outcome) => {
+                drop(request.room);
+                let _ = request.reply.send(outcome);
+            }
+            Self::OpenCursor(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::Barrier(reply) => {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+/// Ends the queue when the committer ends, also by a panic, so that nobody waits for it in vain.
+struct EndOnExit(Arc<Queue<Request>>);
+
+impl Drop for EndOnExit {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

@@ -1,0 +1,294 @@
+//! Cursors: what is stored for a durable stream, where a stream starts, and how a position travels to the committer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use crate::error::{ReadError, StopCause, StorageError, StreamError};
+use crate::sync::Mutex;
+
+/// Where a durable stream starts that has no cursor yet (D1). A stored cursor goes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// With the first event of the log.
+    #[default]
+    Beginning,
+    /// With what is committed after the registration.
+    Now,
+    /// Strictly after this sequence.
+    After(u64),
+    /// With the first event that was recorded at this time or later.
+    At(SystemTime),
+}
+
+/// What happens when a stored cursor does not fit (D7): it belongs to another query or log, or is ahead of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnMismatch {
+    /// The registration fails with an error that says what does not fit.
+    #[default]
+    Refuse,
+    /// A changed query is accepted, and the stream goes on from its cursor: what the new query selects before it is not
+    /// delivered. A cursor of another log, or one ahead of the log, is refused all the same.
+    KeepCursor,
+    /// The stream starts over, as its [`Start`] says.
+    StartOver,
+}
+
+/// A durable stream's row in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredCursor {
+    pub(crate) position: u64,
+    /// The canonical text of the query.
+    pub(crate) query: String,
+    pub(crate) log_id: String,
+    /// Counts the registrations under the name; only the owner of the newest may write the position (D6).
+    pub(crate) epoch: u64,
+}
+
+/// A position on its way into the log.
+pub(crate) struct CursorWrite<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) epoch: u64,
+    pub(crate) position: u64,
+}
+
+/// What a durable stream asks for when it is registered.
+#[derive(Clone, Debug)]
+pub(crate) struct CursorClaim {
+    pub(crate) name: Arc<str>,
+    pub(crate) query: String,
+    pub(crate) start: Start,
+    pub(crate) on_mismatch: OnMismatch,
+}
+
+impl CursorClaim {
+    /// Where the stream goes on: its stored position, or nothing when it is to start as its `Start` says (D1, D7).
+    pub(crate) fn resume(
+        &self,
+        stored: Option<&StoredCursor>,
+        head: u64,
+        log_id: &str,
+    ) -> Result<Option<u64>, StreamError> {
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        let name = || self.name.to_string();
+        let mismatch = if stored.log_id != log_id {
+            StreamError::ForeignCursor {
+                name: name(),
+                cursor_log: stored.log_id.clone(),
+                log: log_id.to_owned(),
+            }
+        } else if stored.position > head {
+            StreamError::CursorAhead {
+                name: name(),
+                cursor: stored.position,
+                head,
+            }
+        } else if stored.query != self.query && self.on_mismatch != OnMismatch::KeepCursor {
+            StreamError::QueryChanged {
+                name: name(),
+                cursor: stored.position,
+                stored: stored.query.clone(),
+                given: self.query.clone(),
+            }
+        } else {
+            return Ok(Some(stored.position));
+        };
+        match self.on_mismatch {
+            OnMismatch::StartOver => Ok(None),
+            OnMismatch::Refuse | OnMismatch::KeepCursor => Err(mismatch),
+        }
+    }
+}
+
+/// Why a cursor can be stored no more.
+#[derive(Clone, Debug)]
+pub(crate) enum CursorFailure {
+    OwnershipLost,
+    CommitterEnded,
+    Storage(StorageError),
+}
+
+impl From<CursorFailure> for StopCause {
+    fn from(failure: CursorFailure) -> Self {
+        match failure {
+            CursorFailure::OwnershipLost => Self::OwnershipLost,
+            CursorFailure::CommitterEnded => Self::Closed,
+            CursorFailure::Storage(error) => Self::Log(ReadError::Storage(error)),
+        }
+    }
+}
+
+/// The place where a running stream leaves its position, and the committer picks up the newest one (D2).
+pub(crate) struct CursorCell {
+    pub(crate) name: Arc<str>,
+    pub(crate) epoch: u64,
+    state: Mutex<CellState>,
+}
+
+struct CellState {
+    /// The newest position that was handed over.
+    handed: u64,
+    /// The newest position that is in the log. Never above `handed`.
+    stored: u64,
+    /// Whether the committer has been told that there is something to pick up.
+    is_queued: bool,
+    failure: Option<CursorFailure>,
+    waiting: Option<Waker>,
+}
+
+impl CursorCell {
+    pub(crate) fn new(name: Arc<str>, epoch: u64, position: u64) -> Self {
+        Self {
+            name,
+            epoch,
+            state: Mutex::new(CellState {
+                handed: position,
+                stored: position,
+                is_queued: false,
+                failure: None,
+                waiting: None,
+            }),
+        }
+    }
+
+    /// Leaves a position. `true`: the committer has to be told.
+    pub(crate) fn hand(&self, position: u64) -> bool {
+        let mut state = self.state.lock();
+        if position <= state.handed {
+            return false;
+        }
+        state.handed = position;
+        !std::mem::replace(&mut state.is_queued, true)
+    }
+
+    /// Picks the newest position up; it has to be followed by `stored`, `requeue` or `fail`.
+    pub(crate) fn pick_up(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.is_queued = false;
+        state.handed
+    }
+
+    /// Says that a position picked up is in the log.
+    pub(crate) fn stored(&self, position: u64) {
+        let mut state = self.state.lock();
+        state.stored = state.stored.max(position);
+        let waiting = state.waiting.take();
+        drop(state);
+        wake(waiting);
+    }
+
+    /// Puts the cell back into the committer's queue after a store that failed. `true`: the committer has to be told.
+    pub(crate) fn requeue(&self) -> bool {
+        let mut state = self.state.lock();
+        !std::mem::replace(&mut state.is_queued, true)
+    }
+
+    /// Says that the cursor can be stored no more. The stream ends loudly.
+    pub(crate) fn fail(&self, failure: CursorFailure) {
+        let mut state = self.state.lock();
+        state.failure = Some(failure);
+        let waiting = state.waiting.take();
+        drop(state);
+        wake(waiting);
+    }
+
+    /// The position that is in the log.
+    pub(crate) fn stored_position(&self) -> u64 {
+        self.state.lock().stored
+    }
+
+    pub(crate) fn failure(&self) -> Option<CursorFailure> {
+        self.state.lock().failure.clone()
+    }
+
+    /// Waits until `position` is in the log. One waiter at a time: the stream itself.
+    pub(crate) fn poll_stored(
+        &self,
+        position: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), CursorFailure>> {
+        let mut state = self.state.lock();
+        if let Some(failure) = &state.failure {
+            return Poll::Ready(Err(failure.clone()));
+        }
+        if state.stored >= position {
+            return Poll::Ready(Ok(()));
+        }
+        state.waiting = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn wake(waiting: Option<Waker>) {
+    if let Some(waker) = waiting {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(query: &str, on_mismatch: OnMismatch) -> CursorClaim {
+        CursorClaim {
+            name: "ledger".into(),
+            query: query.into(),
+            start: Start::Beginning,
+            on_mismatch,
+        }
+    }
+
+    fn stored(position: u64) -> StoredCursor {
+        StoredCursor {
+            position,
+            query: "q".into(),
+            log_id: "log".into(),
+            epoch: 3,
+        }
+    }
+
+    #[test]
+    fn d7_a_cursor_that_does_not_fit_is_refused_and_starts_over_on_demand() {
+        let refuse =
+            |stored, head, log: &str| claim("q", OnMismatch::Refuse).resume(Some(&stored), head, log);
+        assert_eq!(refuse(stored(5), 5, "log").unwrap(), Some(5));
+        assert!(matches!(
+            refuse(stored(6), 5, "log"),
+            Err(StreamError::CursorAhead {
+                cursor: 6,
+                head: 5,
+                ..
+            })
+        ));
+        assert!(matches!(
+            refuse(stored(5), 5, "other"),
+            Err(StreamError::ForeignCursor { .. })
+        ));
+        let changed = |choice| claim("p", choice).resume(Some(&stored(5)), 5, "log");
+        assert!(matches!(
+            changed(OnMismatch::Refuse),
+            Err(StreamError::QueryChanged { cursor: 5, .. })
+        ));
+        assert_eq!(changed(OnMismatch::KeepCursor).unwrap(), Some(5));
+        assert_eq!(changed(OnMismatch::StartOver).unwrap(), None);
+        let ahead = claim("q", OnMismatch::KeepCursor).resume(Some(&stored(6)), 5, "log");
+        assert!(ahead.is_err());
+    }
+
+    #[test]
+    fn a_cell_is_queued_once_until_it_is_picked_up() {
+        let cell = CursorCell::new("ledger".into(), 1, 4);
+        assert!(!cell.hand(4));
+        assert!(cell.hand(5));
+        assert!(!cell.hand(6));
+        assert_eq!(cell.pick_up(), 6);
+        assert!(cell.hand(7));
+        cell.stored(6);
+        assert_eq!(cell.stored_position(), 6);
+        assert!(!cell.requeue());
+    }
+}

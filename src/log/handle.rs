@@ -1,0 +1,139 @@
+//! What the rest of the crate holds of a log: bounded ways in and out of it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::error::{AppendError, ReadError, StorageError, StreamError};
+use crate::event::limits::Limits;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::log::LogReader;
+use crate::log::committer::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
+use crate::log::cursor::{CursorClaim, StoredCursor};
+use crate::log::page::{Page, PageBounds, Range};
+use crate::log::queue::Queue;
+
+/// The queue to the committer and the readers, each with its bound.
+pub(crate) struct LogHandle {
+    pub(crate) reader: Arc<dyn LogReader>,
+    pub(crate) queue: Arc<Queue<Request>>,
+    pub(crate) limits: Limits,
+    /// Requests that may be queued or in commit.
+    pub(crate) room_requests: Arc<Semaphore>,
+    /// Bytes that may be queued or in commit.
+    pub(crate) room_bytes: Arc<Semaphore>,
+    /// Reads that may be under way at once.
+    pub(crate) read_slots: Arc<Semaphore>,
+}
+
+impl LogHandle {
+    /// Queues an append and waits for its answer. Once queued it is committed, whatever becomes of this future.
+    pub(crate) async fn append(
+        &self,
+        events: impl IntoIterator<Item = NewEvent>,
+        condition: Option<Condition>,
+    ) -> Result<Appended, AppendError> {
+        let (events, bytes) = self.limits.check_batch(events)?;
+        let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
+        let room = [
+            take_room(&self.room_requests, 1).await?,
+            take_room(&self.room_bytes, bytes).await?,
+        ];
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Append(AppendRequest {
+            events,
+            condition,
+            reply,
+            room,
+        });
+        self.queue.push(request).map_err(|_| AppendError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// Claims a durable stream's cursor and finds out where it stands.
+    pub(crate) async fn open_cursor(&self, claim: CursorClaim) -> Result<StoredCursor, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::OpenCursor(OpenCursorRequest { claim, reply });
+        self.queue.push(request).map_err(|_| StreamError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// Reads one page, on a thread where waiting for the disk hurts nobody; without a runtime, right here.
+    pub(crate) async fn page(
+        &self,
+        query: &Arc<EventQuery>,
+        range: Range,
+        bounds: PageBounds,
+    ) -> Result<Page, ReadError> {
+        let query = Arc::clone(query);
+        self.read(move |reader| reader.page(&query, range, bounds)).await
+    }
+
+    /// The last committed sequence, as the log itself knows it.
+    pub(crate) async fn head(&self) -> Result<u64, ReadError> {
+        self.read(|reader| Ok(reader.head()?)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn LogReader) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let slot = Arc::clone(&self.read_slots)
+            .acquire_owned()
+            .await
+            .map_err(|_| ReadError::Closed)?;
+        let runtime = match Handle::try_current() {
+            Ok(runtime) if self.reader.is_blocking() => runtime,
+            _ => return read(&*self.reader),
+        };
+        let reader = Arc::clone(&self.reader);
+        let task = runtime.spawn_blocking(move || {
+            let _slot = slot;
+            read(&*reader)
+        });
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ReadError::Closed),
+        }
+    }
+
+    /// Lets no append in any more. Cursors are still stored.
+    pub(crate) fn refuse(&self) {
+        self.room_requests.close();
+        self.room_bytes.close();
+    }
+
+    /// Waits until everything that is queued now is committed and published.
+    pub(crate) async fn drained(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.push(Request::Barrier(reply)).is_ok() {
+            // A committer that has ended has nothing left.
+            let _ = answer.await;
+        }
+    }
+
+    /// Ends the committer, after what is queued.
+    pub(crate) fn close(&self) {
+        self.refuse();
+        self.queue.close();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.room_requests.is_closed()
+    }
+}
+
+async fn take_room(room: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, AppendError> {
+    Arc::clone(room)
+        .acquire_many_owned(permits)
+        .await
+        .map_err(|_| AppendError::Closed)
+}
+
+fn committer_gone() -> StorageError {
+    let problem = "the committer stopped because something it relies on was broken; reopen the store";
+    StorageError::new("answer", std::io::Error::other(problem))
+}

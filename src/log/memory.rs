@@ -1,0 +1,199 @@
+//! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::error::{ReadError, StorageError};
+use crate::event::batch::{CommittedBatch, EventBatch};
+use crate::event::query::EventQuery;
+use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::page::{Page, PageBounds, Range, clip};
+use crate::log::{LogReader, LogWriter, Sync, Tail};
+use crate::sync::Mutex;
+
+/// Makes an empty log and gives its two halves.
+pub(crate) fn open() -> (MemoryWriter, MemoryReader) {
+    let shared = Arc::new(Mutex::new(Contents::default()));
+    let writer = MemoryWriter {
+        shared: Arc::clone(&shared),
+        staged: Contents::default(),
+    };
+    let reader = MemoryReader {
+        shared,
+        log_id: log_id(),
+    };
+    (writer, reader)
+}
+
+/// An id that no other log of this process has; no log in memory outlives its process.
+fn log_id() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only the uniqueness matters.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("memory-{}-{number}", std::process::id())
+}
+
+#[derive(Default)]
+struct Contents {
+    batches: Vec<Arc<CommittedBatch>>,
+    cursors: HashMap<String, StoredCursor>,
+}
+
+impl Contents {
+    fn tail(&self) -> Tail {
+        self.batches.last().map_or(
+            Tail {
+                head: 0,
+                recorded_at: Timestamp::EPOCH,
+            },
+            |batch| Tail {
+                head: batch.last_sequence,
+                recorded_at: batch.recorded_at,
+            },
+        )
+    }
+
+    /// The batches that reach beyond `after`.
+    fn beyond(&self, after: u64) -> &[Arc<CommittedBatch>] {
+        let index = self.batches.partition_point(|batch| batch.last_sequence <= after);
+        &self.batches[index..]
+    }
+
+    fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Page {
+        let range = clip(range);
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let mut through = range.after;
+        for batch in self.beyond(range.after) {
+            if batch.first_sequence > range.through || bounds.are_reached(batches.len(), bytes) {
+                break;
+            }
+            through = batch.last_sequence;
+            if EventBatch::select(batch, query, range.after).is_some() {
+                bytes += batch.weight_bytes();
+                batches.push(Arc::clone(batch));
+            }
+        }
+        if !bounds.are_reached(batches.len(), bytes) {
+            through = through.max(range.through);
+        }
+        Page { batches, through }
+    }
+
+    fn first_match(&self, query: &EventQuery, after: u64) -> Option<u64> {
+        let batch = self
+            .beyond(after)
+            .iter()
+            .find_map(|batch| EventBatch::select(batch, query, after))?;
+        batch.iter().map(|event| event.sequence()).next()
+    }
+}
+
+/// The writing half. What the transaction changes stands in `staged` until the commit.
+pub(crate) struct MemoryWriter {
+    shared: Arc<Mutex<Contents>>,
+    staged: Contents,
+}
+
+impl LogWriter for MemoryWriter {
+    fn begin(&mut self, _: Sync) -> Result<Tail, StorageError> {
+        self.tail()
+    }
+
+    fn tail(&mut self) -> Result<Tail, StorageError> {
+        Ok(self.shared.lock().tail())
+    }
+
+    fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
+        self.staged.batches.push(Arc::clone(batch));
+        Ok(())
+    }
+
+    fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
+        let committed = self.shared.lock().first_match(query, after);
+        Ok(committed.or_else(|| self.staged.first_match(query, after)))
+    }
+
+    fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
+        let first = self.first_match(query, sequence - 1)?;
+        Ok(first == Some(sequence))
+    }
+
+    fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
+        let shared = self.shared.lock();
+        let batches = shared.batches.iter().chain(&self.staged.batches);
+        let first = batches.clone().find(|batch| batch.recorded_at >= time);
+        let last = batches.clone().next_back();
+        Ok(match (first, last) {
+            (Some(first), _) => first.first_sequence - 1,
+            (None, Some(last)) => last.last_sequence,
+            (None, None) => 0,
+        })
+    }
+
+    fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        let staged = self.staged.cursors.get(name).cloned();
+        Ok(staged.or_else(|| self.shared.lock().cursors.get(name).cloned()))
+    }
+
+    fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
+        self.staged.cursors.insert(name.to_owned(), cursor.clone());
+        Ok(())
+    }
+
+    fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
+        match self.cursor(write.name)? {
+            Some(mut cursor) if cursor.epoch == write.epoch => {
+                cursor.position = write.position;
+                self.put_cursor(write.name, &cursor)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), StorageError> {
+        let mut shared = self.shared.lock();
+        shared.batches.append(&mut self.staged.batches);
+        shared.cursors.extend(self.staged.cursors.drain());
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.staged = Contents::default();
+    }
+
+    fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        Ok(self.shared.lock().page(&EventQuery::all(), range, bounds))
+    }
+
+    fn data_changed(&mut self) -> Result<bool, StorageError> {
+        Ok(false)
+    }
+}
+
+/// The reading half.
+pub(crate) struct MemoryReader {
+    shared: Arc<Mutex<Contents>>,
+    log_id: String,
+}
+
+impl LogReader for MemoryReader {
+    fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        Ok(self.shared.lock().page(query, range, bounds))
+    }
+
+    fn head(&self) -> Result<u64, StorageError> {
+        Ok(self.shared.lock().tail().head)
+    }
+
+    fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    fn is_blocking(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,110 @@
+//! The log: where batches are committed, and where they are read from when memory does not hold them.
+//!
+//! A log is two halves. The [`LogWriter`] lives on the committer's thread and is the only one who writes; the
+//! [`LogReader`] is shared and reads pages. Whatever implements them promises:
+//!
+//! - what was committed is seen by every read that begins afterwards, and by none before;
+//! - a transaction is all or nothing, and requests inside it see each other;
+//! - sequences grow in commit order, without holes and without repetition (L4);
+//! - a page is examined completely up to the sequence that it names, and no batch is cut in two by its end.
+//!
+//! The log does not know the bus. What is committed leaves it through one closure.
+//!
+//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `queue` and `committer` (how
+//! it is written), `handle` (what the rest of the crate holds), and the implementations.
+
+pub(crate) mod committer;
+pub(crate) mod cursor;
+pub(crate) mod handle;
+pub(crate) mod page;
+pub(crate) mod queue;
+
+#[cfg(feature = "internals")]
+pub(crate) mod broken;
+pub(crate) mod memory;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::error::{ReadError, StorageError};
+use crate::event::batch::CommittedBatch;
+use crate::event::query::EventQuery;
+use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::page::{Page, PageBounds, Range};
+
+/// The newest end of a log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    /// The last sequence that was ever given to an event, whether or not the event is still there.
+    pub(crate) head: u64,
+    /// The newest time that was recorded.
+    pub(crate) recorded_at: Timestamp,
+}
+
+/// Whether a commit is to survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// As the store's durability says.
+    Durable,
+    /// Only in the order of the write-ahead log: for cursors, whose loss means a repetition (D3).
+    Ordered,
+}
+
+/// The writing half of a log. Every method but `data_changed` and `tail` is called between `begin` and `commit` or `rollback`.
+pub(crate) trait LogWriter: Send {
+    /// Opens a transaction that nobody else writes beside, and says where the log ends.
+    fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
+
+    /// Where the log ends, outside a transaction.
+    fn tail(&mut self) -> Result<Tail, StorageError>;
+
+    /// Adds one batch behind everything there is.
+    fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError>;
+
+    /// The first event after `after` that `query` selects. Costs what lies behind `after`, not the whole log.
+    fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError>;
+
+    /// Whether there is an event at `sequence` that `query` selects.
+    fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError>;
+
+    /// The last sequence before the first event that was recorded at `time` or later.
+    fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError>;
+
+    /// What is stored under a durable stream's name.
+    fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
+
+    /// Stores a durable stream's row, in place of an earlier one, under a new epoch.
+    fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError>;
+
+    /// Moves a cursor. `false`: the epoch is not the stored one, nothing was written (D6).
+    fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
+
+    /// Makes the transaction permanent and visible.
+    fn commit(&mut self) -> Result<(), StorageError>;
+
+    /// Forgets the transaction.
+    fn rollback(&mut self);
+
+    /// Reads a page as the transaction, or the newest commit, shows it.
+    fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// Whether somebody else may have committed since the last call.
+    fn data_changed(&mut self) -> Result<bool, StorageError>;
+}
+
+/// The reading half of a log, shared by all threads.
+pub(crate) trait LogReader: Send + std::marker::Sync {
+    /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it.
+    fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// The last committed sequence.
+    fn head(&self) -> Result<u64, StorageError>;
+
+    /// The id that was made with the log.
+    fn log_id(&self) -> &str;
+
+    /// Whether reading may wait for a disk, so that it belongs on a thread of its own.
+    fn is_blocking(&self) -> bool;
+}

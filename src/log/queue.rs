@@ -1,0 +1,294 @@
+//! The queue in front of the committer: requests that wait for the next group, and cursors that wait to be stored.
+//!
+//! The queue itself holds whatever it is given; `handle` bounds what is given. It is small and without tokio, so that
+//! closing it against a push is checked under loom.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::log::cursor::{CursorCell, CursorFailure};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+/// When a cursor that was handed over is to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// At once.
+    Now,
+    /// With the next group, or after this time at the latest.
+    Within(Duration),
+    /// With the next group, whenever that is.
+    WithGroup,
+}
+
+pub(crate) struct Queue<R> {
+    state: Mutex<State<R>>,
+    changed: Condvar,
+    /// How many requests wait, or 1 for a cursor that is due. Only a hint, for a committer that looks without the lock.
+    waiting: AtomicUsize,
+}
+
+struct State<R> {
+    requests: Vec<R>,
+    cursors: Vec<Arc<CursorCell>>,
+    /// When the earliest of the cursors is due. It is not put off by those that come later.
+    cursors_due: Option<Instant>,
+    is_closed: bool,
+    /// Nobody takes anything from the queue any more.
+    has_ended: bool,
+    /// Whether the committer sleeps and has to be notified, and until when.
+    sleeps_until: Option<Instant>,
+}
+
+/// What the committer finds in the queue.
+pub(crate) struct Work<R> {
+    pub(crate) requests: Vec<R>,
+    pub(crate) cursors: Vec<Arc<CursorCell>>,
+    /// No more requests will come.
+    pub(crate) is_closed: bool,
+}
+
+/// How the committer waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    /// When it wants to be back, although there is nothing to do.
+    pub(crate) until: Instant,
+    /// How many requests the next group probably gets, and how long to wait for them.
+    pub(crate) group: usize,
+    pub(crate) group_within: Duration,
+    /// How long to look for work before going to sleep: waking up costs more than a short look.
+    pub(crate) spin: Duration,
+}
+
+impl<R> Queue<R> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                requests: Vec::new(),
+                cursors: Vec::new(),
+                cursors_due: None,
+                is_closed: false,
+                has_ended: false,
+                sleeps_until: None,
+            }),
+            changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds a request, or gives it back when the queue is closed.
+    pub(crate) fn push(&self, request: R) -> Result<(), R> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(request);
+        }
+        state.requests.push(request);
+        // Relaxed: whoever acts on the hint takes the lock first.
+        self.waiting.store(state.requests.len(), Ordering::Relaxed);
+        self.rouse(state);
+        Ok(())
+    }
+
+    /// Leaves a position in a cell and sees to it that it is stored when it is due.
+    pub(crate) fn hand_cursor(&self, cell: &Arc<CursorCell>, position: u64, due: Due) {
+        let is_new = cell.hand(position);
+        if is_new || due == Due::Now {
+            self.enqueue_cursor(cell, is_new, due);
+        }
+    }
+
+    /// Puts a cell back whose position could not be stored.
+    pub(crate) fn retry_cursor(&self, cell: &Arc<CursorCell>, within: Duration) {
+        let is_new = cell.requeue();
+        self.enqueue_cursor(cell, is_new, Due::Within(within));
+    }
+
+    fn enqueue_cursor(&self, cell: &Arc<CursorCell>, is_new: bool, due: Due) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.has_ended {
+            drop(state);
+            cell.fail(CursorFailure::CommitterEnded);
+            return;
+        }
+        if is_new {
+            state.cursors.push(Arc::clone(cell));
+        }
+        let due = match due {
+            Due::Now => {
+                self.waiting.fetch_max(1, Ordering::Relaxed);
+                now
+            }
+            Due::Within(delay) => now + delay,
+            Due::WithGroup => return,
+        };
+        state.cursors_due = Some(state.cursors_due.map_or(due, |earlier| earlier.min(due)));
+        if state.sleeps_until.is_some_and(|until| due < until) {
+            self.rouse(state);
+        }
+    }
+
+    /// Takes no more requests. What is queued is still worked off.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        self.rouse(state);
+    }
+
+    /// Nobody will take anything any more: requests are dropped, which their callers notice, and cursors fail.
+    pub(crate) fn end(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.has_ended = true;
+        let requests = mem::take(&mut state.requests);
+        let cursors = mem::take(&mut state.cursors);
+        drop(state);
+        drop(requests);
+        for cell in cursors {
+            cell.fail(CursorFailure::CommitterEnded);
+        }
+    }
+
+    /// Waits for work: requests, cursors that are due, the end, or the time to be back.
+    pub(crate) fn take(&self, wait: Wait) -> Work<R> {
+        self.look_for_requests(wait);
+        let mut state = self.state.lock();
+        loop {
+            let now = Instant::now();
+            let until = state.cursors_due.map_or(wait.until, |due| due.min(wait.until));
+            if !state.requests.is_empty() || state.is_closed || until <= now {
+                let is_due = state.cursors_due.is_some_and(|due| due <= now);
+                return self.work(state, is_due);
+            }
+            state.sleeps_until = Some(until);
+            state = self.changed.wait_until(state, until);
+            state.sleeps_until = None;
+        }
+    }
+
+    /// Cursors ride along with requests and with the end; without these they leave when one of them is due.
+    fn work(&self, mut state: MutexGuard<'_, State<R>>, is_due: bool) -> Work<R> {
+        self.waiting.store(0, Ordering::Relaxed);
+        let takes_cursors = is_due || !state.requests.is_empty() || state.is_closed;
+        let cursors = if takes_cursors {
+            state.cursors_due = None;
+            mem::take(&mut state.cursors)
+        } else {
+            Vec::new()
+        };
+        Work {
+            requests: mem::take(&mut state.requests),
+            cursors,
+            is_closed: state.is_closed,
+        }
+    }
+
+    /// Looks for requests for a short while without sleeping; and when the last group was large, lets this one grow, so
+    /// that callers who were answered together come back together.
+    fn look_for_requests(&self, wait: Wait) {
+        let started = Instant::now();
+        let mut first_seen = None;
+        loop {
+            let waiting = self.waiting.load(Ordering::Relaxed);
+            let is_over = match (waiting, first_seen) {
+                (0, _) => started.elapsed() >= wait.spin,
+                (_, None) => {
+                    first_seen = Some(Instant::now());
+                    waiting >= wait.group
+                }
+                (_, Some(seen)) => waiting >= wait.group || seen.elapsed() >= wait.group_within,
+            };
+            if is_over {
+                return;
+            }
+            if wait.group > 1 {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn rouse(&self, mut state: MutexGuard<'_, State<R>>) {
+        let sleeps = state.sleeps_until.take().is_some();
+        drop(state);
+        if sleeps {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// Loom models of the queue. One property each.
+#[cfg(all(test, millstream_loom))]
+mod models {
+    use loom::thread;
+
+    use super::*;
+
+    fn take(queue: &Queue<u8>) -> Work<u8> {
+        queue.take(Wait {
+            until: Instant::now() + Duration::from_secs(3600),
+            group: 0,
+            group_within: Duration::ZERO,
+            spin: Duration::ZERO,
+        })
+    }
+
+    /// What a committer does: works until the queue is closed and empty.
+    fn work_off(queue: &Queue<u8>) -> (Vec<u8>, Vec<Arc<CursorCell>>) {
+        let (mut requests, mut cursors) = (Vec::new(), Vec::new());
+        loop {
+            let work = take(queue);
+            let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
+            requests.extend(work.requests);
+            cursors.extend(work.cursors);
+            if is_done {
+                return (requests, cursors);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_accepted_before_the_close_is_worked_off() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new());
+            let pusher = thread::spawn({
+                let queue = Arc::clone(&queue);
+                move || [1, 2].map(|request| queue.push(request).is_ok())
+            });
+            let closer = thread::spawn({
+                let queue = Arc::clone(&queue);
+                move || queue.close()
+            });
+            let (requests, _) = work_off(&queue);
+            let accepted = pusher.join().unwrap();
+            closer.join().unwrap();
+            let expected: Vec<u8> = [1, 2]
+                .into_iter()
+                .zip(accepted)
+                .filter(|(_, ok)| *ok)
+                .map(|(n, _)| n)
+                .collect();
+            assert_eq!(requests, expected);
+        });
+    }
+
+    #[test]
+    fn a_cursor_that_is_due_wakes_the_committer() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::<u8>::new());
+            let cell = Arc::new(CursorCell::new("ledger".into(), 1, 0));
+            let stream = thread::spawn({
+                let (queue, cell) = (Arc::clone(&queue), Arc::clone(&cell));
+                move || queue.hand_cursor(&cell, 5, Due::Now)
+            });
+            let mut found = Vec::new();
+            while found.is_empty() {
+                found = take(&queue).cursors;
+            }
+            assert_eq!(found[0].pick_up(), 5);
+            stream.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,86 @@
+//! How the file is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::{OpenError, StorageError};
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Power cuts: every commit of a group is synced to the disk (`synchronous=FULL`).
+    #[default]
+    Full,
+    /// The death of the process, but not a power cut, which may cost the newest commits (`synchronous=NORMAL`). The log
+    /// stays consistent.
+    Relaxed,
+}
+
+impl Durability {
+    /// The pragma for a commit that is to be as durable as the store says.
+    pub(super) fn pragma(self) -> &'static str {
+        match self {
+            Self::Full => "PRAGMA synchronous=FULL",
+            Self::Relaxed => ORDERED,
+        }
+    }
+}
+
+/// The pragma for a commit that need not be synced.
+pub(super) const ORDERED: &str = "PRAGMA synchronous=NORMAL";
+
+/// How long a connection waits for another process that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept per connection.
+const STATEMENTS_MAX: usize = 64;
+
+pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = open(path, flags)?;
+        connection.execute_batch(durability.pragma())?;
+        // Asks for the file's content, so that a file which is no database is found out here.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    open().map_err(|error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::ForeignFile {
+            path: path.to_owned(),
+            found: String::from("it is not an SQLite database"),
+        },
+        _ => storage("open the file")(error).into(),
+    })
+}
+
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = open(path, flags)?;
+        connection.execute_batch("PRAGMA query_only=1")?;
+        Ok(connection)
+    };
+    open().map_err(storage("open the file for reading"))
+}
+
+fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    Ok(connection)
+}
+
+/// Names the operation that SQLite could not do.
+pub(super) fn storage(operation: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
+    move |error| {
+        let is_busy = matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        );
+        let error = StorageError::new(operation, error);
+        if is_busy { error.busy() } else { error }
+    }
+}

@@ -1,0 +1,450 @@
+//! The readers' half: pages, decoded from rows.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+
+use crate::clock::Timestamp;
+use crate::error::{ReadError, StorageError};
+use crate::event::batch::CommittedBatch;
+use crate::event::matching::Selectable;
+use crate::event::payload::{Metadata, Payload};
+use crate::event::query::EventQuery;
+use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
+use crate::event::text::SharedText;
+use crate::log::LogReader;
+use crate::log::page::{Page, PageBounds, Range, clip};
+use crate::log::sqlite::connection::{open_reader, storage};
+use crate::log::sqlite::query_sql::{Candidates, candidates};
+use crate::sync::Mutex;
+
+/// Connections for reading, opened when they are needed and kept for the next read.
+pub(crate) struct SqliteReader {
+    path: PathBuf,
+    log_id: String,
+    idle: Mutex<Vec<ReadConnection>>,
+    idle_max: usize,
+}
+
+struct ReadConnection {
+    connection: Connection,
+    type_names: TypeNames,
+}
+
+impl SqliteReader {
+    pub(super) fn new(path: &Path, log_id: String, idle_max: usize) -> Result<Self, StorageError> {
+        let first = ReadConnection::open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            log_id,
+            idle: Mutex::new(vec![first]),
+            idle_max,
+        })
+    }
+
+    /// Lends a connection. One whose read failed is not used again.
+    fn with_connection<T, E: From<StorageError>>(
+        &self,
+        read: impl FnOnce(&mut ReadConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let idle = self.idle.lock().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => ReadConnection::open(&self.path)?,
+        };
+        let outcome = read(&mut connection)?;
+        let mut idle = self.idle.lock();
+        if idle.len() < self.idle_max {
+            idle.push(connection);
+        }
+        Ok(outcome)
+    }
+}
+
+impl ReadConnection {
+    fn open(path: &Path) -> Result<Self, StorageError> {
+        Ok(Self {
+            connection: open_reader(path)?,
+            type_names: TypeNames::default(),
+        })
+    }
+}
+
+impl LogReader for SqliteReader {
+    fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.with_connection(|lent| page(&lent.connection, &mut lent.type_names, query, range, bounds))
+    }
+
+    fn head(&self) -> Result<u64, StorageError> {
+        self.with_connection(|lent| {
+            lent.connection
+                .prepare_cached(
+                    "SELECT max(removed_through, coalesce((SELECT max(sequence) FROM event), 0)) FROM log",
+                )
+                .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)))
+                .map(|head| head as u64)
+                .map_err(storage("read the head"))
+        })
+    }
+
+    fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    fn is_blocking(&self) -> bool {
+        true
+    }
+}
+
+/// The names of the types that were met, shared by all events of a type.
+#[derive(Default)]
+pub(super) struct TypeNames(HashMap<i64, Arc<str>>);
+
+impl TypeNames {
+    fn name(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Arc<str>> {
+        if let Some(name) = self.0.get(&id) {
+            return Ok(Arc::clone(name));
+        }
+        let name: String = connection
+            .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))?;
+        let name: Arc<str> = name.into();
+        self.0.insert(id, Arc::clone(&name));
+        Ok(name)
+    }
+}
+
+const COLUMNS: &str = "sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata";
+
+/// Reads what `query` selects in `range`. The statements end with this call: none is left open to hold an old head.
+pub(super) fn page(
+    connection: &Connection,
+    type_names: &mut TypeNames,
+    query: &EventQuery,
+    range: Range,
+    bounds: PageBounds,
+) -> Result<Page, ReadError> {
+    let clipped = clip(range);
+    let mut builder = PageBuilder {
+        connection,
+        type_names,
+        query,
+        selects_all: query.selects_everything(),
+        bounds,
+        bytes: 0,
+        batches: Vec::new(),
+        open: None,
+    };
+    let through = match candidates(query) {
+        Candidates::Nothing => range.through,
+        Candidates::Everything => builder.scan(clipped)?,
+        Candidates::Sequences { sql, parameters } => builder.search(clipped, &sql, parameters)?,
+    };
+    builder.close_batch();
+    Ok(Page {
+        batches: builder.batches,
+        through,
+    })
+}
+
+/// The first event after `after` that `query` selects.
+pub(super) fn first_match(
+    connection: &Connection,
+    type_names: &mut TypeNames,
+    query: &EventQuery,
+    after: u64,
+) -> Result<Option<u64>, ReadError> {
+    let bounds = PageBounds {
+        batches_max: 1,
+        bytes_max: 1,
+    };
+    let newest = "SELECT coalesce(max(sequence), 0) FROM event";
+    let head: i64 = connection
+        .prepare_cached(newest)
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(storage("read the head"))?;
+    let mut range = Range {
+        after,
+        through: head as u64,
+    };
+    while range.after < range.through {
+        let page = page(connection, type_names, query, range, bounds)?;
+        if let Some(event) = page.batches.iter().flat_map(|batch| &batch.events).next() {
+            return Ok(Some(event.sequence));
+        }
+        range.after = page.through;
+    }
+    Ok(None)
+}
+
+/// The event at `sequence`, if it is there.
+pub(super) fn event_at(
+    connection: &Connection,
+    type_names: &mut TypeNames,
+    sequence: u64,
+) -> Result<Option<EventRecord>, ReadError> {
+    let range = Range {
+        after: sequence - 1,
+        through: sequence,
+    };
+    let bounds = PageBounds {
+        batches_max: 1,
+        bytes_max: 1,
+    };
+    let page = page(connection, type_names, &EventQuery::all(), range, bounds)?;
+    let mut events = page.batches.iter().flat_map(|batch| &batch.events);
+    Ok(events.next().cloned())
+}
+
+/// The last sequence before the first event recorded at `time` or later. Recorded times never decrease along the log,
+/// so that a binary search over the primary key finds it.
+pub(super) fn position_at(connection: &Connection, time: Timestamp) -> rusqlite::Result<u64> {
+    let mut next_event = connection.prepare_cached(
+        "SELECT sequence, recorded_at FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT 1",
+    )?;
+    let newest: Option<i64> =
+        connection.query_row("SELECT max(sequence) FROM event", [], |row| row.get(0))?;
+    // Everything up to `earlier` is older than `time`, everything after `later` is not.
+    let (mut earlier, mut later) = (0, newest.unwrap_or(0));
+    while earlier < later {
+        let middle = earlier + (later - earlier) / 2;
+        let next: Option<(i64, i64)> = next_event
+            .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        match next {
+            Some((sequence, recorded_at)) if recorded_at < time.as_micros() => earlier = sequence,
+            _ => later = middle,
+        }
+    }
+    Ok(later as u64)
+}
+
+/// Groups rows into batches until the page is full.
+struct PageBuilder<'a> {
+    connection: &'a Connection,
+    type_names: &'a mut TypeNames,
+    query: &'a EventQuery,
+    selects_all: bool,
+    bounds: PageBounds,
+    bytes: usize,
+    batches: Vec<Arc<CommittedBatch>>,
+    open: Option<OpenBatch>,
+}
+
+/// The batch whose rows are being read. The texts of its events share one buffer.
+struct OpenBatch {
+    first_sequence: u64,
+    last_sequence: u64,
+    recorded_at: Timestamp,
+    text: String,
+    events: Vec<EventDraft>,
+}
+
+/// An event whose texts are still ranges of a buffer that grows.
+struct EventDraft {
+    sequence: u64,
+    event_type: Arc<str>,
+    tags: std::ops::Range<usize>,
+    payload: std::ops::Range<usize>,
+    metadata: Option<std::ops::Range<usize>>,
+}
+
+impl PageBuilder<'_> {
+    /// Reads the whole range, in the order of the primary key, and says how far it got.
+    fn scan(&mut self, range: Range) -> Result<u64, ReadError> {
+        let failed = storage("read a page");
+        let sql =
+            format!("SELECT {COLUMNS} FROM event WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence");
+        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let mut rows = statement
+            .query([range.after as i64, range.through as i64])
+            .map_err(&failed)?;
+        while let Some(row) = rows.next().map_err(&failed)? {
+            if let Some(through) = self.take(row)? {
+                return Ok(through);
+            }
+        }
+        Ok(range.through)
+    }
+
+    /// Reads the rows whose sequences a search finds, and says how far it got.
+    fn search(&mut self, range: Range, sql: &str, parameters: Vec<Value>) -> Result<u64, ReadError> {
+        let failed = storage("search a page");
+        let range_parameters = [range.after as i64, range.through as i64].map(Value::from);
+        let parameters = params_from_iter(range_parameters.into_iter().chain(parameters));
+        let mut search = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut found = search.query(parameters).map_err(&failed)?;
+        let sql = format!("SELECT {COLUMNS} FROM event WHERE sequence = ?1");
+        let mut read = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        while let Some(sequence) = found.next().map_err(&failed)? {
+            let sequence: i64 = sequence.get(0).map_err(&failed)?;
+            let mut rows = read.query([sequence]).map_err(&failed)?;
+            if let Some(row) = rows.next().map_err(&failed)?
+                && let Some(through) = self.take(row)?
+            {
+                return Ok(through);
+            }
+        }
+        Ok(range.through)
+    }
+
+    /// Takes one row. When it begins another batch and the page is full, it is left to the next page; the answer is then
+    /// the last sequence of the batch before it.
+    fn take(&mut self, row: &Row<'_>) -> Result<Option<u64>, ReadError> {
+        let failed = storage("read a row");
+        let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
+        let sequence = number(0).map_err(&failed)?;
+        let first_sequence = sequence.saturating_sub(number(1).map_err(&failed)?);
+        let is_open = |open: &OpenBatch| open.first_sequence == first_sequence;
+        if !self.open.as_ref().is_some_and(is_open) {
+            let through = self.close_batch();
+            if self.bounds.are_reached(self.batches.len(), self.bytes) {
+                return Ok(through);
+            }
+            let size = number(2).map_err(&failed)?.max(1);
+            let recorded_at = row.get(3).map_err(&failed)?;
+            self.open = Some(OpenBatch {
+                first_sequence,
+                last_sequence: first_sequence + size - 1,
+                recorded_at: Timestamp::from_micros(recorded_at),
+                text: String::new(),
+                events: Vec::new(),
+            });
+        }
+        self.take_event(row, sequence)?;
+        Ok(None)
+    }
+
+    fn take_event(&mut self, row: &Row<'_>, sequence: u64) -> Result<(), ReadError> {
+        let damaged = |problem: String| ReadError::Damaged { sequence, problem };
+        let type_id = row.get(4).map_err(storage("read a row"))?;
+        let event_type = self
+            .type_names
+            .name(self.connection, type_id)
+            .map_err(storage("read the name of a type"))?;
+        let Some(open) = &mut self.open else {
+            unreachable!("a row is taken into an open batch");
+        };
+        let text_of = |column: usize| {
+            let value = row.get_ref(column).map_err(storage("read a row"))?;
+            let text = value.as_str_or_null();
+            text.map_err(|error| damaged(error.to_string()))
+        };
+        let payload = text_of(6)?.ok_or_else(|| damaged(String::from("there is no payload")))?;
+        let start = open.text.len();
+        if let Some(tags) = text_of(5)? {
+            push_tags(&mut open.text, tags).map_err(|error| damaged(error.to_string()))?;
+        }
+        let tags = start..open.text.len();
+        let payload = push(&mut open.text, payload);
+        let metadata = text_of(7)?.map(|text| push(&mut open.text, text));
+        let row = RowView {
+            event_type: &event_type,
+            tags: &open.text[tags.clone()],
+            payload: &open.text[payload.clone()],
+            parsed: OnceCell::new(),
+        };
+        if !self.selects_all && !self.query.selects(&row) {
+            open.text.truncate(start);
+            return Ok(());
+        }
+        open.events.push(EventDraft {
+            sequence,
+            event_type,
+            tags,
+            payload,
+            metadata,
+        });
+        Ok(())
+    }
+
+    /// Ends the open batch and says where it ended. A batch of which nothing is selected is left out.
+    fn close_batch(&mut self) -> Option<u64> {
+        let open = self.open.take()?;
+        let last_sequence = open.last_sequence;
+        if !open.events.is_empty() {
+            let batch = open.finish();
+            self.bytes += batch.weight_bytes();
+            self.batches.push(Arc::new(batch));
+        }
+        Some(last_sequence)
+    }
+}
+
+impl OpenBatch {
+    fn finish(self) -> CommittedBatch {
+        let buffer = Arc::new(self.text);
+        let text = |range| SharedText::slice(&buffer, range);
+        let events = self.events.into_iter().map(|draft| EventRecord {
+            sequence: draft.sequence,
+            recorded_at: self.recorded_at,
+            event_type: draft.event_type,
+            tags: Tags::from_joined(text(draft.tags)),
+            payload: Payload::new(text(draft.payload)),
+            metadata: draft.metadata.map(|range| Metadata::new(text(range))),
+        });
+        CommittedBatch {
+            first_sequence: self.first_sequence,
+            last_sequence: self.last_sequence,
+            recorded_at: self.recorded_at,
+            events: events.collect(),
+        }
+    }
+}
+
+fn push(buffer: &mut String, text: &str) -> std::ops::Range<usize> {
+    let start = buffer.len();
+    buffer.push_str(text);
+    start..buffer.len()
+}
+
+/// Adds the tags of a JSON array in the form they have in memory. Tags without an escape, which is nearly all of them, are
+/// copied piece by piece.
+fn push_tags(buffer: &mut String, json: &str) -> Result<(), serde_json::Error> {
+    let inner = json.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]"));
+    match inner {
+        Some(inner) if !json.contains('\\') => push_joined(buffer, inner.split("\",\"")),
+        _ => {
+            let tags: Vec<String> = serde_json::from_str(json)?;
+            push_joined(buffer, tags.iter().map(String::as_str));
+        }
+    }
+    Ok(())
+}
+
+fn push_joined<'a>(buffer: &mut String, tags: impl Iterator<Item = &'a str>) {
+    for (index, tag) in tags.enumerate() {
+        if index > 0 {
+            buffer.push(TAG_SEPARATOR);
+        }
+        buffer.push_str(tag);
+    }
+}
+
+/// A row, as the query sees it.
+struct RowView<'a> {
+    event_type: &'a str,
+    tags: &'a str,
+    payload: &'a str,
+    parsed: OnceCell<Option<serde_json::Value>>,
+}
+
+impl Selectable for RowView<'_> {
+    fn event_type(&self) -> &str {
+        self.event_type
+    }
+
+    fn has_tag(&self, tag: &str) -> bool {
+        self.tags.split(TAG_SEPARATOR).any(|found| found == tag)
+    }
+
+    fn parsed_payload(&self) -> Option<&serde_json::Value> {
+        self.parsed
+            .get_or_init(|| serde_json::from_str(self.payload).ok())
+            .as_ref()
+    }
+}

@@ -1,0 +1,169 @@
+//! The tables, their migrations, and the files that are refused.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::clock::Timestamp;
+use crate::error::OpenError;
+use crate::log::sqlite::connection::storage;
+
+/// `application_id` of a millstream log: "mstm" in ASCII.
+const APPLICATION_ID: i64 = 0x6d73_746d;
+
+/// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
+const MIGRATIONS: &[&str] = &[FORMAT_1];
+
+const FORMAT_1: &str = r#"
+-- One row: what belongs to the log as a whole.
+CREATE TABLE log (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    -- The highest sequence that was removed by hand, so that it is not given to another event.
+    removed_through INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE event_type (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY,
+    -- The event's place in its batch, from 0, and the number of events in that batch.
+    batch_index INTEGER NOT NULL,
+    batch_size INTEGER NOT NULL,
+    -- Microseconds since the Unix epoch.
+    recorded_at INTEGER NOT NULL,
+    type INTEGER NOT NULL REFERENCES event_type (id),
+    -- A JSON array of texts; NULL: no tags.
+    tags TEXT,
+    payload TEXT NOT NULL,
+    -- A JSON object; NULL: no metadata.
+    metadata TEXT
+) STRICT;
+
+-- Its entries end with the sequence, which is the rowid.
+CREATE INDEX event_by_type ON event (type);
+
+-- A row per event and tag: the 64-bit FNV-1a hash of the tag, and the event that carries it.
+CREATE TABLE event_tag (
+    tag INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (tag, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cursor (
+    name TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    query TEXT NOT NULL,
+    log_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER event_is_immutable BEFORE UPDATE ON event
+BEGIN
+    SELECT raise(ABORT, 'events never change');
+END;
+
+CREATE TRIGGER event_removed AFTER DELETE ON event
+BEGIN
+    UPDATE log SET removed_through = max(removed_through, old.sequence);
+END;
+
+CREATE VIEW events AS
+SELECT
+    event.sequence,
+    strftime('%Y-%m-%dT%H:%M:%f', event.recorded_at / 1000000.0, 'unixepoch') || 'Z' AS recorded_at,
+    event_type.name AS type,
+    event.tags,
+    event.payload,
+    event.metadata,
+    event.sequence - event.batch_index AS batch_first_sequence,
+    event.batch_size
+FROM event JOIN event_type ON event_type.id = event.type;
+"#;
+
+/// Brings the file to the newest format and returns the log's id. A foreign or newer file is left untouched.
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
+    let supported = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
+    if read_format(connection, path)? < supported {
+        connection
+            .query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))
+            .map_err(storage("switch to the write-ahead log"))?;
+        migrate(connection, path)?;
+    }
+    connection
+        .query_row("SELECT log_id FROM log", [], |row| row.get(0))
+        .map_err(|error| storage("read the log's id")(error).into())
+}
+
+/// The format of the file: 0 for a new one.
+fn read_format(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
+    let read = |sql: &str| {
+        connection
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .map_err(storage("read the file's format"))
+    };
+    let application = read("PRAGMA application_id")?;
+    let format = read("PRAGMA user_version")?;
+    let supported = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
+    let found = if application == APPLICATION_ID && format > supported {
+        return Err(OpenError::NewerFormat {
+            path: path.to_owned(),
+            found: format,
+            supported,
+        });
+    } else if application == APPLICATION_ID {
+        return Ok(format);
+    } else if application != 0 {
+        format!("it is a database of the application {application:#010x}")
+    } else if read("SELECT count(*) FROM sqlite_schema")? > 0 {
+        let names: String = connection
+            .query_row(
+                "SELECT group_concat(name, ', ') FROM (SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 5)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap_or_default();
+        format!("it is another SQLite database, with the tables {names}")
+    } else {
+        return Ok(0);
+    };
+    Err(OpenError::ForeignFile {
+        path: path.to_owned(),
+        found,
+    })
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let failed = storage("migrate the file");
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(&failed)?;
+    // Another process may have migrated while this one waited for the transaction.
+    let done = usize::try_from(read_format(&transaction, path)?).unwrap_or(0);
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(done) {
+        transaction.execute_batch(step).map_err(&failed)?;
+        if index == 0 {
+            initialise(&transaction).map_err(&failed)?;
+        }
+    }
+    let format = MIGRATIONS.len();
+    transaction
+        .execute_batch(&format!(
+            "PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={format}"
+        ))
+        .and_then(|()| transaction.commit())
+        .map_err(|error| failed(error).into())
+}
+
+fn initialise(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO log (one, log_id, created_at) VALUES (1, lower(hex(randomblob(16))), ?1)",
+        [Timestamp::now().as_micros()],
+    )?;
+    Ok(())
+}

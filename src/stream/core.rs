@@ -1,0 +1,237 @@
+//! What is shared by the loop of a stream, its handles, and whoever wakes or ends it.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::bus::SeatKey;
+use crate::error::{StopCause, WaitError};
+use crate::event::query::EventQuery;
+use crate::fault::Faults;
+use crate::log::cursor::CursorCell;
+use crate::log::queue::Due;
+use crate::stream::checkpoint::SWEEP_EVENTS;
+use crate::stream::feed::{self, Feed, Found, Source};
+use crate::stream::gate::Gate;
+use crate::stream::pump::{self, Pump};
+use crate::stream::registry::Registry;
+use crate::stream::status::{Phase, Progress, StreamStatus};
+
+pub(crate) struct StreamCore {
+    pub(crate) id: u64,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) query: Arc<EventQuery>,
+    pub(crate) started_after: u64,
+    pub(crate) seat: SeatKey,
+    pub(crate) source: Arc<Source>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) cursor: Option<Arc<CursorCell>>,
+    pub(crate) faults: Faults,
+    pub(crate) gate: Gate<Box<Pump>, StopCause>,
+    /// Interrupts the loop where it waits, to let it see that the gate is closed.
+    pub(crate) interrupt: Notify,
+    /// Interrupts a handler call: the drain limit is over.
+    pub(crate) abort: Notify,
+    runtime: Handle,
+    progress: watch::Sender<Progress>,
+}
+
+/// The parts that a core is made of.
+pub(crate) struct NewCore {
+    pub(crate) id: u64,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) query: Arc<EventQuery>,
+    pub(crate) position: u64,
+    pub(crate) source: Arc<Source>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) cursor: Option<Arc<CursorCell>>,
+    pub(crate) faults: Faults,
+    pub(crate) runtime: Handle,
+}
+
+impl StreamCore {
+    pub(crate) fn new(parts: NewCore, feed: &Feed) -> Self {
+        Self {
+            id: parts.id,
+            name: parts.name,
+            query: parts.query,
+            started_after: parts.position,
+            seat: feed.seat(),
+            source: parts.source,
+            registry: parts.registry,
+            cursor: parts.cursor,
+            faults: parts.faults,
+            gate: Gate::new(),
+            interrupt: Notify::new(),
+            abort: Notify::new(),
+            runtime: parts.runtime,
+            progress: watch::Sender::new(Progress::new(parts.position)),
+        }
+    }
+
+    /// Looks at the bus, and leaves a waker there when the stream is going to rest.
+    pub(crate) fn look(self: &Arc<Self>, after: u64, rests: Rests) -> Found {
+        let waker = match rests {
+            Rests::No => None,
+            Rests::Yes => Some(Waker::from(Arc::clone(self))),
+        };
+        feed::look(&self.source, self.seat, &self.query, after, waker.as_ref())
+    }
+
+    /// Lets no handler call start any more. A loop at rest is ended here, one at work ends itself.
+    pub(crate) fn stop(self: &Arc<Self>, cause: StopCause) {
+        match self.gate.close(cause.clone()) {
+            Some(pump) => {
+                let end = pump::end(Arc::clone(self), pump, cause);
+                self.runtime.spawn(end);
+            }
+            None => self.interrupt.notify_one(),
+        }
+    }
+
+    /// Changes the progress and lets the watchers know.
+    pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    /// Changes the progress for those who ask, and lets nobody know.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_if_modified(|progress| {
+            change(progress);
+            false
+        });
+    }
+
+    pub(crate) fn watch_progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The last sequence that is settled, as far as is known now.
+    pub(crate) fn position(&self) -> u64 {
+        let handled = self.progress.borrow().position;
+        self.source
+            .bus
+            .settled(self.seat)
+            .map_or(handled, |settled| settled.max(handled))
+    }
+
+    pub(crate) fn status(&self) -> StreamStatus {
+        let progress = self.progress.borrow().clone();
+        let position = match progress.phase {
+            Phase::Stopped(_) => progress.position,
+            _ => self.position().max(progress.position),
+        };
+        let head = self.source.bus.head().max(position);
+        StreamStatus {
+            name: self.name.as_deref().map(str::to_owned),
+            state: progress.state(),
+            position,
+            head,
+            lag: head - position,
+            oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
+            started_after: self.started_after,
+            cursor: self.cursor.as_ref().map(|cell| cell.stored_position()),
+            handled_batches: progress.handled_batches,
+            handled_events: progress.handled_events,
+            failures: progress.failures,
+            last_error: progress.last_error,
+            call_running_for: progress
+                .call
+                .and_then(|call| call.running_since)
+                .map(|since| Instant::now().saturating_duration_since(since)),
+        }
+    }
+
+    /// Waits until everything up to `sequence` is settled; fails at once when the stream has stopped before that.
+    pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
+        let mut progress = self.progress.subscribe();
+        self.committed(sequence, &mut progress).await;
+        loop {
+            let (position, cause) = {
+                let seen = progress.borrow_and_update();
+                (seen.position, seen.stop_cause().cloned())
+            };
+            if position >= sequence {
+                return Ok(());
+            }
+            if let Some(cause) = cause {
+                return Err(WaitError::Stopped {
+                    name: self.name.as_deref().map(str::to_owned),
+                    position,
+                    cause,
+                });
+            }
+            // A stream at rest is settled up to the head without saying so.
+            if self.position() >= sequence {
+                return Ok(());
+            }
+            if progress.changed().await.is_err() {
+                unreachable!("the sender lives as long as this stream");
+            }
+        }
+    }
+
+    /// Waits until `sequence` is published, or the stream has stopped: a seat of its own is woken by that.
+    async fn committed(&self, sequence: u64, progress: &mut watch::Receiver<Progress>) {
+        if self.source.bus.head() >= sequence || sequence == 0 {
+            return;
+        }
+        let everything = Arc::new(EventQuery::all());
+        let feed = Feed::new(Arc::clone(&self.source), everything, sequence - 1);
+        let published =
+            std::future::poll_fn(|context| match feed.look(sequence - 1, Some(context.waker())) {
+                Found::Nothing { .. } => std::task::Poll::Pending,
+                Found::Page(_) | Found::Behind { .. } | Found::Closed => std::task::Poll::Ready(()),
+            });
+        let stopped = progress.wait_for(|progress| progress.stop_cause().is_some());
+        tokio::select! {
+            () = published => {}
+            _ = stopped => {}
+        }
+    }
+
+    pub(crate) async fn stopped(&self) -> StopCause {
+        let mut progress = self.progress.subscribe();
+        loop {
+            if let Some(cause) = progress.borrow_and_update().stop_cause() {
+                return cause.clone();
+            }
+            if progress.changed().await.is_err() {
+                unreachable!("the sender lives as long as this stream");
+            }
+        }
+    }
+
+    pub(crate) fn stop_cause(&self) -> Option<StopCause> {
+        self.progress.borrow().stop_cause().cloned()
+    }
+
+    /// Lets the cursor of a stream at rest ride along with the next append group, when it is far behind the head (D4).
+    pub(crate) fn sweep(&self) {
+        let Some(cell) = &self.cursor else { return };
+        let Some(settled) = self.source.bus.settled(self.seat) else {
+            return;
+        };
+        if settled.saturating_sub(cell.stored_position()) >= SWEEP_EVENTS {
+            self.source.log.queue.hand_cursor(cell, settled, Due::WithGroup);
+        }
+    }
+}
+
+/// Whether the one who looks is going to rest when there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rests {
+    No,
+    Yes,
+}
+
+impl Wake for StreamCore {
+    /// A stream that rests has no task: waking it means to spawn one. Of several wake-ups one gets hold of the loop.
+    fn wake(self: Arc<Self>) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(pump::run(self));
+    }
+}

@@ -1,0 +1,197 @@
+//! Where a stream's batches come from: the window while it reaches back to the position, the log when it does not.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::bus::{Bus, Look, LookBounds, SeatKey};
+use crate::error::ReadError;
+use crate::event::batch::EventBatch;
+use crate::event::query::EventQuery;
+use crate::log::handle::LogHandle;
+use crate::log::page::{Page, PageBounds, Range};
+
+/// What all feeds of a store share.
+pub(crate) struct Source {
+    pub(crate) log: Arc<LogHandle>,
+    pub(crate) bus: Arc<Bus>,
+    page: PageBounds,
+    /// What the pages of all streams at work may weigh together, as long as that leaves each of them `PAGE_BYTES_MIN`.
+    pages_bytes_max: usize,
+    feeds_at_work: AtomicUsize,
+}
+
+/// However many streams are at work, each may take so much at once.
+const PAGE_BYTES_MIN: usize = 16 << 10;
+
+impl Source {
+    pub(crate) fn new(log: Arc<LogHandle>, bus: Arc<Bus>, page: PageBounds, pages_bytes_max: usize) -> Self {
+        Self {
+            log,
+            bus,
+            page,
+            pages_bytes_max,
+            feeds_at_work: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn feed_begins(&self) {
+        self.feeds_at_work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn feed_ends(&self) {
+        self.feeds_at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The bounds of the next page: the more streams are at work, the smaller it is (S5).
+    fn bounds(&self) -> PageBounds {
+        // Relaxed: an estimate.
+        let at_work = self.feeds_at_work.load(Ordering::Relaxed).max(1);
+        let share = (self.pages_bytes_max / at_work).max(PAGE_BYTES_MIN);
+        PageBounds {
+            bytes_max: self.page.bytes_max.min(share),
+            ..self.page
+        }
+    }
+}
+
+/// One stream's way to its batches: its seat on the bus, and a page that is read ahead.
+pub(crate) struct Feed {
+    source: Arc<Source>,
+    query: Arc<EventQuery>,
+    seat: SeatKey,
+    ahead: Option<ReadAhead>,
+}
+
+/// A page that is being read while the one before it is handled.
+struct ReadAhead {
+    range: Range,
+    task: JoinHandle<Result<Page, ReadError>>,
+}
+
+/// What there is for the stream after a position.
+pub(crate) enum Found {
+    Nothing { head: u64 },
+    Page(Selected),
+    Behind { after: u64, head: u64 },
+    Closed,
+}
+
+/// The selected batches of a page, and how far the page reaches.
+pub(crate) struct Selected {
+    pub(crate) batches: VecDeque<EventBatch>,
+    pub(crate) through: u64,
+}
+
+impl Feed {
+    /// Takes a seat for a stream that has seen everything up to `position`.
+    pub(crate) fn new(source: Arc<Source>, query: Arc<EventQuery>, position: u64) -> Self {
+        let seat = source.bus.join(Arc::clone(&query), position);
+        Self {
+            source,
+            query,
+            seat,
+            ahead: None,
+        }
+    }
+
+    pub(crate) fn seat(&self) -> SeatKey {
+        self.seat
+    }
+
+    /// Looks at the bus. The waker of one who is going to rest is kept when there is nothing.
+    pub(crate) fn look(&self, after: u64, rest: Option<&Waker>) -> Found {
+        look(&self.source, self.seat, &self.query, after, rest)
+    }
+
+    /// Reads a page of the log, and begins to read the one after it.
+    ///
+    /// Cancel safe: the position is the caller's, and a page that is not taken is read again.
+    pub(crate) async fn read(&mut self, range: Range) -> Result<Selected, ReadError> {
+        let page = match self.ahead.take() {
+            Some(ahead) if ahead.range.after == range.after => ahead.page().await?,
+            _ => {
+                self.source
+                    .log
+                    .page(&self.query, range, self.source.bounds())
+                    .await?
+            }
+        };
+        if page.through < range.through {
+            self.read_ahead(Range {
+                after: page.through,
+                through: range.through,
+            });
+        }
+        let batches = page.batches.into_iter().map(EventBatch::whole);
+        Ok(Selected {
+            batches: batches.collect(),
+            through: page.through,
+        })
+    }
+
+    fn read_ahead(&mut self, range: Range) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let (source, query) = (Arc::clone(&self.source), Arc::clone(&self.query));
+        let task = runtime.spawn(async move {
+            let bounds = source.bounds();
+            source.log.page(&query, range, bounds).await
+        });
+        self.ahead = Some(ReadAhead { range, task });
+    }
+}
+
+/// The look of a seat whose feed may be in other hands.
+pub(crate) fn look(
+    source: &Source,
+    seat: SeatKey,
+    query: &Arc<EventQuery>,
+    after: u64,
+    rest: Option<&Waker>,
+) -> Found {
+    let bounds = source.bounds();
+    let bounds = LookBounds {
+        batches_max: bounds.batches_max,
+        bytes_max: bounds.bytes_max,
+    };
+    match source.bus.look(seat, after, bounds, rest) {
+        Look::Nothing { head } => Found::Nothing { head },
+        Look::Behind { after, head } => Found::Behind { after, head },
+        Look::Closed => Found::Closed,
+        Look::Batches { batches, through } => Found::Page(Selected {
+            batches: batches
+                .iter()
+                .filter_map(|batch| EventBatch::select(batch, query, after))
+                .collect(),
+            through,
+        }),
+    }
+}
+
+impl ReadAhead {
+    async fn page(mut self) -> Result<Page, ReadError> {
+        match (&mut self.task).await {
+            Ok(page) => page,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ReadError::Closed),
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.source.bus.leave(self.seat);
+    }
+}

@@ -1,0 +1,124 @@
+//! The handle of a registered stream.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{StopCause, WaitError};
+use crate::stream::core::StreamCore;
+use crate::stream::status::{StatusWatch, StreamStatus};
+
+/// A registered stream. Dropping it unsubscribes the stream; [`detach`](EventStream::detach) leaves it running.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use millstream::{HandleStream, NewEvent, Store};
+/// let store = Store::in_memory()?;
+/// let stream = store.stream_all(HandleStream::new(|_batch| async { Ok::<_, std::io::Error>(()) })).await?;
+/// let appended = store.append([NewEvent::new("greeted", "hello")]).await?;
+/// stream.wait_for(appended.last_sequence).await?;
+/// assert_eq!(stream.status().handled_events, 1);
+/// stream.unsubscribe();
+/// stream.stopped().await;
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping the handle unsubscribes the stream; keep it, or detach it"]
+pub struct EventStream {
+    core: Arc<StreamCore>,
+    is_detached: bool,
+}
+
+impl EventStream {
+    pub(crate) fn new(core: Arc<StreamCore>) -> Self {
+        Self {
+            core,
+            is_detached: false,
+        }
+    }
+
+    /// The name of a durable stream.
+    pub fn name(&self) -> Option<&str> {
+        self.core.name.as_deref()
+    }
+
+    /// The position at which this run began: delivery starts strictly after it (D1).
+    pub fn started_after(&self) -> u64 {
+        self.core.started_after
+    }
+
+    /// The stream as it is now.
+    pub fn status(&self) -> StreamStatus {
+        self.core.status()
+    }
+
+    /// Follows the status as it changes.
+    pub fn watch(&self) -> StatusWatch {
+        StatusWatch::new(Arc::clone(&self.core))
+    }
+
+    /// Waits until everything that is committed now is settled.
+    ///
+    /// Called inside the stream's own handler it waits for itself.
+    ///
+    /// # Errors
+    /// The stream stopped before it got there.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn caught_up(&self) -> Result<(), WaitError> {
+        self.core.wait_for(self.core.source.bus.head()).await
+    }
+
+    /// Waits until everything up to `sequence` is settled, which may be yet to be appended.
+    ///
+    /// What the query does not select counts as settled when it is committed. Called inside the stream's own handler it
+    /// waits for itself.
+    ///
+    /// # Errors
+    /// The stream stopped before it got there.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
+        self.core.wait_for(sequence).await
+    }
+
+    /// Ends the stream: no handler call starts after this returns (S7). A call that has started goes on to its end, and is
+    /// settled if it succeeds; [`stopped`](EventStream::stopped) waits for it.
+    pub fn unsubscribe(&self) {
+        self.core.stop(StopCause::Unsubscribed);
+    }
+
+    /// Waits until the stream runs no more: no handler call is under way, and the cursor is stored.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn stopped(&self) -> StopCause {
+        self.core.stopped().await
+    }
+
+    /// Leaves the stream running without a handle, until the store is closed.
+    pub fn detach(mut self) {
+        self.is_detached = true;
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if self.is_detached {
+            return;
+        }
+        self.core.stop(StopCause::Unsubscribed);
+        if self.core.stop_cause().is_some() {
+            self.core.registry.forget(self.core.id);
+        }
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("EventStream")
+            .field(&self.core.status())
+            .finish()
+    }
+}

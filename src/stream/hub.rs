@@ -1,0 +1,225 @@
+//! All that streams of one store share, and how they are registered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::error::{CloseError, ReadError, StopCause, StreamError, WaitError};
+use crate::event::batch::CommittedBatch;
+use crate::event::query::EventQuery;
+use crate::fault::{FaultPoint, Faults};
+use crate::log::cursor::{CursorCell, CursorClaim};
+use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
+use crate::stream::core::{NewCore, StreamCore};
+use crate::stream::feed::{Feed, Source};
+use crate::stream::handle::EventStream;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::pump::Pump;
+use crate::stream::registry::{Claim, NameClaim, Registry};
+
+pub(crate) struct Hub {
+    pub(crate) source: Arc<Source>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) faults: Faults,
+}
+
+/// How many durable streams are looked at when cursors are swept along.
+const SWEEP_STREAMS_MAX: usize = 256;
+
+/// How long a cancelled handler call may take to reach its next await.
+const CANCEL_WITHIN: Duration = Duration::from_secs(1);
+
+impl Hub {
+    /// Registers a live stream: it begins with what is committed after this call (S6).
+    pub(crate) async fn open_live(
+        &self,
+        query: EventQuery,
+        handler: HandleStream,
+    ) -> Result<EventStream, StreamError> {
+        let head = self.source.log.head().await.map_err(|error| match error {
+            ReadError::Storage(error) => StreamError::Storage(error),
+            _ => StreamError::Closed,
+        })?;
+        // What another process committed may be in the log already, and not yet on the bus.
+        let position = head.max(self.source.bus.head());
+        self.start(query, handler, position, None)
+    }
+
+    /// Registers a durable stream: its name is claimed, and where it starts is resolved and stored, before this returns
+    /// (D1, D6).
+    pub(crate) async fn open_durable(
+        &self,
+        durable: &DurableStream,
+        query: EventQuery,
+        handler: HandleStream,
+    ) -> Result<EventStream, StreamError> {
+        let options = durable.validate()?;
+        let claim = self.claim(&options.name).await?;
+        let opened = self
+            .source
+            .log
+            .open_cursor(CursorClaim {
+                name: Arc::clone(&options.name),
+                query: query.canonical_text(),
+                start: options.start,
+                on_mismatch: options.on_mismatch,
+            })
+            .await?;
+        let cell = CursorCell::new(options.name, opened.epoch, opened.position);
+        let queue = Arc::clone(&self.source.log.queue);
+        let checkpointer = Checkpointer::new(Arc::new(cell), queue, options.checkpoint);
+        self.start(query, handler, opened.position, Some((checkpointer, claim)))
+    }
+
+    /// Waits until every stream has reached the head, and no stream has appended anything meanwhile.
+    pub(crate) async fn settled(&self) -> Result<(), WaitError> {
+        loop {
+            let head = self.source.bus.head();
+            for core in self.registry.all() {
+                if let Err(WaitError::Stopped {
+                    cause,
+                    name,
+                    position,
+                }) = core.wait_for(head).await
+                    && !matches!(cause, StopCause::Unsubscribed)
+                {
+                    return Err(WaitError::Stopped {
+                        name,
+                        position,
+                        cause,
+                    });
+                }
+            }
+            if self.source.bus.head() == head {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What happens after each commit: the batches go onto the bus, and whom they concern is woken. An empty slice says
+    /// that the poll interval is over.
+    pub(crate) fn publisher(self: &Arc<Self>) -> impl FnMut(&[Arc<CommittedBatch>]) + Send + use<> {
+        let (source, registry) = (Arc::clone(&self.source), Arc::clone(&self.registry));
+        let faults = self.faults.clone();
+        let mut unswept_events = 0;
+        move |batches| {
+            let wakers = if batches.is_empty() {
+                source.bus.overdue()
+            } else {
+                let wakers = source.bus.publish(batches);
+                if faults.hit(FaultPoint::Wake) {
+                    return;
+                }
+                wakers
+            };
+            for waker in wakers {
+                waker.wake();
+            }
+            unswept_events += batches.iter().map(|batch| batch.events.len() as u64).sum::<u64>();
+            if unswept_events >= SWEEP_EVENTS {
+                unswept_events = 0;
+                for core in registry.next_to_sweep(SWEEP_STREAMS_MAX) {
+                    core.sweep();
+                }
+            }
+        }
+    }
+
+    /// Ends all streams. Live streams deliver what is committed first, and calls under way come to their end, all within
+    /// the limit; after it they are cancelled.
+    pub(crate) async fn close(&self, limit: Duration) -> Result<(), CloseError> {
+        let deadline = Instant::now() + limit;
+        let streams = self.registry.all();
+        let head = self.source.bus.head();
+        for core in streams.iter().filter(|core| core.cursor.is_none()) {
+            // A stream that stopped has nothing to deliver; one that is late is named below.
+            let _ = tokio::time::timeout_at(deadline, core.wait_for(head)).await;
+        }
+        self.stop_all();
+        let mut late = Vec::new();
+        for core in &streams {
+            if tokio::time::timeout_at(deadline, core.stopped()).await.is_err() {
+                let name = core.name.as_deref().unwrap_or("a stream without a name");
+                late.push(name.to_owned());
+                core.abort.notify_one();
+            }
+        }
+        // A call ends where it awaits; one that never does cannot be ended, and is not waited for.
+        let cancelled_by = Instant::now() + CANCEL_WITHIN;
+        for core in &streams {
+            let _ = tokio::time::timeout_at(cancelled_by, core.stopped()).await;
+        }
+        if late.is_empty() {
+            Ok(())
+        } else {
+            Err(CloseError::DrainLimit { limit, streams: late })
+        }
+    }
+
+    /// Ends all streams without waiting for them, and lets readers know that nothing will come any more.
+    pub(crate) fn stop_all(&self) {
+        for core in self.registry.all() {
+            core.stop(StopCause::Closed);
+        }
+        for waker in self.source.bus.close() {
+            waker.wake();
+        }
+    }
+
+    async fn claim(&self, name: &Arc<str>) -> Result<NameClaim, StreamError> {
+        loop {
+            match self.registry.claim(name) {
+                Claim::Granted(claim) => return Ok(claim),
+                Claim::Ending(owner) => {
+                    owner.stopped().await;
+                }
+                Claim::Refused => {
+                    return Err(StreamError::NameActive {
+                        name: name.to_string(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        query: EventQuery,
+        handler: HandleStream,
+        position: u64,
+        durable: Option<(Checkpointer, NameClaim)>,
+    ) -> Result<EventStream, StreamError> {
+        let runtime = Handle::try_current().map_err(|_| StreamError::NoRuntime)?;
+        if self.source.log.is_closed() {
+            return Err(StreamError::Closed);
+        }
+        let query = Arc::new(query);
+        let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
+        let cursor = durable
+            .as_ref()
+            .map(|(checkpointer, _)| Arc::clone(checkpointer.cell()));
+        let parts = NewCore {
+            id: self.registry.next_id(),
+            name: cursor.as_ref().map(|cell| Arc::clone(&cell.name)),
+            query,
+            position,
+            source: Arc::clone(&self.source),
+            registry: Arc::clone(&self.registry),
+            cursor,
+            faults: self.faults.clone(),
+            runtime,
+        };
+        let core = Arc::new(StreamCore::new(parts, &feed));
+        let (checkpointer, claim) = durable.unzip();
+        let pump = Pump::new(position, feed, handler, checkpointer, claim);
+        self.registry.add(&core);
+        tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
+        if core.gate.park(Box::new(pump)).is_ok() {
+            std::task::Wake::wake(Arc::clone(&core));
+        }
+        Ok(EventStream::new(core))
+    }
+}

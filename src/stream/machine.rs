@@ -1,0 +1,128 @@
+//! What a stream does next. Pure: an input goes in, a command comes out.
+//!
+//! Whether an event can be skipped or delivered twice is decided here and in the bus, and nowhere else (S2, S3, D2).
+//!
+//! Invariants:
+//! - the position only grows;
+//! - everything at or below the position is settled: handled, or not selected by the query;
+//! - the batch in hand is the first selected one after the position;
+//! - the position passes the batch in hand only with `Input::Handled`.
+
+use std::collections::VecDeque;
+
+use crate::event::batch::EventBatch;
+
+/// What the driver found out.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The stream begins, or was woken.
+    Woken,
+    /// There is nothing to see up to the head.
+    Nothing { head: u64 },
+    /// The log has what comes after this sequence, up to the head.
+    Behind { after: u64, head: u64 },
+    /// The selected batches of a page, in the order of the log; there is nothing else up to `through`.
+    Page {
+        batches: VecDeque<EventBatch>,
+        through: u64,
+    },
+    /// The handler took the batch in hand.
+    Handled,
+    /// The handler failed, and the policy says to call it again.
+    Retry,
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Look at the bus from this position.
+    Look { after: u64 },
+    /// Read a page of the log.
+    Read { after: u64, through: u64 },
+    /// Call the handler.
+    Call(EventBatch),
+    /// Wait to be woken.
+    Rest,
+}
+
+pub(crate) struct Machine {
+    position: u64,
+    /// The selected batches after the position, and how far they reach.
+    page: VecDeque<EventBatch>,
+    page_through: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(position: u64) -> Self {
+        Self {
+            position,
+            page: VecDeque::new(),
+            page_through: position,
+        }
+    }
+
+    /// The last sequence that is settled.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn step(&mut self, input: Input) -> Command {
+        match input {
+            Input::Woken => self.next(),
+            Input::Nothing { head } => {
+                assert!(self.page.is_empty(), "who has a page does not look for another");
+                self.settle(head);
+                Command::Rest
+            }
+            Input::Behind { after, head } => {
+                self.settle(after);
+                Command::Read {
+                    after: self.position,
+                    through: head,
+                }
+            }
+            Input::Page { batches, through } => {
+                assert!(self.page.is_empty(), "a page is finished before the next one");
+                self.check_page(&batches, through);
+                self.page = batches;
+                self.page_through = through;
+                self.next()
+            }
+            Input::Handled => {
+                let handled = self.page.pop_front();
+                let batch = handled.expect("only the batch in hand is handled");
+                self.settle(batch.last_sequence());
+                self.next()
+            }
+            Input::Retry => self.next(),
+        }
+    }
+
+    fn next(&mut self) -> Command {
+        match self.page.front() {
+            Some(batch) => Command::Call(batch.clone()),
+            None => {
+                self.settle(self.page_through);
+                Command::Look { after: self.position }
+            }
+        }
+    }
+
+    /// A head behind the position is possible: another process's commits are known to the log before they are to the bus.
+    fn settle(&mut self, through: u64) {
+        self.position = self.position.max(through);
+    }
+
+    fn check_page(&self, batches: &VecDeque<EventBatch>, through: u64) {
+        let mut last = self.position;
+        for batch in batches {
+            let first = batch.iter().next().map_or(0, |event| event.sequence());
+            assert!(
+                first > last,
+                "a page lies after the position, in the order of the log"
+            );
+            last = batch.last_sequence();
+        }
+        assert!(last <= through, "a page reaches as far as its batches");
+    }
+}

@@ -1,0 +1,41 @@
+//! Streams: where the log and the bus meet.
+//!
+//! A stream is a position and a query. One loop delivers it:
+//!
+//! ```text
+//!          +--------------------------------------------------+
+//!          v                                                  |
+//!        look --- batches of the window ----> deliver --------+   the position passes a batch
+//!         | |                                  |   ^          |   when its handler returned Ok (D2)
+//!         | +---- behind ---> read a page -----+   |          |
+//!         |                   of the log           |          |
+//!         |                              fails -> back off    |
+//!         |                                        |          |
+//!         |                              gives up  v          |
+//!         +---- nothing ---> rest                stop         |
+//!                             |                               |
+//!                             +------- woken by the bus ------+
+//! ```
+//!
+//! Replay and live are not two modes: they are where the position happens to be. A stream that rests has no task; the bus
+//! wakes it by spawning one.
+//!
+//! In reading order: `handler`, `policy` and `options` (what the user says), `machine` (what happens next; pure), `gate`
+//! (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
+//! `core` and `pump` (the loop that does what the machine says), `handle`, `registry` and `hub` (all streams of a store),
+//! `reader` (the same feed, pulled by the user).
+
+pub(crate) mod checkpoint;
+pub(crate) mod core;
+pub(crate) mod feed;
+pub(crate) mod gate;
+pub(crate) mod handle;
+pub(crate) mod handler;
+pub(crate) mod hub;
+pub(crate) mod machine;
+pub(crate) mod options;
+pub(crate) mod policy;
+pub(crate) mod pump;
+pub(crate) mod reader;
+pub(crate) mod registry;
+pub(crate) mod status;

@@ -1,0 +1,159 @@
+//! What a durable stream can be told.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::error::StreamError;
+use crate::log::cursor::{OnMismatch, Start};
+
+/// A stream whose position is stored in the log under a name, so that it goes on after a restart where it stopped.
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream::{Checkpoint, DurableStream, Start};
+///
+/// let ledger = DurableStream::new("ledger")
+///     .start(Start::Beginning)
+///     .checkpoint(Checkpoint::Every { batches: 100, within: Duration::from_secs(1) });
+/// # let _ = ledger;
+/// ```
+#[derive(Clone, Debug)]
+pub struct DurableStream {
+    name: String,
+    start: Start,
+    checkpoint: Checkpoint,
+    on_mismatch: OnMismatch,
+}
+
+/// When the position of a durable stream is stored, and so how much a crash can repeat (D3).
+///
+/// Storing a cursor never makes the disk sync: it rides along with the next append, or is written soon after by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Checkpoint {
+    /// At the latest 100 ms after a batch was handled; a crash repeats at most the 1,024 newest batches.
+    #[default]
+    Coalesced,
+    /// At the latest so long after a batch was handled; a crash repeats at most so many batches.
+    Every {
+        /// How many handled batches may be unstored. At least 1.
+        batches: u32,
+        /// How long a handled batch may be unstored.
+        within: Duration,
+    },
+    /// The next batch waits until the cursor is stored; a crash repeats at most one batch.
+    Strict,
+}
+
+/// Bytes of a durable stream's name.
+const NAME_BYTES_MAX: usize = 255;
+
+impl DurableStream {
+    /// A durable stream of this name: 1 to 255 bytes without control characters, unique in the log.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            start: Start::default(),
+            checkpoint: Checkpoint::default(),
+            on_mismatch: OnMismatch::default(),
+        }
+    }
+
+    /// Where the stream starts when it has no cursor yet. Default: with the first event of the log.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// When the cursor is stored. Default: [`Checkpoint::Coalesced`].
+    #[must_use]
+    pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.checkpoint = checkpoint;
+        self
+    }
+
+    /// What happens when the stored cursor does not fit. Default: [`OnMismatch::Refuse`].
+    #[must_use]
+    pub fn on_mismatch(mut self, on_mismatch: OnMismatch) -> Self {
+        self.on_mismatch = on_mismatch;
+        self
+    }
+
+    /// Checks everything at once, and gives the parts.
+    pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
+        let problem = if self.name.is_empty() {
+            "the name is empty".to_owned()
+        } else if self.name.len() > NAME_BYTES_MAX {
+            let bytes = self.name.len();
+            format!("the name has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed")
+        } else if self.name.chars().any(char::is_control) {
+            "the name contains a control character".to_owned()
+        } else if let Some(limits) = self.checkpoint.limits() {
+            return Ok(DurableOptions {
+                name: self.name.as_str().into(),
+                start: self.start,
+                checkpoint: limits,
+                on_mismatch: self.on_mismatch,
+            });
+        } else {
+            "the checkpoint has 0 batches, at least 1 is needed".to_owned()
+        };
+        Err(StreamError::InvalidOption {
+            name: self.name.clone(),
+            problem,
+        })
+    }
+}
+
+/// The options of a durable stream, checked.
+pub(crate) struct DurableOptions {
+    pub(crate) name: std::sync::Arc<str>,
+    pub(crate) start: Start,
+    pub(crate) checkpoint: CheckpointLimits,
+    pub(crate) on_mismatch: OnMismatch,
+}
+
+/// How far the stored cursor may be behind the position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckpointLimits {
+    pub(crate) batches_max: NonZeroU32,
+    pub(crate) within: Duration,
+}
+
+impl Checkpoint {
+    fn limits(self) -> Option<CheckpointLimits> {
+        let (batches, within) = match self {
+            Self::Coalesced => (1024, Duration::from_millis(100)),
+            Self::Every { batches, within } => (batches, within),
+            Self::Strict => (1, Duration::ZERO),
+        };
+        Some(CheckpointLimits {
+            batches_max: NonZeroU32::new(batches)?,
+            within,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_checkpoints_that_make_no_sense_are_refused() {
+        let zero = Checkpoint::Every {
+            batches: 0,
+            within: Duration::ZERO,
+        };
+        for (stream, expected) in [
+            (DurableStream::new(""), "empty"),
+            (DurableStream::new("x".repeat(256)), "256 bytes"),
+            (DurableStream::new("a\nb"), "control character"),
+            (DurableStream::new("a").checkpoint(zero), "0 batches"),
+        ] {
+            let error = stream.validate().err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(DurableStream::new("a").validate().is_ok());
+    }
+}

@@ -1,0 +1,393 @@
+//! The loop of a stream: does what the machine says. The only place of the stream layer that waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{ReadError, StopCause};
+use crate::event::batch::EventBatch;
+use crate::fault::FaultPoint;
+use crate::log::page::Range;
+use crate::stream::checkpoint::Checkpointer;
+use crate::stream::core::{Rests, StreamCore};
+use crate::stream::feed::{Feed, Found, Selected};
+use crate::stream::handler::HandleStream;
+use crate::stream::machine::{Command, Input, Machine};
+use crate::stream::policy::{Failures, Retry, Verdict};
+use crate::stream::registry::NameClaim;
+use crate::stream::status::{CallInHand, Phase};
+
+/// The state of a loop. It is owned by the task at work, or by the gate while the stream rests.
+pub(crate) struct Pump {
+    pub(crate) machine: Machine,
+    pub(crate) feed: Feed,
+    pub(crate) handler: HandleStream,
+    pub(crate) checkpointer: Option<Checkpointer>,
+    /// The name is free again when the loop has ended.
+    _claim: Option<NameClaim>,
+    failures: Option<Failures>,
+}
+
+impl Pump {
+    pub(crate) fn new(
+        position: u64,
+        feed: Feed,
+        handler: HandleStream,
+        checkpointer: Option<Checkpointer>,
+        claim: Option<NameClaim>,
+    ) -> Self {
+        Self {
+            machine: Machine::new(position),
+            feed,
+            handler,
+            checkpointer,
+            _claim: claim,
+            failures: None,
+        }
+    }
+}
+
+/// How reading a page is repeated when the log cannot be read.
+const READ_ATTEMPTS_MAX: u32 = 8;
+
+/// Runs the loop of a stream that was woken, until it rests again or ends. Whoever comes second finds nothing to do.
+pub(crate) async fn run(core: Arc<StreamCore>) {
+    let Some(pump) = core.gate.unpark() else {
+        return;
+    };
+    let mut work = Work {
+        pump: Some(pump),
+        core,
+    };
+    if let Err(cause) = work.run().await
+        && let Some(pump) = work.pump.take()
+    {
+        end(Arc::clone(&work.core), pump, cause).await;
+    }
+}
+
+/// Ends a stream: its cursor is stored, its seat, its name and its handler are released, and then it says so.
+pub(crate) async fn end(core: Arc<StreamCore>, pump: Box<Pump>, cause: StopCause) {
+    let ending = Ending {
+        core: &core,
+        pump: Some(pump),
+        cause,
+    };
+    let position = ending.pump.as_ref().map_or(0, |pump| pump.machine.position());
+    let settled = core.position().max(position);
+    let checkpointer = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
+    if let Some(checkpointer) = checkpointer {
+        checkpointer.finish(settled);
+        let stored = stored(checkpointer, settled).await;
+        if let Err(cause) = stored {
+            tracing::warn!(stream = core.name.as_deref(), %cause, "the last position of a stream was not stored");
+        }
+    }
+    core.report(|progress| progress.position = settled);
+}
+
+/// Releases what a stream holds, whether its last cursor could be stored or the runtime was shut down meanwhile.
+struct Ending<'a> {
+    core: &'a Arc<StreamCore>,
+    pump: Option<Box<Pump>>,
+    cause: StopCause,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        drop(self.pump.take());
+        let (core, cause) = (self.core, self.cause.clone());
+        match cause {
+            StopCause::Unsubscribed | StopCause::Closed => {
+                core.registry.forget(core.id);
+                tracing::debug!(stream = core.name.as_deref(), %cause, "a stream ended");
+            }
+            _ => tracing::error!(stream = core.name.as_deref(), %cause, "a stream stopped"),
+        }
+        core.report(|progress| {
+            progress.call = None;
+            progress.phase = Phase::Stopped(cause);
+        });
+    }
+}
+
+/// A loop at work. Dropped with the pump still inside, the loop panicked or its runtime was shut down.
+struct Work {
+    core: Arc<StreamCore>,
+    pump: Option<Box<Pump>>,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let Some(pump) = self.pump.take() else { return };
+        let cause = if std::thread::panicking() {
+            StopCause::LoopPanicked
+        } else {
+            StopCause::RuntimeShutDown
+        };
+        self.core.gate.close(cause.clone());
+        if let Some(checkpointer) = &pump.checkpointer {
+            checkpointer.finish(pump.machine.position());
+        }
+        drop(Ending {
+            core: &self.core,
+            pump: Some(pump),
+            cause,
+        });
+    }
+}
+
+/// Where the loop is, for the bounds of its pages.
+struct AtWork<'a>(&'a StreamCore);
+
+impl<'a> AtWork<'a> {
+    fn begin(core: &'a StreamCore) -> Self {
+        core.source.feed_begins();
+        Self(core)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.source.feed_ends();
+    }
+}
+
+/// What a step of the loop leads to.
+enum Next {
+    Input(Input),
+    Rested,
+}
+
+impl Work {
+    /// Ends with `Ok` when the loop's state was left in the gate, and with the cause when the stream has to end.
+    async fn run(&mut self) -> Result<(), StopCause> {
+        let core = Arc::clone(&self.core);
+        let _at_work = AtWork::begin(&core);
+        let mut input = Input::Woken;
+        loop {
+            let command = self.pump().machine.step(input);
+            if let Some(cause) = core.gate.closed() {
+                return Err(cause);
+            }
+            let next = match command {
+                Command::Look { after } => {
+                    self.passed(after);
+                    Next::Input(self.look(after)?)
+                }
+                Command::Read { after, through } => Next::Input(self.read(Range { after, through }).await?),
+                Command::Call(batch) => Next::Input(self.call(batch).await?),
+                Command::Rest => self.rest()?,
+            };
+            match next {
+                Next::Input(next) => input = next,
+                Next::Rested => return Ok(()),
+            }
+            if matches!(input, Input::Page { .. }) {
+                // A handler that never waits must not keep the thread from others.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn pump(&mut self) -> &mut Pump {
+        self.pump.as_mut().expect("a loop at work has its state")
+    }
+
+    fn look(&mut self, after: u64) -> Result<Input, StopCause> {
+        match self.core.look(after, Rests::No) {
+            Found::Nothing { head } => {
+                self.core.report(|progress| {
+                    progress.position = progress.position.max(head);
+                    progress.phase = Phase::Live;
+                    progress.call = None;
+                });
+                Ok(Input::Nothing { head })
+            }
+            Found::Page(page) => Ok(page.into()),
+            Found::Behind { after, head } => {
+                self.core.note(|progress| progress.phase = Phase::CatchingUp);
+                Ok(Input::Behind { after, head })
+            }
+            Found::Closed => Err(StopCause::Closed),
+        }
+    }
+
+    /// Leaves the loop's state in the gate, and looks once more: with a waker on the bus nothing can come unseen.
+    fn rest(&mut self) -> Result<Next, StopCause> {
+        let core = Arc::clone(&self.core);
+        let pump = self.pump.take().expect("a loop at work has its state");
+        let position = pump.machine.position();
+        if let Err(pump) = core.gate.park(pump) {
+            self.pump = Some(pump);
+            let cause = core.gate.closed();
+            return Err(cause.unwrap_or(StopCause::Unsubscribed));
+        }
+        let found = core.look(position, Rests::Yes);
+        if let Found::Nothing { .. } = found {
+            return Ok(Next::Rested);
+        }
+        match core.gate.unpark() {
+            // Somebody ended the stream meanwhile.
+            None => Ok(Next::Rested),
+            Some(pump) => {
+                self.pump = Some(pump);
+                Ok(Next::Input(Input::Woken))
+            }
+        }
+    }
+
+    /// Reads a page. A log that cannot be read is tried again a few times; then the stream ends loudly.
+    async fn read(&mut self, range: Range) -> Result<Input, StopCause> {
+        let core = Arc::clone(&self.core);
+        let mut failures = None;
+        loop {
+            let error = tokio::select! {
+                biased;
+                page = self.pump().feed.read(range) => match page {
+                    Ok(page) => return Ok(page.into()),
+                    Err(error) => error,
+                },
+                cause = interrupted(&core) => return Err(cause),
+            };
+            let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
+            let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
+            let verdict = match error {
+                ReadError::Storage(_) => failures.record(Instant::now()),
+                ReadError::Closed | ReadError::Damaged { .. } => Verdict::GiveUp,
+            };
+            let Verdict::RetryAfter(delay) = verdict else {
+                return Err(error.into());
+            };
+            tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
+            pause(&core, delay).await?;
+        }
+    }
+
+    async fn call(&mut self, batch: EventBatch) -> Result<Input, StopCause> {
+        let core = Arc::clone(&self.core);
+        core.note(|progress| {
+            progress.call = Some(CallInHand {
+                recorded_at: batch.recorded_timestamp(),
+                running_since: Some(Instant::now()),
+            });
+        });
+        core.faults.hit(FaultPoint::BeforeHandler);
+        let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.pump().handler.call(batch) => outcome,
+            () = core.abort.notified() => return Err(StopCause::Closed),
+        };
+        core.faults.hit(FaultPoint::AfterHandler);
+        match outcome {
+            Ok(()) => self.handled(events, last_sequence).await,
+            Err(error) => self.failed(error, last_sequence).await,
+        }
+    }
+
+    /// The handler took the batch: the position passes it, and the cursor is handed on (D2).
+    async fn handled(&mut self, events: u64, position: u64) -> Result<Input, StopCause> {
+        let core = Arc::clone(&self.core);
+        let had_failed = self.pump().failures.take().is_some();
+        core.report(|progress| {
+            progress.position = progress.position.max(position);
+            progress.handled_batches += 1;
+            progress.handled_events += events;
+            progress.call = None;
+            if had_failed {
+                progress.phase = Phase::CatchingUp;
+            }
+        });
+        if let Some(checkpointer) = &mut self.pump().checkpointer
+            && checkpointer.handled(position)
+        {
+            stored(checkpointer, position).await?;
+        }
+        if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
+            return Err(failure.into());
+        }
+        Ok(Input::Handled)
+    }
+
+    /// The handler failed: the cursor stays, and the policy says how to go on (D5).
+    async fn failed(&mut self, error: Arc<str>, last_sequence: u64) -> Result<Input, StopCause> {
+        let core = Arc::clone(&self.core);
+        let now = Instant::now();
+        let policy = *self.pump().handler.retry_policy();
+        let failures = self
+            .pump()
+            .failures
+            .get_or_insert_with(|| Failures::new(policy, now));
+        let verdict = failures.record(now);
+        let attempts = failures.attempts();
+        tracing::warn!(stream = core.name.as_deref(), last_sequence, attempts, %error, "a handler failed");
+        core.report(|progress| {
+            progress.failures += 1;
+            progress.last_error = Some(Arc::clone(&error));
+            if let Some(call) = &mut progress.call {
+                call.running_since = None;
+            }
+            if let Verdict::RetryAfter(delay) = verdict {
+                progress.phase = Phase::Retrying {
+                    attempt: attempts,
+                    next_at: now + delay,
+                };
+            }
+        });
+        match verdict {
+            Verdict::RetryAfter(delay) => {
+                pause(&core, delay).await?;
+                Ok(Input::Retry)
+            }
+            Verdict::GiveUp => Err(StopCause::HandlerFailed {
+                last_sequence,
+                attempts,
+                error,
+            }),
+        }
+    }
+
+    /// The position moved over what the query does not select.
+    fn passed(&mut self, position: u64) {
+        self.core
+            .note(|progress| progress.position = progress.position.max(position));
+        if let Some(checkpointer) = &self.pump().checkpointer {
+            checkpointer.passed(position);
+        }
+    }
+}
+
+impl From<Selected> for Input {
+    fn from(page: Selected) -> Self {
+        let batches: VecDeque<EventBatch> = page.batches;
+        Self::Page {
+            batches,
+            through: page.through,
+        }
+    }
+}
+
+/// Waits until a position is stored.
+async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
+    let cell = checkpointer.cell();
+    std::future::poll_fn(|context| cell.poll_stored(position, context)).await?;
+    Ok(())
+}
+
+async fn pause(core: &StreamCore, delay: Duration) -> Result<(), StopCause> {
+    tokio::select! {
+        () = tokio::time::sleep(delay) => Ok(()),
+        cause = interrupted(core) => Err(cause),
+    }
+}
+
+/// Waits until the gate is closed.
+async fn interrupted(core: &StreamCore) -> StopCause {
+    loop {
+        if let Some(cause) = core.gate.closed() {
+            return cause;
+        }
+        core.interrupt.notified().await;
+    }
+}

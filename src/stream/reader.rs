@@ -1,0 +1,196 @@
+//! The same feed, pulled by the user instead of pushed to a handler.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use futures::future::BoxFuture;
+
+use crate::error::ReadError;
+use crate::event::batch::EventBatch;
+use crate::event::query::EventQuery;
+use crate::log::page::Range;
+use crate::stream::feed::{Feed, Found, Selected, Source};
+
+/// A `Stream` of the batches that a query selects: what [`read`](crate::Store::read) and [`follow`](crate::Store::follow)
+/// give.
+///
+/// It reads nothing before it is polled, one page at a time, and holds no more than two pages: who pulls slowly costs no
+/// memory. After an error it ends.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use millstream::{EventQuery, NewEvent, Store};
+/// use futures::TryStreamExt;
+///
+/// # let store = Store::in_memory()?;
+/// # store.append([NewEvent::new("greeted", "hello")]).await?;
+/// let mut reader = store.read(&EventQuery::types(["greeted"])).after(0);
+/// while let Some(batch) = reader.try_next().await? {
+///     for event in &batch {
+///         println!("{} {}", event.sequence(), event.payload().as_str());
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use = "a reader does nothing before it is polled"]
+pub struct EventReader {
+    position: u64,
+    ready: VecDeque<EventBatch>,
+    end: End,
+    step: Step,
+}
+
+/// Where a reader ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// At the head, as it is when the reader is polled first.
+    AtHead,
+    /// Not before the store is closed.
+    Never,
+}
+
+type Taken = (Pull, Result<Option<Selected>, ReadError>);
+
+enum Step {
+    Idle(Begin),
+    Working(BoxFuture<'static, Taken>),
+    Ended,
+}
+
+/// What a reader needs to begin, or to go on.
+enum Begin {
+    New(Arc<Source>, Arc<EventQuery>),
+    Begun(Pull),
+}
+
+/// A feed with its bounds.
+struct Pull {
+    source: Arc<Source>,
+    feed: Feed,
+    through: Option<u64>,
+}
+
+impl EventReader {
+    pub(crate) fn new(source: Arc<Source>, query: EventQuery, end: End) -> Self {
+        Self {
+            position: 0,
+            ready: VecDeque::new(),
+            end,
+            step: Step::Idle(Begin::New(source, Arc::new(query))),
+        }
+    }
+
+    /// Starts strictly after this sequence. Without it the reader starts with the first event. To be said before the first
+    /// poll.
+    pub fn after(mut self, sequence: u64) -> Self {
+        self.position = sequence;
+        self
+    }
+}
+
+impl Pull {
+    /// The next page with anything in it; nothing at the end.
+    async fn next(mut self, mut after: u64) -> Taken {
+        loop {
+            let page = match self.page(after).await {
+                Ok(Some(page)) => page,
+                end => return (self, end),
+            };
+            if !page.batches.is_empty() {
+                return (self, Ok(Some(page)));
+            }
+            after = page.through;
+        }
+    }
+
+    async fn page(&mut self, after: u64) -> Result<Option<Selected>, ReadError> {
+        if self.source.log.is_closed() {
+            return Err(ReadError::Closed);
+        }
+        if let Some(through) = self.through {
+            if after >= through {
+                return Ok(None);
+            }
+            return self.feed.read(Range { after, through }).await.map(Some);
+        }
+        let found = std::future::poll_fn(|context| match self.feed.look(after, Some(context.waker())) {
+            Found::Nothing { .. } => Poll::Pending,
+            found => Poll::Ready(found),
+        });
+        match found.await {
+            Found::Page(page) => Ok(Some(page)),
+            Found::Behind { after, head } => {
+                let range = Range { after, through: head };
+                self.feed.read(range).await.map(Some)
+            }
+            Found::Closed | Found::Nothing { .. } => Ok(None),
+        }
+    }
+}
+
+async fn begin(source: Arc<Source>, query: Arc<EventQuery>, after: u64, end: End) -> Taken {
+    let head = match end {
+        End::AtHead => source.log.head().await.map(Some),
+        End::Never => Ok(None),
+    };
+    let feed = Feed::new(Arc::clone(&source), query, after);
+    let mut pull = Pull {
+        source,
+        feed,
+        through: None,
+    };
+    match head {
+        Ok(through) => {
+            pull.through = through;
+            pull.next(after).await
+        }
+        Err(error) => (pull, Err(error)),
+    }
+}
+
+impl Stream for EventReader {
+    type Item = Result<EventBatch, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(batch)));
+            }
+            let mut work = match std::mem::replace(&mut self.step, Step::Ended) {
+                Step::Ended => return Poll::Ready(None),
+                Step::Working(work) => work,
+                Step::Idle(Begin::Begun(pull)) => Box::pin(pull.next(self.position)),
+                Step::Idle(Begin::New(source, query)) => {
+                    Box::pin(begin(source, query, self.position, self.end))
+                }
+            };
+            let Poll::Ready((pull, taken)) = work.as_mut().poll(context) else {
+                self.step = Step::Working(work);
+                return Poll::Pending;
+            };
+            match taken {
+                Ok(Some(page)) => {
+                    self.position = page.through;
+                    self.ready = page.batches;
+                    self.step = Step::Idle(Begin::Begun(pull));
+                }
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for EventReader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("EventReader")
+            .field("position", &self.position)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}

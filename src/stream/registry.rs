@@ -1,0 +1,126 @@
+//! All streams of a store, and the names that are taken (D6).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::stream::core::StreamCore;
+use crate::sync::Mutex;
+
+#[derive(Default)]
+struct Contents {
+    next_id: u64,
+    /// In the order of their registration. A stream that stopped with an error stays until its handle is dropped or its
+    /// name is registered again.
+    streams: BTreeMap<u64, Arc<StreamCore>>,
+    /// The taken names, with the stream once there is one.
+    names: HashMap<Arc<str>, Option<u64>>,
+    /// Where the next sweep goes on.
+    swept: u64,
+}
+
+pub(crate) struct Registry {
+    contents: Mutex<Contents>,
+}
+
+/// The right to a name. It ends when this is dropped.
+pub(crate) struct NameClaim {
+    registry: Arc<Registry>,
+    name: Arc<str>,
+}
+
+/// What became of the claim to a name.
+pub(crate) enum Claim {
+    Granted(NameClaim),
+    /// The owner is on its way out: wait for it and try again.
+    Ending(Arc<StreamCore>),
+    Refused,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self {
+            contents: Mutex::new(Contents::default()),
+        }
+    }
+
+    /// Claims a name for a durable stream.
+    pub(crate) fn claim(self: &Arc<Self>, name: &Arc<str>) -> Claim {
+        let mut contents = self.contents.lock();
+        match contents.names.get(name) {
+            None => {}
+            Some(None) => return Claim::Refused,
+            Some(Some(id)) => {
+                let owner = contents.streams.get(id).map(Arc::clone);
+                drop(contents);
+                return match owner {
+                    Some(owner) if owner.gate.closed().is_some() => Claim::Ending(owner),
+                    _ => Claim::Refused,
+                };
+            }
+        }
+        contents.names.insert(Arc::clone(name), None);
+        let stopped: Vec<u64> = contents
+            .streams
+            .values()
+            .filter(|core| core.name.as_ref() == Some(name))
+            .map(|core| core.id)
+            .collect();
+        let forgotten: Vec<_> = stopped
+            .iter()
+            .filter_map(|id| contents.streams.remove(id))
+            .collect();
+        drop(contents);
+        drop(forgotten);
+        Claim::Granted(NameClaim {
+            registry: Arc::clone(self),
+            name: Arc::clone(name),
+        })
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        let mut contents = self.contents.lock();
+        contents.next_id += 1;
+        contents.next_id
+    }
+
+    pub(crate) fn add(&self, core: &Arc<StreamCore>) {
+        let mut contents = self.contents.lock();
+        if let Some(name) = &core.name {
+            contents.names.insert(Arc::clone(name), Some(core.id));
+        }
+        contents.streams.insert(core.id, Arc::clone(core));
+    }
+
+    pub(crate) fn forget(&self, id: u64) {
+        let forgotten = self.contents.lock().streams.remove(&id);
+        drop(forgotten);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<StreamCore>> {
+        self.contents.lock().streams.values().cloned().collect()
+    }
+
+    /// The next streams in turn, all of them after enough calls.
+    pub(crate) fn next_to_sweep(&self, count_max: usize) -> Vec<Arc<StreamCore>> {
+        let mut contents = self.contents.lock();
+        let from = contents.swept + 1;
+        let turn: Vec<_> = contents
+            .streams
+            .range(from..)
+            .take(count_max)
+            .map(|(_, core)| Arc::clone(core))
+            .collect();
+        contents.swept = if turn.len() < count_max {
+            0
+        } else {
+            turn.last().map_or(0, |core| core.id)
+        };
+        turn
+    }
+}
+
+impl Drop for NameClaim {
+    fn drop(&mut self) {
+        self.registry.contents.lock().names.remove(&self.name);
+    }
+}
