@@ -1,0 +1,97 @@
+//! The limit: the same rows through plain rusqlite, in the same tables, with the same durability.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use millstream::Store;
+use rusqlite::{Connection, params};
+
+use crate::Failure;
+use crate::order::{Order, TYPE};
+
+/// A connection to an empty log, made by millstream so that the tables are the same.
+pub(crate) fn open(path: &Path) -> Result<Connection, Failure> {
+    drop(Store::open(path)?);
+    let connection = Connection::open(path)?;
+    connection.execute_batch("PRAGMA synchronous=FULL")?;
+    connection.execute("INSERT INTO event_type (id, name) VALUES (1, ?1)", [TYPE])?;
+    Ok(connection)
+}
+
+/// Inserts transactions of `batch` rows, and says how long each took, from the making of the payload to the commit.
+pub(crate) fn append(
+    connection: &Connection,
+    transactions: usize,
+    batch: usize,
+    batch_size: usize,
+) -> Result<Vec<Duration>, Failure> {
+    let mut insert = connection.prepare(
+        "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
+         VALUES (?1, ?2, ?3, ?4, 1, NULL, ?5, NULL)",
+    )?;
+    let mut begin = connection.prepare("BEGIN IMMEDIATE")?;
+    let mut commit = connection.prepare("COMMIT")?;
+    let mut sequence: i64 =
+        connection.query_row("SELECT coalesce(max(sequence), 0) FROM event", [], |row| {
+            row.get(0)
+        })?;
+    let mut times = Vec::with_capacity(transactions);
+    for _ in 0..transactions {
+        let started = Instant::now();
+        begin.execute([])?;
+        for index in 0..batch {
+            sequence += 1;
+            let payload = serde_json::to_string(&Order::new(sequence as u64))?;
+            let place = (index % batch_size) as i64;
+            insert.execute(params![
+                sequence,
+                place,
+                batch_size as i64,
+                1_700_000_000_000_000_i64,
+                payload
+            ])?;
+        }
+        commit.execute([])?;
+        times.push(started.elapsed());
+    }
+    Ok(times)
+}
+
+/// The columns of an event, owned.
+struct OwnedRow {
+    _sequence: i64,
+    _batch_index: i64,
+    _batch_size: i64,
+    _recorded_at: i64,
+    _event_type: i64,
+    _tags: Option<String>,
+    _payload: String,
+    _metadata: Option<String>,
+}
+
+/// Reads all rows in order into owned values, one after the other.
+pub(crate) fn scan(path: &Path) -> Result<Duration, Failure> {
+    let connection = Connection::open(path)?;
+    let started = Instant::now();
+    let mut statement = connection.prepare(
+        "SELECT sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata
+         FROM event ORDER BY sequence",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(OwnedRow {
+            _sequence: row.get(0)?,
+            _batch_index: row.get(1)?,
+            _batch_size: row.get(2)?,
+            _recorded_at: row.get(3)?,
+            _event_type: row.get(4)?,
+            _tags: row.get(5)?,
+            _payload: row.get(6)?,
+            _metadata: row.get(7)?,
+        })
+    })?;
+    for row in rows {
+        black_box(row?);
+    }
+    Ok(started.elapsed())
+}
