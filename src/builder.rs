@@ -257,6 +257,7 @@ impl StoreBuilder {
             log_id,
             poll_interval: self.poll_interval,
             faults: self.faults,
+            data_version: None,
             pace: Pace::default(),
             cursor_retries: HashMap::new(),
         };

@@ -2,12 +2,11 @@
 //!
 //! Nothing here is part of the public interface; it changes without notice.
 
-use std::sync::Arc;
-
 use crate::builder::StoreBuilder;
 use crate::bus;
 use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
+use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
 use crate::event::matching;
 use crate::event::new_event::NewEvent;
@@ -47,15 +46,17 @@ pub fn is_subset(predicate: &serde_json::Value, payload: &serde_json::Value) -> 
     matching::is_subset(predicate, payload)
 }
 
-fn batch(events: Vec<NewEvent>) -> Arc<CommittedBatch> {
+fn batch(events: Vec<NewEvent>) -> CommittedBatch {
     let limits = Limits::default();
-    let records = events
-        .into_iter()
-        .filter_map(|event| event.into_record(&limits).ok());
-    Arc::new(CommittedBatch {
+    let mut drafts = Drafts::default();
+    for event in events {
+        // Half a refused event leaves nothing behind: it is placed after all checks.
+        let _ = event.draft(&limits, &mut drafts);
+    }
+    CommittedBatch {
         first_sequence: 1,
         last_sequence: u64::MAX,
         recorded_at: Timestamp::EPOCH,
-        events: records.collect(),
-    })
+        events: drafts.finish(Timestamp::EPOCH),
+    }
 }

@@ -110,7 +110,7 @@ impl Bus {
     /// Takes a seat for a stream that has seen everything up to `position`.
     pub(crate) fn join(&self, query: Arc<EventQuery>, position: u64) -> SeatKey {
         let mut state = self.state.lock();
-        let mark = (position < state.window.head()).then_some(position + 1);
+        let mark = (position < state.window.head()).then(|| position + 1);
         state.serials += 1;
         let serial = state.serials;
         let index = state.seats.insert(Seat {

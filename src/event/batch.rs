@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
+use crate::event::draft;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 
@@ -33,10 +34,13 @@ impl CommittedBatch {
         }
     }
 
-    /// What the batch weighs in memory, as the window's budget counts it.
+    /// What the batch weighs in memory, as budgets count it.
     pub(crate) fn weight_bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(EventRecord::weight_bytes).sum();
-        size_of::<Self>() + events
+        let texts = self
+            .events
+            .first()
+            .map_or(0, |event| event.payload.buffer_bytes());
+        draft::weight_bytes(self.events.len(), texts)
     }
 }
 
@@ -88,6 +92,19 @@ impl EventBatch {
         Self {
             batch,
             selection: Selection::All,
+        }
+    }
+
+    /// The committed batch with nothing but the selected events; shared, when that is all of them.
+    pub(crate) fn into_selected(self) -> Arc<CommittedBatch> {
+        match &self.selection {
+            Selection::All => self.batch,
+            Selection::Indexes(_) => Arc::new(CommittedBatch {
+                first_sequence: self.batch.first_sequence,
+                last_sequence: self.batch.last_sequence,
+                recorded_at: self.batch.recorded_at,
+                events: self.iter().cloned().collect(),
+            }),
         }
     }
 

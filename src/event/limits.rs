@@ -1,6 +1,8 @@
 //! What is refused before it reaches a log (L5).
 
+use crate::clock::Timestamp;
 use crate::error::{AppendError, InvalidEvent};
+use crate::event::draft::Drafts;
 use crate::event::new_event::NewEvent;
 use crate::event::record::EventRecord;
 
@@ -104,33 +106,31 @@ impl Limits {
         ]
     }
 
-    /// Checks a whole append and turns it into records that only lack their place in the log.
+    /// Checks a whole append and turns it into records that only lack their place in the log. Gives their weight, too.
     pub(crate) fn check_batch(
         &self,
         events: impl IntoIterator<Item = NewEvent>,
     ) -> Result<(Vec<EventRecord>, usize), AppendError> {
         let events = events.into_iter();
-        let mut records = Vec::with_capacity(events.size_hint().0.min(self.batch_events_max));
-        let mut bytes = 0;
+        let mut drafts = Drafts::with_capacity(events.size_hint().0.min(self.batch_events_max));
         for (index, event) in events.enumerate() {
             if index >= self.batch_events_max {
                 let max = self.batch_events_max;
                 return Err(AppendError::TooManyEvents { max });
             }
-            let record = event
-                .into_record(self)
+            event
+                .draft(self, &mut drafts)
                 .map_err(|source| AppendError::InvalidEvent { index, source })?;
-            bytes += record.weight_bytes();
-            if bytes > self.batch_bytes_max {
-                let max = self.batch_bytes_max;
+            let (bytes, max) = (drafts.weight_bytes(), self.batch_bytes_max);
+            if bytes > max {
                 return Err(AppendError::BatchTooLarge { index, bytes, max });
             }
-            records.push(record);
         }
-        if records.is_empty() {
+        if drafts.is_empty() {
             return Err(AppendError::Empty);
         }
-        Ok((records, bytes))
+        let bytes = drafts.weight_bytes();
+        Ok((drafts.finish(Timestamp::EPOCH), bytes))
     }
 
     pub(crate) fn check_type(&self, event_type: &str) -> Result<(), InvalidEvent> {
@@ -193,6 +193,10 @@ impl Limits {
 
 /// Refuses JSON that is nested deeper than it could be read back.
 fn check_depth(text: &str) -> Result<(), InvalidEvent> {
+    let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'['));
+    if opening.count() <= DEPTH_MAX {
+        return Ok(());
+    }
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
     for byte in text.bytes() {
         match byte {

@@ -5,6 +5,7 @@
 //! - `text`: text that many values share without copying it;
 //! - `payload`: JSON that keeps its text and is parsed on demand;
 //! - `record`: what is written ([`NewEvent`](crate::NewEvent)) and what is read back ([`EventRecord`](crate::EventRecord));
+//! - `draft`: events in the making, whose texts share one buffer;
 //! - `batch`: the events of one append, committed and delivered as one;
 //! - `limits`: what is refused before it reaches a log;
 //! - `query` and `matching`: which events matter, as data and as the one function that decides it;
@@ -12,6 +13,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod codec;
+pub(crate) mod draft;
 pub(crate) mod limits;
 pub(crate) mod matching;
 pub(crate) mod new_event;

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::clock::Timestamp;
 use crate::error::InvalidEvent;
 use crate::event::codec;
+use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
-use crate::event::payload::{CAUSATION_ID, CORRELATION_ID, Metadata, Payload};
-use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
-use crate::event::text::SharedText;
+use crate::event::payload::{CAUSATION_ID, CORRELATION_ID};
 
 /// An event that is to be appended: a type, a JSON payload, tags, and optional metadata.
 ///
@@ -137,37 +135,35 @@ impl NewEvent {
         self.metadata(CAUSATION_ID, id.into())
     }
 
-    /// Checks every limit (L5) and turns the event into a record that only lacks its place in the log.
-    pub(crate) fn into_record(self, limits: &Limits) -> Result<EventRecord, InvalidEvent> {
+    /// Checks every limit (L5), and adds the event to those of its batch.
+    pub(crate) fn draft(self, limits: &Limits, drafts: &mut Drafts) -> Result<(), InvalidEvent> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
         limits.check_type(&self.event_type)?;
         limits.check_tags(&self.tags)?;
-        let (Content::Serialised(payload) | Content::Raw(payload)) = &self.payload;
-        limits.check_payload(payload)?;
-        if let Content::Raw(text) = &self.payload {
-            serde_json::from_str::<Value>(text)
-                .map_err(|error| InvalidEvent::InvalidJson(Arc::new(error)))?;
-        }
-        let metadata = if self.metadata.is_empty() {
-            None
-        } else {
-            let text = Value::Object(self.metadata).to_string();
-            limits.check_metadata(&text)?;
-            Some(Metadata::new(text.into()))
+        let payload = match &self.payload {
+            Content::Serialised(text) => {
+                limits.check_payload(text)?;
+                text
+            }
+            Content::Raw(text) => {
+                limits.check_payload(text)?;
+                serde_json::from_str::<Value>(text)
+                    .map_err(|error| InvalidEvent::InvalidJson(Arc::new(error)))?;
+                text
+            }
         };
-        let (Content::Serialised(payload) | Content::Raw(payload)) = self.payload;
-        Ok(EventRecord {
-            sequence: 0,
-            recorded_at: Timestamp::EPOCH,
-            event_type: self.event_type.into(),
-            tags: Tags::from_joined(SharedText::from(
-                self.tags.join(TAG_SEPARATOR.encode_utf8(&mut [0; 4])),
-            )),
-            payload: Payload::new(payload.into()),
-            metadata,
-        })
+        let metadata = (!self.metadata.is_empty()).then(|| Value::Object(self.metadata).to_string());
+        if let Some(text) = &metadata {
+            limits.check_metadata(text)?;
+        }
+        let event_type = drafts
+            .last_type(&self.event_type)
+            .unwrap_or_else(|| self.event_type.into());
+        let place = drafts.place(self.tags.iter().map(String::as_str), payload, metadata.as_deref());
+        drafts.keep(0, event_type, place);
+        Ok(())
     }
 
     fn bare(event_type: String) -> Self {
@@ -208,9 +204,13 @@ struct Import<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::record::EventRecord;
 
     fn record(event: NewEvent) -> Result<EventRecord, InvalidEvent> {
-        event.into_record(&Limits::default())
+        let mut drafts = Drafts::default();
+        event.draft(&Limits::default(), &mut drafts)?;
+        Ok(drafts.finish(Timestamp::EPOCH).remove(0))
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Payload {
         serde_json::from_str(self.as_str()).map_err(DecodeError::new)
     }
 
+    /// The size of the buffer that the texts of the whole batch share.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.text.buffer_bytes()
+    }
+
     /// The parsed JSON, or nothing when the text is not JSON.
     pub(crate) fn parsed(&self) -> Option<&Value> {
         self.parsed

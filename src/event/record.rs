@@ -1,6 +1,5 @@
 //! A committed event, as it is read and delivered.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,10 +35,6 @@ impl Tags {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.0.len()
     }
 }
 
@@ -102,17 +97,6 @@ impl EventRecord {
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         codec::decode(&self.event_type, self.payload.as_str())
     }
-
-    /// What the event weighs in memory, as the window's budget counts it.
-    pub(crate) fn weight_bytes(&self) -> usize {
-        let metadata_bytes = self.metadata.as_ref().map_or(0, |data| data.as_str().len());
-        mem::size_of::<Self>()
-            + ALLOCATION_BYTES
-            + self.event_type.len()
-            + self.tags.len_bytes()
-            + self.payload.as_str().len() * PARSED_FACTOR
-            + metadata_bytes
-    }
 }
 
 impl Selectable for EventRecord {
@@ -128,9 +112,3 @@ impl Selectable for EventRecord {
         self.payload.parsed()
     }
 }
-
-/// What the reference counts, headers and rounding of an event's separate allocations come to.
-const ALLOCATION_BYTES: usize = 160;
-
-/// A payload may come to hold its parsed form beside its text, for as long as the window holds the event.
-const PARSED_FACTOR: usize = 4;

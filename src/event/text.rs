@@ -37,19 +37,12 @@ impl SharedText {
         &self.buffer[self.start as usize..self.end as usize]
     }
 
-    pub(crate) fn len(&self) -> usize {
-        (self.end - self.start) as usize
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
-    }
-}
-
-impl From<String> for SharedText {
-    fn from(text: String) -> Self {
-        let range = 0..text.len();
-        Self::slice(&Arc::new(text), range)
     }
 }
 
@@ -68,7 +61,7 @@ mod tests {
         let buffer = Arc::new(String::from("grüße"));
         let text = SharedText::slice(&buffer, 0..4);
         assert_eq!(text.as_str(), "grü");
-        assert_eq!(text.len(), 4);
+        assert!(!text.is_empty());
         assert_eq!(Arc::strong_count(&buffer), 2);
     }
 }

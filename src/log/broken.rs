@@ -118,8 +118,8 @@ impl LogWriter for BrokenWriter {
         self.inner.page(range, bounds)
     }
 
-    fn data_changed(&mut self) -> Result<bool, StorageError> {
-        self.inner.data_changed()
+    fn data_version(&mut self) -> Result<i64, StorageError> {
+        self.inner.data_version()
     }
 }
 

@@ -104,6 +104,8 @@ pub(crate) struct Committer<W> {
     pub(crate) log_id: String,
     pub(crate) poll_interval: Duration,
     pub(crate) faults: Faults,
+    /// The log's data version when other processes' commits were followed last.
+    pub(crate) data_version: Option<i64>,
     pub(crate) pace: Pace,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
 }
@@ -180,7 +182,11 @@ impl<W: LogWriter> Committer<W> {
             for request in requests.by_ref() {
                 self.apply(request, &mut tail, &mut batches, &mut answers)?;
             }
-            self.move_cursors(&work.cursors, &mut moves)?;
+            if let Err(error) = self.move_cursors(&work.cursors, &mut moves) {
+                // The appends do not suffer for it; the cursors are tried again.
+                moves.clear();
+                self.retry_cursors(&work.cursors, &error);
+            }
             if self.faults.hit(FaultPoint::BeforeCommit) {
                 return Err(injected("commit"));
             }
@@ -354,19 +360,21 @@ impl<W: LogWriter> Committer<W> {
 
     /// The poll interval is over: looks for commits of other processes, and lets lost wake-ups be found (D8).
     fn look_around(&mut self) {
-        let followed = match self.writer.data_changed() {
-            Ok(false) => Ok(()),
-            Ok(true) => self
-                .writer
-                .tail()
-                .map_err(ReadError::from)
-                .and_then(|tail| self.follow(tail)),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = followed {
+        if let Err(error) = self.follow_others() {
             tracing::warn!(%error, "the log could not be followed, the next look tries again");
         }
         (self.publish)(&[]);
+    }
+
+    /// Publishes the commits of other processes, if there are any since the last look that succeeded.
+    fn follow_others(&mut self) -> Result<(), ReadError> {
+        let version = self.writer.data_version()?;
+        if self.data_version != Some(version) {
+            let tail = self.writer.tail()?;
+            self.follow(tail)?;
+            self.data_version = Some(version);
+        }
+        Ok(())
     }
 
     /// Writes the newest position of each cell inside the transaction.

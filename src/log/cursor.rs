@@ -129,13 +129,30 @@ pub(crate) struct CursorCell {
     state: Mutex<CellState>,
 }
 
+/// Whether the committer knows that there is something to pick up, and by when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queued {
+    No,
+    WithGroup,
+    Timed,
+}
+
+/// What the committer's queue has to be told of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tell {
+    Nothing,
+    /// When the cell, which it has, is due.
+    Time,
+    /// The cell, and when it is due.
+    Cell,
+}
+
 struct CellState {
     /// The newest position that was handed over.
     handed: u64,
     /// The newest position that is in the log. Never above `handed`.
     stored: u64,
-    /// Whether the committer has been told that there is something to pick up.
-    is_queued: bool,
+    queued: Queued,
     failure: Option<CursorFailure>,
     waiting: Option<Waker>,
 }
@@ -148,27 +165,34 @@ impl CursorCell {
             state: Mutex::new(CellState {
                 handed: position,
                 stored: position,
-                is_queued: false,
+                queued: Queued::No,
                 failure: None,
                 waiting: None,
             }),
         }
     }
 
-    /// Leaves a position. `true`: the committer has to be told.
-    pub(crate) fn hand(&self, position: u64) -> bool {
+    /// Leaves a position, which the committer picks up at its time, or whenever the next group comes. Says what the
+    /// committer has to be told.
+    pub(crate) fn hand(&self, position: u64, wanted: Queued) -> Tell {
         let mut state = self.state.lock();
         if position <= state.handed {
-            return false;
+            return Tell::Nothing;
         }
         state.handed = position;
-        !std::mem::replace(&mut state.is_queued, true)
+        let earlier = state.queued;
+        state.queued = earlier.max(wanted);
+        match earlier {
+            Queued::No => Tell::Cell,
+            earlier if earlier < wanted => Tell::Time,
+            _ => Tell::Nothing,
+        }
     }
 
     /// Picks the newest position up; it has to be followed by `stored`, `requeue` or `fail`.
     pub(crate) fn pick_up(&self) -> u64 {
         let mut state = self.state.lock();
-        state.is_queued = false;
+        state.queued = Queued::No;
         state.handed
     }
 
@@ -181,10 +205,13 @@ impl CursorCell {
         wake(waiting);
     }
 
-    /// Puts the cell back into the committer's queue after a store that failed. `true`: the committer has to be told.
-    pub(crate) fn requeue(&self) -> bool {
+    /// Puts the cell back into the committer's queue after a store that failed.
+    pub(crate) fn requeue(&self) -> Tell {
         let mut state = self.state.lock();
-        !std::mem::replace(&mut state.is_queued, true)
+        match std::mem::replace(&mut state.queued, Queued::Timed) {
+            Queued::No => Tell::Cell,
+            _ => Tell::Time,
+        }
     }
 
     /// Says that the cursor can be stored no more. The stream ends loudly.
@@ -282,13 +309,14 @@ mod tests {
     #[test]
     fn a_cell_is_queued_once_until_it_is_picked_up() {
         let cell = CursorCell::new("ledger".into(), 1, 4);
-        assert!(!cell.hand(4));
-        assert!(cell.hand(5));
-        assert!(!cell.hand(6));
-        assert_eq!(cell.pick_up(), 6);
-        assert!(cell.hand(7));
-        cell.stored(6);
-        assert_eq!(cell.stored_position(), 6);
-        assert!(!cell.requeue());
+        assert_eq!(cell.hand(4, Queued::Timed), Tell::Nothing);
+        assert_eq!(cell.hand(5, Queued::WithGroup), Tell::Cell);
+        assert_eq!(cell.hand(6, Queued::Timed), Tell::Time);
+        assert_eq!(cell.hand(7, Queued::Timed), Tell::Nothing);
+        assert_eq!(cell.pick_up(), 7);
+        assert_eq!(cell.hand(8, Queued::Timed), Tell::Cell);
+        cell.stored(7);
+        assert_eq!(cell.stored_position(), 7);
+        assert_eq!(cell.requeue(), Tell::Time);
     }
 }

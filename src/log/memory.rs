@@ -71,9 +71,10 @@ impl Contents {
                 break;
             }
             through = batch.last_sequence;
-            if EventBatch::select(batch, query, range.after).is_some() {
-                bytes += batch.weight_bytes();
-                batches.push(Arc::clone(batch));
+            if let Some(selected) = EventBatch::select(batch, query, range.after) {
+                let selected = selected.into_selected();
+                bytes += selected.weight_bytes();
+                batches.push(selected);
             }
         }
         if !bounds.are_reached(batches.len(), bytes) {
@@ -169,8 +170,8 @@ impl LogWriter for MemoryWriter {
         Ok(self.shared.lock().page(&EventQuery::all(), range, bounds))
     }
 
-    fn data_changed(&mut self) -> Result<bool, StorageError> {
-        Ok(false)
+    fn data_version(&mut self) -> Result<i64, StorageError> {
+        Ok(0)
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) enum Sync {
     Ordered,
 }
 
-/// The writing half of a log. Every method but `data_changed` and `tail` is called between `begin` and `commit` or `rollback`.
+/// The writing half of a log. Every method but `data_version`, `tail` and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -90,8 +90,8 @@ pub(crate) trait LogWriter: Send {
     /// Reads a page as the transaction, or the newest commit, shows it.
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
 
-    /// Whether somebody else may have committed since the last call.
-    fn data_changed(&mut self) -> Result<bool, StorageError>;
+    /// A number that changes when somebody else commits.
+    fn data_version(&mut self) -> Result<i64, StorageError>;
 }
 
 /// The reading half of a log, shared by all threads.

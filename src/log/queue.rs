@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::log::cursor::{CursorCell, CursorFailure};
+use crate::log::cursor::{CursorCell, CursorFailure, Queued, Tell};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// When a cursor that was handed over is to be stored.
@@ -92,19 +92,22 @@ impl<R> Queue<R> {
 
     /// Leaves a position in a cell and sees to it that it is stored when it is due.
     pub(crate) fn hand_cursor(&self, cell: &Arc<CursorCell>, position: u64, due: Due) {
-        let is_new = cell.hand(position);
-        if is_new || due == Due::Now {
-            self.enqueue_cursor(cell, is_new, due);
+        let wanted = match due {
+            Due::Now | Due::Within(_) => Queued::Timed,
+            Due::WithGroup => Queued::WithGroup,
+        };
+        match cell.hand(position, wanted) {
+            Tell::Nothing if due != Due::Now => {}
+            tell => self.enqueue_cursor(cell, tell, due),
         }
     }
 
     /// Puts a cell back whose position could not be stored.
     pub(crate) fn retry_cursor(&self, cell: &Arc<CursorCell>, within: Duration) {
-        let is_new = cell.requeue();
-        self.enqueue_cursor(cell, is_new, Due::Within(within));
+        self.enqueue_cursor(cell, cell.requeue(), Due::Within(within));
     }
 
-    fn enqueue_cursor(&self, cell: &Arc<CursorCell>, is_new: bool, due: Due) {
+    fn enqueue_cursor(&self, cell: &Arc<CursorCell>, tell: Tell, due: Due) {
         let now = Instant::now();
         let mut state = self.state.lock();
         if state.has_ended {
@@ -112,7 +115,7 @@ impl<R> Queue<R> {
             cell.fail(CursorFailure::CommitterEnded);
             return;
         }
-        if is_new {
+        if tell == Tell::Cell {
             state.cursors.push(Arc::clone(cell));
         }
         let due = match due {

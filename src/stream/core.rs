@@ -85,8 +85,7 @@ impl StreamCore {
     pub(crate) fn stop(self: &Arc<Self>, cause: StopCause) {
         match self.gate.close(cause.clone()) {
             Some(pump) => {
-                let end = pump::end(Arc::clone(self), pump, cause);
-                self.runtime.spawn(end);
+                self.runtime.spawn(pump::end(Arc::clone(self), pump, cause));
             }
             None => self.interrupt.notify_one(),
         }
@@ -231,7 +230,9 @@ pub(crate) enum Rests {
 impl Wake for StreamCore {
     /// A stream that rests has no task: waking it means to spawn one. Of several wake-ups one gets hold of the loop.
     fn wake(self: Arc<Self>) {
-        let runtime = self.runtime.clone();
-        runtime.spawn(pump::run(self));
+        if let Some(pump) = self.gate.unpark() {
+            let runtime = self.runtime.clone();
+            runtime.spawn(pump::run(self, pump));
+        }
     }
 }

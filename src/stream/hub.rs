@@ -39,6 +39,7 @@ impl Hub {
         query: EventQuery,
         handler: HandleStream,
     ) -> Result<EventStream, StreamError> {
+        self.runtime()?;
         let head = self.source.log.head().await.map_err(|error| match error {
             ReadError::Storage(error) => StreamError::Storage(error),
             _ => StreamError::Closed,
@@ -57,6 +58,7 @@ impl Hub {
         handler: HandleStream,
     ) -> Result<EventStream, StreamError> {
         let options = durable.validate()?;
+        self.runtime()?;
         let claim = self.claim(&options.name).await?;
         let opened = self
             .source
@@ -169,6 +171,14 @@ impl Hub {
         }
     }
 
+    /// The runtime that a stream registered here and now runs on.
+    fn runtime(&self) -> Result<Handle, StreamError> {
+        if self.source.log.is_closed() {
+            return Err(StreamError::Closed);
+        }
+        Handle::try_current().map_err(|_| StreamError::NoRuntime)
+    }
+
     async fn claim(&self, name: &Arc<str>) -> Result<NameClaim, StreamError> {
         loop {
             match self.registry.claim(name) {
@@ -192,10 +202,7 @@ impl Hub {
         position: u64,
         durable: Option<(Checkpointer, NameClaim)>,
     ) -> Result<EventStream, StreamError> {
-        let runtime = Handle::try_current().map_err(|_| StreamError::NoRuntime)?;
-        if self.source.log.is_closed() {
-            return Err(StreamError::Closed);
-        }
+        let runtime = self.runtime()?;
         let query = Arc::new(query);
         let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
         let cursor = durable

@@ -50,29 +50,38 @@ impl Pump {
 /// How reading a page is repeated when the log cannot be read.
 const READ_ATTEMPTS_MAX: u32 = 8;
 
-/// Runs the loop of a stream that was woken, until it rests again or ends. Whoever comes second finds nothing to do.
-pub(crate) async fn run(core: Arc<StreamCore>) {
-    let Some(pump) = core.gate.unpark() else {
-        return;
-    };
+/// The loop of a stream that was woken, until it rests again or ends. A future that is dropped, because its runtime was
+/// shut down, ends the stream.
+pub(crate) fn run(core: Arc<StreamCore>, pump: Box<Pump>) -> impl Future<Output = ()> + Send {
     let mut work = Work {
         pump: Some(pump),
         core,
     };
-    if let Err(cause) = work.run().await
-        && let Some(pump) = work.pump.take()
-    {
-        end(Arc::clone(&work.core), pump, cause).await;
+    async move {
+        if let Err(cause) = work.run().await
+            && let Some(pump) = work.pump.take()
+        {
+            end(Arc::clone(&work.core), pump, cause).await;
+        }
     }
 }
 
-/// Ends a stream: its cursor is stored, its seat, its name and its handler are released, and then it says so.
-pub(crate) async fn end(core: Arc<StreamCore>, pump: Box<Pump>, cause: StopCause) {
-    let ending = Ending {
-        core: &core,
+/// Ends a stream: its cursor is stored, its seat, its name and its handler are released, and then it says so; that much
+/// also when the future is dropped.
+pub(crate) fn end(
+    core: Arc<StreamCore>,
+    pump: Box<Pump>,
+    cause: StopCause,
+) -> impl Future<Output = ()> + Send {
+    store_last(Ending {
+        core,
         pump: Some(pump),
         cause,
-    };
+    })
+}
+
+async fn store_last(ending: Ending) {
+    let core = &ending.core;
     let position = ending.pump.as_ref().map_or(0, |pump| pump.machine.position());
     let settled = core.position().max(position);
     let checkpointer = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
@@ -87,16 +96,16 @@ pub(crate) async fn end(core: Arc<StreamCore>, pump: Box<Pump>, cause: StopCause
 }
 
 /// Releases what a stream holds, whether its last cursor could be stored or the runtime was shut down meanwhile.
-struct Ending<'a> {
-    core: &'a Arc<StreamCore>,
+struct Ending {
+    core: Arc<StreamCore>,
     pump: Option<Box<Pump>>,
     cause: StopCause,
 }
 
-impl Drop for Ending<'_> {
+impl Drop for Ending {
     fn drop(&mut self) {
         drop(self.pump.take());
-        let (core, cause) = (self.core, self.cause.clone());
+        let (core, cause) = (&self.core, self.cause.clone());
         match cause {
             StopCause::Unsubscribed | StopCause::Closed => {
                 core.registry.forget(core.id);
@@ -130,7 +139,7 @@ impl Drop for Work {
             checkpointer.finish(pump.machine.position());
         }
         drop(Ending {
-            core: &self.core,
+            core: Arc::clone(&self.core),
             pump: Some(pump),
             cause,
         });
@@ -224,7 +233,9 @@ impl Work {
             return Err(cause.unwrap_or(StopCause::Unsubscribed));
         }
         let found = core.look(position, Rests::Yes);
-        if let Found::Nothing { .. } = found {
+        if let Found::Nothing { head } = found {
+            // Who looked between the two looks saw a stream that did not rest yet, and waits for a change.
+            core.report(|progress| progress.position = progress.position.max(head));
             return Ok(Next::Rested);
         }
         match core.gate.unpark() {

@@ -26,7 +26,7 @@ pub(crate) fn open(
 ) -> Result<(SqliteWriter, SqliteReader), OpenError> {
     let mut connection = connection::open_writer(path, durability)?;
     let log_id = schema::prepare(&mut connection, path)?;
-    let writer = SqliteWriter::new(connection, durability)?;
+    let writer = SqliteWriter::new(connection, durability);
     let reader = SqliteReader::new(path, log_id, idle_readers_max)?;
     Ok((writer, reader))
 }

@@ -22,6 +22,9 @@ pub(super) enum Candidates {
 
 /// How many index searches one statement may merge. Beyond that, reading everything is not slower.
 const SEARCHES_MAX: usize = 64;
+/// How many tags, and how many types beside tags, one search asks for. The rest is left to `matching`.
+const TAGS_MAX: usize = 4;
+const TYPES_MAX: usize = 16;
 
 pub(super) fn candidates(query: &EventQuery) -> Candidates {
     let mut searches = Searches::default();
@@ -31,6 +34,7 @@ pub(super) fn candidates(query: &EventQuery) -> Candidates {
         }
         match (filter.tag_set(), filter.type_set()) {
             (Some(_), _) => searches.add_tags(filter),
+            (None, Some(types)) if types.len() > SEARCHES_MAX => return Candidates::Everything,
             (None, Some(_)) => searches.add_types(filter),
             (None, None) => return Candidates::Everything,
         }
@@ -79,7 +83,7 @@ impl Searches {
     fn add_tags(&mut self, filter: &EventFilter) {
         let mut sql =
             String::from("SELECT t.sequence FROM event_tag AS t WHERE t.sequence > ?1 AND t.sequence <= ?2");
-        for (index, tag) in filter.tag_set().into_iter().flatten().enumerate() {
+        for (index, tag) in filter.tag_set().into_iter().flatten().take(TAGS_MAX).enumerate() {
             let number = self.parameter(tag_hash(tag));
             sql += &if index == 0 {
                 format!(" AND t.tag = ?{number}")
@@ -89,7 +93,7 @@ impl Searches {
                 )
             };
         }
-        if let Some(types) = filter.type_set() {
+        if let Some(types) = filter.type_set().filter(|types| types.len() <= TYPES_MAX) {
             let numbers: Vec<String> = types
                 .iter()
                 .map(|name| format!("?{}", self.parameter(name.clone())))

@@ -11,11 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
+use crate::event::draft::Drafts;
 use crate::event::matching::Selectable;
-use crate::event::payload::{Metadata, Payload};
 use crate::event::query::EventQuery;
-use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
-use crate::event::text::SharedText;
+use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::LogReader;
 use crate::log::page::{Page, PageBounds, Range, clip};
 use crate::log::sqlite::connection::{open_reader, storage};
@@ -128,7 +127,7 @@ pub(super) fn page(
     range: Range,
     bounds: PageBounds,
 ) -> Result<Page, ReadError> {
-    let clipped = clip(range);
+    let clipped = whole_batches(connection, range, clip(range)).map_err(storage("read a page"))?;
     let mut builder = PageBuilder {
         connection,
         type_names,
@@ -149,6 +148,22 @@ pub(super) fn page(
         batches: builder.batches,
         through,
     })
+}
+
+/// A clipped range that ends inside a batch is extended to the end of that batch.
+fn whole_batches(connection: &Connection, range: Range, clipped: Range) -> rusqlite::Result<Range> {
+    if clipped == range {
+        return Ok(range);
+    }
+    let batch_end: Option<i64> = connection
+        .prepare_cached(
+            "SELECT sequence - batch_index + batch_size - 1 FROM event WHERE sequence <= ?1
+             ORDER BY sequence DESC LIMIT 1",
+        )?
+        .query_row([clipped.through as i64], |row| row.get(0))
+        .optional()?;
+    let through = batch_end.map_or(clipped.through, |end| clipped.through.max(end as u64));
+    Ok(Range { through, ..clipped })
 }
 
 /// The first event after `after` that `query` selects.
@@ -240,17 +255,7 @@ struct OpenBatch {
     first_sequence: u64,
     last_sequence: u64,
     recorded_at: Timestamp,
-    text: String,
-    events: Vec<EventDraft>,
-}
-
-/// An event whose texts are still ranges of a buffer that grows.
-struct EventDraft {
-    sequence: u64,
-    event_type: Arc<str>,
-    tags: std::ops::Range<usize>,
-    payload: std::ops::Range<usize>,
-    metadata: Option<std::ops::Range<usize>>,
+    drafts: Drafts,
 }
 
 impl PageBuilder<'_> {
@@ -311,8 +316,7 @@ impl PageBuilder<'_> {
                 first_sequence,
                 last_sequence: first_sequence + size - 1,
                 recorded_at: Timestamp::from_micros(recorded_at),
-                text: String::new(),
-                events: Vec::new(),
+                drafts: Drafts::default(),
             });
         }
         self.take_event(row, sequence)?;
@@ -335,30 +339,26 @@ impl PageBuilder<'_> {
             text.map_err(|error| damaged(error.to_string()))
         };
         let payload = text_of(6)?.ok_or_else(|| damaged(String::from("there is no payload")))?;
-        let start = open.text.len();
-        if let Some(tags) = text_of(5)? {
-            push_tags(&mut open.text, tags).map_err(|error| damaged(error.to_string()))?;
-        }
-        let tags = start..open.text.len();
-        let payload = push(&mut open.text, payload);
-        let metadata = text_of(7)?.map(|text| push(&mut open.text, text));
-        let row = RowView {
-            event_type: &event_type,
-            tags: &open.text[tags.clone()],
-            payload: &open.text[payload.clone()],
-            parsed: OnceCell::new(),
+        let tags = match text_of(5)? {
+            Some(json) => stored_tags(json).map_err(|error| damaged(error.to_string()))?,
+            None => StoredTags::None,
         };
-        if !self.selects_all && !self.query.selects(&row) {
-            open.text.truncate(start);
-            return Ok(());
+        let drafts = &mut open.drafts;
+        let place = drafts.place(tags.iter(), payload, text_of(7)?);
+        if !self.selects_all {
+            let (tags, payload) = drafts.texts(&place);
+            let row = RowView {
+                event_type: &event_type,
+                tags,
+                payload,
+                parsed: OnceCell::new(),
+            };
+            if !self.query.selects(&row) {
+                drafts.discard(&place);
+                return Ok(());
+            }
         }
-        open.events.push(EventDraft {
-            sequence,
-            event_type,
-            tags,
-            payload,
-            metadata,
-        });
+        drafts.keep(sequence, event_type, place);
         Ok(())
     }
 
@@ -366,62 +366,46 @@ impl PageBuilder<'_> {
     fn close_batch(&mut self) -> Option<u64> {
         let open = self.open.take()?;
         let last_sequence = open.last_sequence;
-        if !open.events.is_empty() {
-            let batch = open.finish();
-            self.bytes += batch.weight_bytes();
-            self.batches.push(Arc::new(batch));
+        if !open.drafts.is_empty() {
+            self.bytes += open.drafts.weight_bytes();
+            self.batches.push(Arc::new(CommittedBatch {
+                first_sequence: open.first_sequence,
+                last_sequence,
+                recorded_at: open.recorded_at,
+                events: open.drafts.finish(open.recorded_at),
+            }));
         }
         Some(last_sequence)
     }
 }
 
-impl OpenBatch {
-    fn finish(self) -> CommittedBatch {
-        let buffer = Arc::new(self.text);
-        let text = |range| SharedText::slice(&buffer, range);
-        let events = self.events.into_iter().map(|draft| EventRecord {
-            sequence: draft.sequence,
-            recorded_at: self.recorded_at,
-            event_type: draft.event_type,
-            tags: Tags::from_joined(text(draft.tags)),
-            payload: Payload::new(text(draft.payload)),
-            metadata: draft.metadata.map(|range| Metadata::new(text(range))),
-        });
-        CommittedBatch {
-            first_sequence: self.first_sequence,
-            last_sequence: self.last_sequence,
-            recorded_at: self.recorded_at,
-            events: events.collect(),
-        }
-    }
+/// The tags of a row: nearly always texts without an escape, which are found without parsing.
+enum StoredTags<'a> {
+    None,
+    /// What stands between `["` and `"]`.
+    Plain(&'a str),
+    Parsed(Vec<String>),
 }
 
-fn push(buffer: &mut String, text: &str) -> std::ops::Range<usize> {
-    let start = buffer.len();
-    buffer.push_str(text);
-    start..buffer.len()
-}
-
-/// Adds the tags of a JSON array in the form they have in memory. Tags without an escape, which is nearly all of them, are
-/// copied piece by piece.
-fn push_tags(buffer: &mut String, json: &str) -> Result<(), serde_json::Error> {
+fn stored_tags(json: &str) -> Result<StoredTags<'_>, serde_json::Error> {
     let inner = json.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]"));
     match inner {
-        Some(inner) if !json.contains('\\') => push_joined(buffer, inner.split("\",\"")),
-        _ => {
-            let tags: Vec<String> = serde_json::from_str(json)?;
-            push_joined(buffer, tags.iter().map(String::as_str));
-        }
+        Some(inner) if !inner.contains('\\') => Ok(StoredTags::Plain(inner)),
+        _ => serde_json::from_str(json).map(StoredTags::Parsed),
     }
-    Ok(())
 }
 
-fn push_joined<'a>(buffer: &mut String, tags: impl Iterator<Item = &'a str>) {
-    for (index, tag) in tags.enumerate() {
-        if index > 0 {
-            buffer.push(TAG_SEPARATOR);
-        }
-        buffer.push_str(tag);
+impl StoredTags<'_> {
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let (plain, parsed) = match self {
+            Self::None => (None, &[][..]),
+            Self::Plain(inner) => (Some(inner.split("\",\"")), &[][..]),
+            Self::Parsed(tags) => (None, &tags[..]),
+        };
+        plain
+            .into_iter()
+            .flatten()
+            .chain(parsed.iter().map(String::as_str))
     }
 }
 
@@ -439,7 +423,7 @@ impl Selectable for RowView<'_> {
     }
 
     fn has_tag(&self, tag: &str) -> bool {
-        self.tags.split(TAG_SEPARATOR).any(|found| found == tag)
+        !tag.is_empty() && self.tags.split(TAG_SEPARATOR).any(|found| found == tag)
     }
 
     fn parsed_payload(&self) -> Option<&serde_json::Value> {

@@ -24,24 +24,20 @@ pub(crate) struct SqliteWriter {
     type_ids: HashMap<Arc<str>, i64>,
     new_types: Vec<(Arc<str>, i64)>,
     type_names: TypeNames,
-    data_version: i64,
     /// What the connection's next commit is set to.
     sync: Sync,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, durability: Durability) -> Result<Self, StorageError> {
-        let mut writer = Self {
+    pub(super) fn new(connection: Connection, durability: Durability) -> Self {
+        Self {
             connection,
             durability,
             type_ids: HashMap::new(),
             new_types: Vec::new(),
             type_names: TypeNames::default(),
-            data_version: 0,
             sync: Sync::Durable,
-        };
-        writer.data_changed()?;
-        Ok(writer)
+        }
     }
 
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
@@ -255,12 +251,9 @@ impl LogWriter for SqliteWriter {
         read::page(&self.connection, &mut self.type_names, &everything, range, bounds)
     }
 
-    fn data_changed(&mut self) -> Result<bool, StorageError> {
-        let version = self
-            .statement("PRAGMA data_version")
+    fn data_version(&mut self) -> Result<i64, StorageError> {
+        self.statement("PRAGMA data_version")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(storage("look for commits of others"))?;
-        let earlier = std::mem::replace(&mut self.data_version, version);
-        Ok(earlier != version)
+            .map_err(storage("look for commits of others"))
     }
 }

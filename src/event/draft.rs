@@ -1,0 +1,123 @@
+//! The events of one batch in the making: their texts share one buffer.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::event::payload::{Metadata, Payload};
+use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
+use crate::event::text::SharedText;
+
+/// What a batch weighs in memory, as budgets count it: its events, and their texts with room for the parsed payloads,
+/// which the events may come to hold for as long as they live.
+pub(crate) fn weight_bytes(events: usize, text_bytes: usize) -> usize {
+    BATCH_BYTES + events * size_of::<EventRecord>() + text_bytes * (1 + PARSED_FACTOR)
+}
+
+/// What the allocations of a batch come to that do not grow with it.
+const BATCH_BYTES: usize = 256;
+/// How many times the size of its text a parsed payload takes.
+const PARSED_FACTOR: usize = 3;
+
+/// Events whose texts are still ranges of a buffer that grows.
+#[derive(Default)]
+pub(crate) struct Drafts {
+    text: String,
+    events: Vec<Draft>,
+}
+
+struct Draft {
+    sequence: u64,
+    event_type: Arc<str>,
+    place: Place,
+}
+
+/// Where the texts of an event lie in the buffer.
+pub(crate) struct Place {
+    tags: Range<usize>,
+    payload: Range<usize>,
+    metadata: Option<Range<usize>>,
+}
+
+impl Drafts {
+    pub(crate) fn with_capacity(events: usize) -> Self {
+        Self {
+            text: String::new(),
+            events: Vec::with_capacity(events),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// What the batch will weigh in memory.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        weight_bytes(self.events.len(), self.text.len())
+    }
+
+    /// Adds the texts of an event. It is not one of the batch before it is kept.
+    pub(crate) fn place<'a>(
+        &mut self,
+        tags: impl Iterator<Item = &'a str>,
+        payload: &str,
+        metadata: Option<&str>,
+    ) -> Place {
+        let start = self.text.len();
+        for tag in tags {
+            if self.text.len() > start {
+                self.text.push(TAG_SEPARATOR);
+            }
+            self.text.push_str(tag);
+        }
+        Place {
+            tags: start..self.text.len(),
+            payload: self.push(payload),
+            metadata: metadata.map(|text| self.push(text)),
+        }
+    }
+
+    /// The tags, joined, and the payload of an event that was placed.
+    pub(crate) fn texts(&self, place: &Place) -> (&str, &str) {
+        (&self.text[place.tags.clone()], &self.text[place.payload.clone()])
+    }
+
+    pub(crate) fn keep(&mut self, sequence: u64, event_type: Arc<str>, place: Place) {
+        self.events.push(Draft {
+            sequence,
+            event_type,
+            place,
+        });
+    }
+
+    /// Takes the texts of the event placed last out again.
+    pub(crate) fn discard(&mut self, place: &Place) {
+        self.text.truncate(place.tags.start);
+    }
+
+    /// The type of the event before, when it has this name: events of a batch are often of one type.
+    pub(crate) fn last_type(&self, name: &str) -> Option<Arc<str>> {
+        let last = self.events.last()?;
+        (*last.event_type == *name).then(|| Arc::clone(&last.event_type))
+    }
+
+    pub(crate) fn finish(self, recorded_at: Timestamp) -> Vec<EventRecord> {
+        let buffer = Arc::new(self.text);
+        let text = |range| SharedText::slice(&buffer, range);
+        let events = self.events.into_iter().map(|draft| EventRecord {
+            sequence: draft.sequence,
+            recorded_at,
+            event_type: draft.event_type,
+            tags: Tags::from_joined(text(draft.place.tags)),
+            payload: Payload::new(text(draft.place.payload)),
+            metadata: draft.place.metadata.map(|range| Metadata::new(text(range))),
+        });
+        events.collect()
+    }
+
+    fn push(&mut self, text: &str) -> Range<usize> {
+        let start = self.text.len();
+        self.text.push_str(text);
+        start..self.text.len()
+    }
+}
