@@ -40,11 +40,15 @@ pub(crate) struct Place {
 }
 
 impl Drafts {
-    pub(crate) fn with_capacity(events: usize) -> Self {
+    pub(crate) fn with_capacity(events: usize, text_bytes: usize) -> Self {
         Self {
-            text: String::new(),
+            text: String::with_capacity(text_bytes),
             events: Vec::with_capacity(events),
         }
+    }
+
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.text.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -112,7 +112,7 @@ impl Limits {
         events: impl IntoIterator<Item = NewEvent>,
     ) -> Result<(Vec<EventRecord>, usize), AppendError> {
         let events = events.into_iter();
-        let mut drafts = Drafts::with_capacity(events.size_hint().0.min(self.batch_events_max));
+        let mut drafts = Drafts::with_capacity(events.size_hint().0.min(self.batch_events_max), 0);
         for (index, event) in events.enumerate() {
             if index >= self.batch_events_max {
                 let max = self.batch_events_max;

@@ -93,7 +93,11 @@ impl StreamCore {
 
     /// Changes the progress and lets the watchers know.
     pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) {
-        self.progress.send_modify(change);
+        self.progress.send_if_modified(|progress| {
+            change(progress);
+            // Asked under the lock: who subscribes later sees the change itself.
+            self.progress.receiver_count() > 0
+        });
     }
 
     /// Changes the progress for those who ask, and lets nobody know.

@@ -4,8 +4,10 @@
 //! share, or a tag's entry whose event was removed, therefore does no harm.
 
 use rusqlite::types::Value;
+use rusqlite::{Params, params_from_iter};
 
 use crate::event::query::{EventFilter, EventQuery};
+use crate::log::page::Range;
 
 /// The events that a query can concern.
 #[derive(Debug)]
@@ -13,12 +15,29 @@ pub(super) enum Candidates {
     Nothing,
     /// All events of the range: there is a filter that no index serves.
     Everything,
-    /// The sequences that a statement yields, in order. Its parameters 1 and 2 are the range.
-    Sequences {
-        sql: String,
-        parameters: Vec<Value>,
-    },
+    /// The rows that a statement yields, in order: one search suffices.
+    Rows(Search),
+    /// The events whose sequences a statement yields, in order: several searches, merged.
+    Sequences(Search),
 }
+
+/// A statement with its parameters. Numbers 1 and 2, which come before them, are the range.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) sql: String,
+    pub(super) parameters: Vec<Value>,
+}
+
+impl Search {
+    pub(super) fn parameters(self, range: Range) -> impl Params {
+        let range = [range.after, range.through].map(|sequence| Value::from(sequence as i64));
+        params_from_iter(range.into_iter().chain(self.parameters))
+    }
+}
+
+/// The columns of an event's row, in the order in which they are read.
+pub(super) const COLUMNS: &str = "event.sequence, event.batch_index, event.batch_size, event.recorded_at,
+    event.type, event.tags, event.payload, event.metadata";
 
 /// How many index searches one statement may merge. Beyond that, reading everything is not slower.
 const SEARCHES_MAX: usize = 64;
@@ -45,10 +64,16 @@ pub(super) fn candidates(query: &EventQuery) -> Candidates {
     if searches.sql.is_empty() {
         return Candidates::Nothing;
     }
-    Candidates::Sequences {
-        sql: format!("{} ORDER BY 1", searches.sql.join("\nUNION ")),
-        parameters: searches.parameters,
+    let parameters = searches.parameters;
+    if let [search] = &searches.sql[..] {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM ({search}) AS found CROSS JOIN event ON event.sequence = found.sequence
+             ORDER BY found.sequence"
+        );
+        return Candidates::Rows(Search { sql, parameters });
     }
+    let sql = format!("{} ORDER BY 1", searches.sql.join("\nUNION "));
+    Candidates::Sequences(Search { sql, parameters })
 }
 
 /// The hash under which a tag is indexed: 64-bit FNV-1a of its UTF-8 bytes. Part of the file format.
@@ -120,23 +145,25 @@ impl Searches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rusqlite::{Connection, params_from_iter};
+    use rusqlite::Connection;
     use serde_json::json;
 
     use crate::log::sqlite::schema;
 
     fn plan(query: &EventQuery) -> Vec<String> {
-        let Candidates::Sequences { sql, parameters } = candidates(query) else {
+        let (Candidates::Rows(mut search) | Candidates::Sequences(mut search)) = candidates(query) else {
             panic!("an index serves {query:?}");
         };
         let mut connection = Connection::open_in_memory().unwrap();
         schema::prepare(&mut connection, "memory".as_ref()).unwrap();
-        let range = [Value::from(0), Value::from(100)];
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let range = Range {
+            after: 0,
+            through: 100,
+        };
+        search.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
+        let mut statement = connection.prepare(&search.sql).unwrap();
         statement
-            .query_map(params_from_iter(range.into_iter().chain(parameters)), |row| {
-                row.get(3)
-            })
+            .query_map(search.parameters(range), |row| row.get(3))
             .unwrap()
             .map(Result::unwrap)
             .collect()

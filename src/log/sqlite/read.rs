@@ -1,12 +1,10 @@
 //! The readers' half: pages, decoded from rows.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
@@ -18,7 +16,7 @@ use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::LogReader;
 use crate::log::page::{Page, PageBounds, Range, clip};
 use crate::log::sqlite::connection::{open_reader, storage};
-use crate::log::sqlite::query_sql::{Candidates, candidates};
+use crate::log::sqlite::query_sql::{COLUMNS, Candidates, Search, candidates};
 use crate::sync::Mutex;
 
 /// Connections for reading, opened when they are needed and kept for the next read.
@@ -99,25 +97,30 @@ impl LogReader for SqliteReader {
     }
 }
 
-/// The names of the types that were met, shared by all events of a type.
+/// The names of the types that were met, shared by all events of a type. The one met last comes first: a log has few
+/// types, and they come in runs.
 #[derive(Default)]
-pub(super) struct TypeNames(HashMap<i64, Arc<str>>);
+pub(super) struct TypeNames(Vec<(i64, Arc<str>)>);
+
+/// How many names are kept.
+const TYPE_NAMES_MAX: usize = 256;
 
 impl TypeNames {
     fn name(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Arc<str>> {
-        if let Some(name) = self.0.get(&id) {
-            return Ok(Arc::clone(name));
+        match self.0.iter().position(|(known, _)| *known == id) {
+            Some(0) => {}
+            Some(index) => self.0.swap(0, index),
+            None => {
+                let name: String = connection
+                    .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
+                    .query_row([id], |row| row.get(0))?;
+                self.0.truncate(TYPE_NAMES_MAX - 1);
+                self.0.insert(0, (id, name.into()));
+            }
         }
-        let name: String = connection
-            .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
-            .query_row([id], |row| row.get(0))?;
-        let name: Arc<str> = name.into();
-        self.0.insert(id, Arc::clone(&name));
-        Ok(name)
+        Ok(Arc::clone(&self.0[0].1))
     }
 }
-
-const COLUMNS: &str = "sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata";
 
 /// Reads what `query` selects in `range`. The statements end with this call: none is left open to hold an old head.
 pub(super) fn page(
@@ -135,13 +138,16 @@ pub(super) fn page(
         selects_all: query.selects_everything(),
         bounds,
         bytes: 0,
+        text_bytes: 0,
         batches: Vec::new(),
         open: None,
+        last: range.after,
     };
     let through = match candidates(query) {
         Candidates::Nothing => range.through,
         Candidates::Everything => builder.scan(clipped)?,
-        Candidates::Sequences { sql, parameters } => builder.search(clipped, &sql, parameters)?,
+        Candidates::Rows(search) => builder.rows(clipped, search)?,
+        Candidates::Sequences(search) => builder.search(clipped, search)?,
     };
     builder.close_batch();
     Ok(Page {
@@ -246,9 +252,16 @@ struct PageBuilder<'a> {
     selects_all: bool,
     bounds: PageBounds,
     bytes: usize,
+    /// The bytes of the last batch's texts, which are probably those of the next.
+    text_bytes: usize,
     batches: Vec<Arc<CommittedBatch>>,
     open: Option<OpenBatch>,
+    /// The sequence of the row taken last.
+    last: u64,
 }
+
+/// For how many events room is made before they are read.
+const CAPACITY_MAX: u64 = 64;
 
 /// The batch whose rows are being read. The texts of its events share one buffer.
 struct OpenBatch {
@@ -261,13 +274,17 @@ struct OpenBatch {
 impl PageBuilder<'_> {
     /// Reads the whole range, in the order of the primary key, and says how far it got.
     fn scan(&mut self, range: Range) -> Result<u64, ReadError> {
-        let failed = storage("read a page");
         let sql =
             format!("SELECT {COLUMNS} FROM event WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence");
-        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let mut rows = statement
-            .query([range.after as i64, range.through as i64])
-            .map_err(&failed)?;
+        let parameters = Vec::new();
+        self.rows(range, Search { sql, parameters })
+    }
+
+    /// Reads the rows that one statement yields, and says how far it got.
+    fn rows(&mut self, range: Range, search: Search) -> Result<u64, ReadError> {
+        let failed = storage("read a page");
+        let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
+        let mut rows = statement.query(search.parameters(range)).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
             if let Some(through) = self.take(row)? {
                 return Ok(through);
@@ -277,12 +294,10 @@ impl PageBuilder<'_> {
     }
 
     /// Reads the rows whose sequences a search finds, and says how far it got.
-    fn search(&mut self, range: Range, sql: &str, parameters: Vec<Value>) -> Result<u64, ReadError> {
+    fn search(&mut self, range: Range, search: Search) -> Result<u64, ReadError> {
         let failed = storage("search a page");
-        let range_parameters = [range.after as i64, range.through as i64].map(Value::from);
-        let parameters = params_from_iter(range_parameters.into_iter().chain(parameters));
-        let mut search = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let mut found = search.query(parameters).map_err(&failed)?;
+        let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
+        let mut found = statement.query(search.parameters(range)).map_err(&failed)?;
         let sql = format!("SELECT {COLUMNS} FROM event WHERE sequence = ?1");
         let mut read = self.connection.prepare_cached(&sql).map_err(&failed)?;
         while let Some(sequence) = found.next().map_err(&failed)? {
@@ -303,6 +318,11 @@ impl PageBuilder<'_> {
         let failed = storage("read a row");
         let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
         let sequence = number(0).map_err(&failed)?;
+        if sequence <= self.last {
+            let problem = format!("it stands after event {}; check the file's integrity", self.last);
+            return Err(ReadError::Damaged { sequence, problem });
+        }
+        self.last = sequence;
         let first_sequence = sequence.saturating_sub(number(1).map_err(&failed)?);
         let is_open = |open: &OpenBatch| open.first_sequence == first_sequence;
         if !self.open.as_ref().is_some_and(is_open) {
@@ -316,7 +336,7 @@ impl PageBuilder<'_> {
                 first_sequence,
                 last_sequence: first_sequence + size - 1,
                 recorded_at: Timestamp::from_micros(recorded_at),
-                drafts: Drafts::default(),
+                drafts: Drafts::with_capacity(size.min(CAPACITY_MAX) as usize, self.text_bytes),
             });
         }
         self.take_event(row, sequence)?;
@@ -368,6 +388,7 @@ impl PageBuilder<'_> {
         let last_sequence = open.last_sequence;
         if !open.drafts.is_empty() {
             self.bytes += open.drafts.weight_bytes();
+            self.text_bytes = open.drafts.text_bytes();
             self.batches.push(Arc::new(CommittedBatch {
                 first_sequence: open.first_sequence,
                 last_sequence,
@@ -399,7 +420,8 @@ impl StoredTags<'_> {
     fn iter(&self) -> impl Iterator<Item = &str> {
         let (plain, parsed) = match self {
             Self::None => (None, &[][..]),
-            Self::Plain(inner) => (Some(inner.split("\",\"")), &[][..]),
+            // Without an escape every second quotation mark ends a tag.
+            Self::Plain(inner) => (Some(inner.split('"').step_by(2)), &[][..]),
             Self::Parsed(tags) => (None, &tags[..]),
         };
         plain

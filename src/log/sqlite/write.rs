@@ -76,7 +76,7 @@ impl SqliteWriter {
             "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
-        let mut insert_tag = self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?;
+        let mut insert_tag = None;
         let mut tags_json = String::new();
         for (event, type_id) in batch.events.iter().zip(type_ids) {
             tags_json.clear();
@@ -92,6 +92,12 @@ impl SqliteWriter {
                 event.metadata.as_ref().map(|metadata| metadata.as_str()),
             ])?;
             for tag in event.tags.iter() {
+                let insert_tag = match &mut insert_tag {
+                    Some(statement) => statement,
+                    none => {
+                        none.insert(self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?)
+                    }
+                };
                 insert_tag.execute([tag_hash(tag), event.sequence as i64])?;
             }
         }
