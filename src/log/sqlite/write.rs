@@ -40,6 +40,16 @@ impl SqliteWriter {
         }
     }
 
+    /// Reads a page of what `query` selects, as the transaction, or the newest commit, shows it.
+    pub(super) fn select(
+        &mut self,
+        query: &EventQuery,
+        range: Range,
+        bounds: PageBounds,
+    ) -> Result<Page, ReadError> {
+        read::page(&self.connection, &mut self.type_names, query, range, bounds)
+    }
+
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
         self.connection.prepare_cached(sql)
     }
@@ -253,8 +263,7 @@ impl LogWriter for SqliteWriter {
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        let everything = EventQuery::all();
-        read::page(&self.connection, &mut self.type_names, &everything, range, bounds)
+        self.select(&EventQuery::all(), range, bounds)
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {

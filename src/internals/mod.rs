@@ -12,8 +12,13 @@ use crate::event::matching;
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite;
+
+mod machine;
 
 pub use crate::fault::FaultPoint;
+pub use crate::internals::machine::drive_machine;
 pub use crate::log::broken::Sabotage;
 
 /// Calls `hook` at every failure point of the store; where it returns `true`, the operation fails.
@@ -29,16 +34,25 @@ pub fn with_broken_log(builder: StoreBuilder, sabotage: Sabotage) -> StoreBuilde
     builder.sabotage(sabotage)
 }
 
-/// Which of the queries the bus finds to select an event of a batch. Events that the limits refuse are left out.
+/// Which of the queries select any of the events, found as the bus finds them. Refused events are left out.
 pub fn select_by_index(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<usize> {
     bus::select_by_index(queries, &batch(events))
 }
 
+/// Which of the events each query selects, as sequences from 1 on, found as the SQL of the log finds them.
+#[cfg(feature = "sqlite")]
+pub fn select_by_sql(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<Vec<u64>> {
+    sqlite::select(queries, batch(events))
+}
+
 /// The same, asking each query about each event.
-pub fn select_naively(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<usize> {
+pub fn select_naively(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<Vec<u64>> {
     let batch = batch(events);
-    let selects = |query: &EventQuery| batch.events.iter().any(|event| query.matches(event));
-    (0..queries.len()).filter(|&key| selects(&queries[key])).collect()
+    let selected = |query: &EventQuery| {
+        let events = batch.events.iter().filter(|event| query.matches(event));
+        events.map(|event| event.sequence).collect()
+    };
+    queries.iter().map(selected).collect()
 }
 
 /// Whether all that the predicate says is said by the payload too.
@@ -53,10 +67,5 @@ fn batch(events: Vec<NewEvent>) -> CommittedBatch {
         // Half a refused event leaves nothing behind: it is placed after all checks.
         let _ = event.draft(&limits, &mut drafts);
     }
-    CommittedBatch {
-        first_sequence: 1,
-        last_sequence: u64::MAX,
-        recorded_at: Timestamp::EPOCH,
-        events: drafts.finish(Timestamp::EPOCH),
-    }
+    CommittedBatch::stamp(drafts.finish(Timestamp::EPOCH), 1, Timestamp::EPOCH)
 }
