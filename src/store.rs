@@ -348,6 +348,7 @@ impl Store {
             // Ends after what is queued is stored. A committer that panicked has said so.
             let _ = tokio::task::spawn_blocking(move || committer.join()).await;
         }
+        hub.source.log.reader.release();
         outcome
     }
 

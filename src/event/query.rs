@@ -1,8 +1,8 @@
 //! Which events matter, as data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::event::matching::{self, Selectable};
@@ -43,7 +43,7 @@ pub struct EventFilter {
     types: Option<BTreeSet<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tags: Option<BTreeSet<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "sorted_predicates")]
     payloads: Option<Vec<Value>>,
 }
 
@@ -136,7 +136,7 @@ impl EventFilter {
     pub fn payloads(mut self, predicates: impl IntoIterator<Item = Value>) -> Self {
         let demanded = self.payloads.get_or_insert_default();
         demanded.extend(predicates);
-        demanded.sort_by_cached_key(Value::to_string);
+        demanded.sort_by_cached_key(|predicate| text(&Sorted(predicate)));
         demanded.dedup();
         self
     }
@@ -158,8 +158,37 @@ impl EventFilter {
     }
 
     fn canonical_text(&self) -> String {
-        serde_json::to_string(self).expect("texts and JSON values always serialise")
+        text(self)
     }
+}
+
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts and JSON values always serialise")
+}
+
+/// JSON that is written with sorted keys, whatever order `serde_json` is set to keep them in.
+struct Sorted<'a>(&'a Value);
+
+impl Serialize for Sorted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(members) => {
+                let sorted: BTreeMap<_, _> =
+                    members.iter().map(|(key, value)| (key, Sorted(value))).collect();
+                sorted.serialize(serializer)
+            }
+            Value::Array(elements) => serializer.collect_seq(elements.iter().map(Sorted)),
+            scalar => scalar.serialize(serializer),
+        }
+    }
+}
+
+fn sorted_predicates<S: Serializer>(
+    predicates: &Option<Vec<Value>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let predicates = predicates.iter().flatten();
+    serializer.collect_seq(predicates.map(Sorted))
 }
 
 #[cfg(test)]

@@ -160,6 +160,10 @@ impl LogReader for BrokenReader {
         self.inner.log_id()
     }
 
+    fn release(&self) {
+        self.inner.release();
+    }
+
     fn is_blocking(&self) -> bool {
         self.inner.is_blocking()
     }

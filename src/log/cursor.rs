@@ -154,7 +154,10 @@ struct CellState {
     stored: u64,
     queued: Queued,
     failure: Option<CursorFailure>,
+    /// The stream, which waits until its position is stored.
     waiting: Option<Waker>,
+    /// The stream, which rests and is woken only by a failure.
+    resting: Option<Waker>,
 }
 
 impl CursorCell {
@@ -168,6 +171,7 @@ impl CursorCell {
                 queued: Queued::No,
                 failure: None,
                 waiting: None,
+                resting: None,
             }),
         }
     }
@@ -218,9 +222,10 @@ impl CursorCell {
     pub(crate) fn fail(&self, failure: CursorFailure) {
         let mut state = self.state.lock();
         state.failure = Some(failure);
-        let waiting = state.waiting.take();
+        let (waiting, resting) = (state.waiting.take(), state.resting.take());
         drop(state);
         wake(waiting);
+        wake(resting);
     }
 
     /// The position that is in the log.
@@ -230,6 +235,16 @@ impl CursorCell {
 
     pub(crate) fn failure(&self) -> Option<CursorFailure> {
         self.state.lock().failure.clone()
+    }
+
+    /// Leaves the waker of a stream that is going to rest. `false`: there is a failure to look at already.
+    pub(crate) fn rest(&self, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        let earlier = state.resting.replace(waker.clone());
+        let rests = state.failure.is_none();
+        drop(state);
+        drop(earlier);
+        rests
     }
 
     /// Waits until `position` is in the log. One waiter at a time: the stream itself.

@@ -194,6 +194,8 @@ impl LogReader for MemoryReader {
         &self.log_id
     }
 
+    fn release(&self) {}
+
     fn is_blocking(&self) -> bool {
         false
     }

@@ -105,6 +105,9 @@ pub(crate) trait LogReader: Send + std::marker::Sync {
     /// The id that was made with the log.
     fn log_id(&self) -> &str;
 
+    /// Lets go of what is kept for the next read. The store is closed.
+    fn release(&self);
+
     /// Whether reading may wait for a disk, so that it belongs on a thread of its own.
     fn is_blocking(&self) -> bool;
 }

@@ -100,6 +100,15 @@ impl StreamCore {
         });
     }
 
+    /// Moves the position, and lets the watchers know if that is news.
+    pub(crate) fn report_position(&self, position: u64) {
+        self.progress.send_if_modified(|progress| {
+            let is_news = position > progress.position;
+            progress.position = progress.position.max(position);
+            is_news
+        });
+    }
+
     /// Changes the progress for those who ask, and lets nobody know.
     pub(crate) fn note(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_if_modified(|progress| {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{ReadError, StopCause};
@@ -179,6 +180,9 @@ impl Work {
             if let Some(cause) = core.gate.closed() {
                 return Err(cause);
             }
+            if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
+                return Err(failure.into());
+            }
             let next = match command {
                 Command::Look { after } => {
                     self.passed(after);
@@ -233,9 +237,11 @@ impl Work {
             return Err(cause.unwrap_or(StopCause::Unsubscribed));
         }
         let found = core.look(position, Rests::Yes);
-        if let Found::Nothing { head } = found {
+        let waker = Waker::from(Arc::clone(&core));
+        let cursor_is_well = core.cursor.as_ref().is_none_or(|cell| cell.rest(&waker));
+        if let (Found::Nothing { head }, true) = (found, cursor_is_well) {
             // Who looked between the two looks saw a stream that did not rest yet, and waits for a change.
-            core.report(|progress| progress.position = progress.position.max(head));
+            core.report_position(head);
             return Ok(Next::Rested);
         }
         match core.gate.unpark() {
@@ -314,9 +320,6 @@ impl Work {
             && checkpointer.handled(position)
         {
             stored(checkpointer, position).await?;
-        }
-        if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
-            return Err(failure.into());
         }
         Ok(Input::Handled)
     }

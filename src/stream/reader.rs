@@ -108,10 +108,10 @@ impl Pull {
     }
 
     async fn page(&mut self, after: u64) -> Result<Option<Selected>, ReadError> {
-        if self.source.log.is_closed() {
-            return Err(ReadError::Closed);
-        }
         if let Some(through) = self.through {
+            if self.source.log.is_closed() {
+                return Err(ReadError::Closed);
+            }
             if after >= through {
                 return Ok(None);
             }

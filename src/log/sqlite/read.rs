@@ -23,8 +23,14 @@ use crate::sync::Mutex;
 pub(crate) struct SqliteReader {
     path: PathBuf,
     log_id: String,
-    idle: Mutex<Vec<ReadConnection>>,
-    idle_max: usize,
+    idle: Mutex<Idle>,
+}
+
+/// The connections that wait for the next read.
+struct Idle {
+    connections: Vec<ReadConnection>,
+    /// 0, once the store is closed.
+    connections_max: usize,
 }
 
 struct ReadConnection {
@@ -38,8 +44,10 @@ impl SqliteReader {
         Ok(Self {
             path: path.to_owned(),
             log_id,
-            idle: Mutex::new(vec![first]),
-            idle_max,
+            idle: Mutex::new(Idle {
+                connections: vec![first],
+                connections_max: idle_max,
+            }),
         })
     }
 
@@ -48,15 +56,15 @@ impl SqliteReader {
         &self,
         read: impl FnOnce(&mut ReadConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let idle = self.idle.lock().pop();
+        let idle = self.idle.lock().connections.pop();
         let mut connection = match idle {
             Some(connection) => connection,
             None => ReadConnection::open(&self.path)?,
         };
         let outcome = read(&mut connection)?;
         let mut idle = self.idle.lock();
-        if idle.len() < self.idle_max {
-            idle.push(connection);
+        if idle.connections.len() < idle.connections_max {
+            idle.connections.push(connection);
         }
         Ok(outcome)
     }
@@ -90,6 +98,14 @@ impl LogReader for SqliteReader {
 
     fn log_id(&self) -> &str {
         &self.log_id
+    }
+
+    fn release(&self) {
+        let mut idle = self.idle.lock();
+        idle.connections_max = 0;
+        let connections = std::mem::take(&mut idle.connections);
+        drop(idle);
+        drop(connections);
     }
 
     fn is_blocking(&self) -> bool {
