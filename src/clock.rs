@@ -18,10 +18,12 @@ impl Timestamp {
         Self::now().max(earlier)
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn as_micros(self) -> i64 {
         self.0
     }

@@ -1,6 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};

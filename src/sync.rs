@@ -2,6 +2,8 @@
 //!
 //! Both arms are newtypes with the same few methods, so that no module can use a lock that the models do not see.
 
+#![allow(clippy::disallowed_types, reason = "the one place where locks come from")]
+
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 

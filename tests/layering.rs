@@ -120,6 +120,19 @@ fn the_bus_does_no_io_and_knows_no_runtime() {
 }
 
 #[test]
+fn locks_come_from_the_module_that_the_models_see() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for path in files.iter().filter(|path| !path.ends_with("src/sync.rs")) {
+        let text = fs::read_to_string(path).unwrap();
+        for foreign in ["std::sync::Mutex", "std::sync::RwLock", "std::sync::Condvar", "parking_lot::"] {
+            assert!(!text.contains(foreign), "{} uses {foreign}", path.display());
+        }
+    }
+}
+
+#[test]
 fn no_source_file_is_too_long_to_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();

@@ -47,6 +47,7 @@ impl Drafts {
         }
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn text_bytes(&self) -> usize {
         self.text.len()
     }
@@ -82,6 +83,7 @@ impl Drafts {
     }
 
     /// The tags, joined, and the payload of an event that was placed.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn texts(&self, place: &Place) -> (&str, &str) {
         (&self.text[place.tags.clone()], &self.text[place.payload.clone()])
     }
@@ -95,6 +97,7 @@ impl Drafts {
     }
 
     /// Takes the texts of the event placed last out again.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn discard(&mut self, place: &Place) {
         self.text.truncate(place.tags.start);
     }

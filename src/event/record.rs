@@ -33,6 +33,7 @@ impl Tags {
         self.iter().any(|tag| tag == wanted)
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
