@@ -79,7 +79,7 @@ impl QueryIndex {
         self.seen.clear();
         for event in &batch.events {
             let by_type = self.by_type.get(&*event.event_type);
-            let by_tag = event.tags.iter().filter_map(|tag| self.by_tag.get(tag));
+            let by_tag = event.tags().filter_map(|tag| self.by_tag.get(tag));
             for &key in by_type.into_iter().chain(by_tag).flatten() {
                 if !self.unindexed.contains(&key) && self.seen.insert(key) {
                     name(key);

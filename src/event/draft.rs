@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::event::payload::{Metadata, Payload};
-use crate::event::record::{EventRecord, TAG_SEPARATOR, Tags};
-use crate::event::text::SharedText;
+use crate::event::record::{EventRecord, TAG_SEPARATOR};
+use crate::event::text::{SharedText, TextRange};
 
 /// What a batch weighs in memory, as budgets count it: its events, and their texts with room for the parsed payloads,
 /// which the events may come to hold for as long as they live.
@@ -115,9 +115,12 @@ impl Drafts {
             sequence: draft.sequence,
             recorded_at,
             event_type: draft.event_type,
-            tags: Tags::from_joined(text(draft.place.tags)),
+            tags: TextRange::new(&buffer, draft.place.tags),
             payload: Payload::new(text(draft.place.payload)),
-            metadata: draft.place.metadata.map(|range| Metadata::new(text(range))),
+            metadata: draft
+                .place
+                .metadata
+                .map(|range| Box::new(Metadata::new(text(range)))),
         });
         events.collect()
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::DecodeError;
-use crate::event::text::SharedText;
+use crate::event::text::{SharedText, TextRange};
 
 /// The JSON content of an event.
 ///
@@ -60,6 +60,11 @@ impl Payload {
     /// The text does not have the shape of `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         serde_json::from_str(self.as_str()).map_err(DecodeError::new)
+    }
+
+    /// Another text in the buffer that the texts of the whole batch share.
+    pub(crate) fn sibling(&self, range: TextRange) -> &str {
+        self.text.sibling(range)
     }
 
     /// The size of the buffer that the texts of the whole batch share.

@@ -11,33 +11,10 @@ use crate::error::DecodeError;
 use crate::event::codec;
 use crate::event::matching::Selectable;
 use crate::event::payload::{Metadata, Payload};
-use crate::event::text::SharedText;
-
-/// An event's tags: the tags joined by line feeds, which no tag contains.
-#[derive(Clone, Debug)]
-pub(crate) struct Tags(SharedText);
+use crate::event::text::TextRange;
 
 /// What joins tags in memory. A tag with a control character is refused, so the text splits unambiguously.
 pub(crate) const TAG_SEPARATOR: char = '\n';
-
-impl Tags {
-    pub(crate) fn from_joined(text: SharedText) -> Self {
-        Self(text)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.as_str().split(TAG_SEPARATOR).filter(|tag| !tag.is_empty())
-    }
-
-    pub(crate) fn contains(&self, wanted: &str) -> bool {
-        self.iter().any(|tag| tag == wanted)
-    }
-
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 /// One committed event: an immutable fact with its place in the log.
 ///
@@ -47,9 +24,10 @@ pub struct EventRecord {
     pub(crate) sequence: u64,
     pub(crate) recorded_at: Timestamp,
     pub(crate) event_type: Arc<str>,
-    pub(crate) tags: Tags,
+    /// The tags, joined, in the buffer of the payload.
+    pub(crate) tags: TextRange,
     pub(crate) payload: Payload,
-    pub(crate) metadata: Option<Metadata>,
+    pub(crate) metadata: Option<Box<Metadata>>,
 }
 
 impl EventRecord {
@@ -70,12 +48,13 @@ impl EventRecord {
 
     /// The tags, each once, in the order in which they were given.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
-        self.tags.iter()
+        let joined = self.payload.sibling(self.tags);
+        joined.split(TAG_SEPARATOR).filter(|tag| !tag.is_empty())
     }
 
     /// Whether the event carries `tag`.
     pub fn has_tag(&self, tag: &str) -> bool {
-        self.tags.contains(tag)
+        self.tags().any(|found| found == tag)
     }
 
     /// The JSON content.
@@ -85,7 +64,7 @@ impl EventRecord {
 
     /// What travels with the event, if anything was given.
     pub fn metadata(&self) -> Option<&Metadata> {
-        self.metadata.as_ref()
+        self.metadata.as_deref()
     }
 
     /// Decodes a typed event: the inverse of [`NewEvent::encode`](crate::NewEvent::encode).
@@ -106,7 +85,7 @@ impl Selectable for EventRecord {
     }
 
     fn has_tag(&self, tag: &str) -> bool {
-        self.tags.contains(tag)
+        Self::has_tag(self, tag)
     }
 
     fn parsed_payload(&self) -> Option<&Value> {

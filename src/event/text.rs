@@ -10,40 +10,61 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) struct SharedText {
     buffer: Arc<String>,
+    range: TextRange,
+}
+
+/// Where a text lies in a buffer that something else holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TextRange {
     start: u32,
     end: u32,
 }
 
-impl SharedText {
-    /// The part of `buffer` in `range`, which must lie on character boundaries.
-    ///
+impl TextRange {
     /// # Panics
-    /// When the range does not fit the buffer, or the buffer has 4 GiB or more; the limits on events and pages exclude both.
-    pub(crate) fn slice(buffer: &Arc<String>, range: Range<usize>) -> Self {
+    /// When the range does not lie inside the buffer, on character boundaries, or the buffer has 4 GiB or more; the limits
+    /// on events and pages exclude both.
+    pub(crate) fn new(buffer: &str, range: Range<usize>) -> Self {
         assert!(
             buffer.get(range.clone()).is_some(),
             "the range lies inside its buffer"
         );
-        let end = u32::try_from(range.end).expect("the limits keep buffers below 4 GiB");
-        let start = u32::try_from(range.start).expect("a start is not above its end");
         Self {
+            start: u32::try_from(range.start).expect("a start is not above its end"),
+            end: u32::try_from(range.end).expect("the limits keep buffers below 4 GiB"),
+        }
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    fn of(self, buffer: &str) -> &str {
+        &buffer[self.start as usize..self.end as usize]
+    }
+}
+
+impl SharedText {
+    /// The part of `buffer` in `range`.
+    pub(crate) fn slice(buffer: &Arc<String>, range: Range<usize>) -> Self {
+        Self {
+            range: TextRange::new(buffer, range),
             buffer: Arc::clone(buffer),
-            start,
-            end,
         }
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.buffer[self.start as usize..self.end as usize]
+        self.range.of(&self.buffer)
+    }
+
+    /// Another text in the same buffer.
+    pub(crate) fn sibling(&self, range: TextRange) -> &str {
+        range.of(&self.buffer)
     }
 
     pub(crate) fn buffer_bytes(&self) -> usize {
         self.buffer.capacity()
-    }
-
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end
     }
 }
 
@@ -62,6 +83,7 @@ mod tests {
         let buffer = Arc::new(String::from("grüße"));
         let text = SharedText::slice(&buffer, 0..4);
         assert_eq!(text.as_str(), "grü");
+        assert_eq!(text.sibling(TextRange::new(&buffer, 4..7)), "ße");
         assert_eq!(Arc::strong_count(&buffer), 2);
     }
 }

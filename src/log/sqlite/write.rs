@@ -101,7 +101,7 @@ impl SqliteWriter {
                 event.payload.as_str(),
                 event.metadata.as_ref().map(|metadata| metadata.as_str()),
             ])?;
-            for tag in event.tags.iter() {
+            for tag in event.tags() {
                 let insert_tag = match &mut insert_tag {
                     Some(statement) => statement,
                     none => {
@@ -155,7 +155,7 @@ fn push_tags_json(json: &mut String, event: &EventRecord) {
         return;
     }
     let mut separator = '[';
-    for tag in event.tags.iter() {
+    for tag in event.tags() {
         debug_assert!(!tag.contains(TAG_SEPARATOR), "control characters are refused");
         json.push(separator);
         if tag.contains(['"', '\\']) {
