@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::bus::Bus;
+use crate::clock::TIME_MAX;
 use crate::error::{OpenError, StorageError};
 use crate::event::limits::Limits;
 use crate::fault::Faults;
@@ -218,6 +219,19 @@ impl StoreBuilder {
                 value,
                 "too short; at least 1 ms is needed",
             ));
+        }
+        let times = [
+            ("poll_interval", self.poll_interval),
+            ("drain_limit", self.drain_limit),
+        ];
+        for (option, time) in times {
+            if time > TIME_MAX {
+                return Err(invalid(
+                    option,
+                    format!("{time:?}"),
+                    "too long; at most a day is possible",
+                ));
+            }
         }
         Ok(())
     }

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The longest time that an option takes. Longer ones are mistakes, and would overflow.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A moment, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp(i64);

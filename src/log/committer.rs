@@ -177,15 +177,17 @@ impl<W: LogWriter> Committer<W> {
         let mut requests = work.requests.into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
-        let mut moves = Vec::with_capacity(work.cursors.len());
+        let mut cursors = work.cursors;
+        let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
             for request in requests.by_ref() {
                 self.apply(request, &mut tail, &mut batches, &mut answers)?;
             }
-            if let Err(error) = self.move_cursors(&work.cursors, &mut moves) {
+            if let Err(error) = self.move_cursors(&cursors, &mut moves) {
                 // The appends do not suffer for it; the cursors are tried again.
                 moves.clear();
-                self.retry_cursors(&work.cursors, &error);
+                self.retry_cursors(&cursors, &error);
+                cursors.clear();
             }
             if self.faults.hit(FaultPoint::BeforeCommit) {
                 return Err(injected("commit"));
@@ -202,7 +204,7 @@ impl<W: LogWriter> Committer<W> {
             }
             Err(error) => {
                 self.writer.rollback();
-                self.retry_cursors(&work.cursors, &error);
+                self.retry_cursors(&cursors, &error);
                 tracing::error!(%error, "a group could not be committed");
                 for answer in answers {
                     answer.fail(&error);

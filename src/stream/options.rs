@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::clock::TIME_MAX;
 use crate::error::StreamError;
 use crate::log::cursor::{OnMismatch, Start};
 
@@ -38,7 +39,7 @@ pub enum Checkpoint {
     Every {
         /// How many handled batches may be unstored. At least 1.
         batches: u32,
-        /// How long a handled batch may be unstored.
+        /// How long a handled batch may be unstored. At most a day.
         within: Duration,
     },
     /// The next batch waits until the cursor is stored; a crash repeats at most one batch.
@@ -89,6 +90,8 @@ impl DurableStream {
             format!("the name has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed")
         } else if self.name.chars().any(char::is_control) {
             "the name contains a control character".to_owned()
+        } else if self.checkpoint.is_too_long() {
+            "the checkpoint is longer than a day".to_owned()
         } else if let Some(limits) = self.checkpoint.limits() {
             return Ok(DurableOptions {
                 name: self.name.as_str().into(),
@@ -122,6 +125,10 @@ pub(crate) struct CheckpointLimits {
 }
 
 impl Checkpoint {
+    fn is_too_long(self) -> bool {
+        matches!(self, Self::Every { within, .. } if within > TIME_MAX)
+    }
+
     fn limits(self) -> Option<CheckpointLimits> {
         let (batches, within) = match self {
             Self::Coalesced => (1024, Duration::from_millis(100)),
@@ -145,11 +152,16 @@ mod tests {
             batches: 0,
             within: Duration::ZERO,
         };
+        let endless = Checkpoint::Every {
+            batches: 1,
+            within: Duration::MAX,
+        };
         for (stream, expected) in [
             (DurableStream::new(""), "empty"),
             (DurableStream::new("x".repeat(256)), "256 bytes"),
             (DurableStream::new("a\nb"), "control character"),
             (DurableStream::new("a").checkpoint(zero), "0 batches"),
+            (DurableStream::new("a").checkpoint(endless), "longer than a day"),
         ] {
             let error = stream.validate().err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
+use crate::clock::TIME_MAX;
+
 /// How a failed handler call is repeated: after pauses that double, with random jitter, until an attempt succeeds or a
 /// limit is reached.
 ///
@@ -49,24 +51,24 @@ impl Retry {
         self
     }
 
-    /// Time from the first failure of a batch after which no new attempt begins. Default 60 s.
+    /// Time from the first failure of a batch after which no new attempt begins. At most a day. Default 60 s.
     #[must_use]
     pub fn elapsed_max(mut self, elapsed: Duration) -> Self {
-        self.elapsed_max = elapsed;
+        self.elapsed_max = elapsed.min(TIME_MAX);
         self
     }
 
-    /// The pause after the first failure, before jitter, which adds up to as much again. At least 1 ms. Default 50 ms.
+    /// The pause after the first failure, before jitter, which adds up to as much again. From 1 ms to a day. Default 50 ms.
     #[must_use]
     pub fn delay_min(mut self, delay: Duration) -> Self {
-        self.delay_min = delay.max(Duration::from_millis(1));
+        self.delay_min = delay.clamp(Duration::from_millis(1), TIME_MAX);
         self
     }
 
-    /// The longest pause, before jitter. Default 10 s.
+    /// The longest pause, before jitter. At most a day. Default 10 s.
     #[must_use]
     pub fn delay_max(mut self, delay: Duration) -> Self {
-        self.delay_max = delay;
+        self.delay_max = delay.min(TIME_MAX);
         self
     }
 

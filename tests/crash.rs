@@ -1,0 +1,304 @@
+//! Crashes: a process that appends and handles is killed, at named failure points and at random moments, again and again
+//! over one database file. After each kill a checker, which knows SQL and nothing of this crate, compares what is in the
+//! file with what the process had said before it died (L1, L2, L4, S1, S2, S3, D1, D2, D3, D5).
+//!
+//! The test runs its own binary as the process to kill. `MILLSTREAM_KILLS=10000` kills more often than the default of 100
+//! times, `MILLSTREAM_SEED` repeats the choices of a run that failed; the moments of a kill cannot be repeated exactly.
+//! `--nocapture` shows the summary. The files of a series that failed are kept, and the failure names them.
+
+#[path = "crash/check.rs"]
+mod check;
+#[path = "crash/child.rs"]
+mod child;
+
+use std::env;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use millstream::internals::FaultPoint;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::check::{Checker, End, Repeats};
+
+const ORDERS: &str = "MILLSTREAM_CRASH_ORDERS";
+/// What the child says when it stands at the failure point.
+const AT_POINT: &str = "at point";
+/// After so many kills the next series begins, over a new file.
+const KILLS_PER_FILE: u32 = 25;
+const KILL_WITHIN: Duration = Duration::from_millis(250);
+const LINGER: Duration = Duration::from_millis(8);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The points to be killed at, and among how many passes of a point the fatal one is chosen.
+const POINTS: [(FaultPoint, u64); 7] = [
+    (FaultPoint::BeforeCommit, 60),
+    (FaultPoint::AfterCommit, 60),
+    (FaultPoint::AfterPublish, 60),
+    (FaultPoint::BeforeHandler, 300),
+    (FaultPoint::AfterHandler, 300),
+    (FaultPoint::BeforeCursor, 40),
+    (FaultPoint::AfterCursor, 40),
+];
+/// Its place among them.
+const AFTER_HANDLER: usize = 4;
+
+/// When a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    /// At this entry of [`POINTS`].
+    Point(usize),
+    /// After so many batches that were handled quietly that the coalesced stream has reached its checkpoint's bound.
+    QuietCatchUp,
+    AnyTime,
+    /// Of itself, when everything is handled.
+    End,
+}
+
+impl Occasion {
+    /// Of ten kills each point gets one, and the quiet catch-up.
+    fn of(kill: u64) -> Self {
+        match (kill % 10) as usize {
+            point if point < POINTS.len() => Self::Point(point),
+            7 => Self::QuietCatchUp,
+            _ => Self::AnyTime,
+        }
+    }
+
+    fn task(self, dice: &Dice) -> Task {
+        let stop_at = |point, pass| Task::StopAt { point, pass };
+        match self {
+            Self::Point(point) => stop_at(point, 1 + dice.below(POINTS[point].1)),
+            Self::QuietCatchUp => stop_at(AFTER_HANDLER, 1100 + dice.below(400)),
+            Self::AnyTime => Task::GoOn,
+            Self::End => Task::Finish,
+        }
+    }
+}
+
+/// What a child is told to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Orders {
+    dir: PathBuf,
+    run: u32,
+    seed: u64,
+    /// The first stream catches up with a long history alone: no commit, and no other stream's cursor, takes its cursor
+    /// along.
+    is_quiet: bool,
+    task: Task,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Task {
+    /// Goes on until it is killed.
+    GoOn,
+    /// Goes on, and stops one thread for ever at the given pass of an entry of [`POINTS`].
+    StopAt { point: usize, pass: u64 },
+    /// Lets every stream handle everything, closes the store, and ends.
+    Finish,
+}
+
+/// A random generator that several threads can share.
+struct Dice(AtomicU64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    fn roll(&self) -> u64 {
+        let step = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mixed = (step ^ (step >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.roll() % bound
+    }
+}
+
+/// A number for what an event says, equal in all processes that run this binary.
+fn digest<'a>(event_type: &str, tags: impl Iterator<Item = &'a str>, payload: &str) -> u64 {
+    let mut tags: Vec<&str> = tags.collect();
+    tags.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    (event_type, tags, payload).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Not a test of its own: what the killed process runs.
+#[test]
+fn child() {
+    if let Ok(orders) = env::var(ORDERS) {
+        child::obey(&serde_json::from_str(&orders).expect("the orders are those of the parent"));
+    }
+}
+
+#[test]
+fn killed_processes_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows() {
+    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(100);
+    let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
+    let mut summary = Summary::default();
+    for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
+        let last = kills.min(first + u64::from(KILLS_PER_FILE));
+        Series::new(seed ^ first).run(first..last, &mut summary);
+    }
+    let Summary {
+        acknowledged,
+        events,
+        repeats,
+    } = summary;
+    println!(
+        "{kills} kills, {acknowledged} acknowledged of {events} committed events; repeats: {}; seed {seed}",
+        repeats.map(|stream| stream.to_string()).join(", ")
+    );
+}
+
+#[derive(Default)]
+struct Summary {
+    acknowledged: usize,
+    events: usize,
+    repeats: [Repeats; 3],
+}
+
+/// The kills over one database file.
+struct Series {
+    dir: TempDir,
+    dice: Dice,
+    checker: Checker,
+}
+
+impl Series {
+    fn new(seed: u64) -> Self {
+        let mut dir = TempDir::with_prefix_in("crash-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        // A panic leaves the files behind for a look.
+        dir.disable_cleanup(true);
+        let checker = Checker::new(dir.path());
+        Self {
+            dir,
+            dice: Dice::new(seed),
+            checker,
+        }
+    }
+
+    fn run(mut self, kills: std::ops::Range<u64>, summary: &mut Summary) {
+        let mut run = 0;
+        for kill in kills {
+            self.live_and_check(run, Occasion::of(kill));
+            run += 1;
+        }
+        self.live_and_check(run, Occasion::End);
+        summary.acknowledged += self.checker.acknowledged();
+        summary.events += self.checker.head();
+        let repeats = self.checker.repeats();
+        for (sum, stream) in summary.repeats.iter_mut().zip(repeats) {
+            *sum = sum.and(stream);
+        }
+        self.dir.disable_cleanup(false);
+    }
+
+    /// One life of the process, and the look at what it left.
+    fn live_and_check(&mut self, run: u32, occasion: Occasion) {
+        let orders = Orders {
+            dir: self.dir.path().to_owned(),
+            run,
+            seed: self.dice.roll(),
+            is_quiet: occasion == Occasion::QuietCatchUp,
+            task: occasion.task(&self.dice),
+        };
+        let task = orders.task;
+        let mut process = Process::spawn(&orders);
+        let end = match task {
+            Task::Finish => process.finished().map(|()| End::Closed),
+            Task::StopAt { .. } => process.stopped_at_point(self.pause(LINGER)).map(|()| End::Killed),
+            Task::GoOn => process.lives_for(self.pause(KILL_WITHIN)).map(|()| End::Killed),
+        };
+        drop(process);
+        end.map_err(Into::into)
+            .and_then(|end| self.checker.check(run, end))
+            .unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
+    }
+
+    fn pause(&self, longest: Duration) -> Duration {
+        Duration::from_micros(self.dice.below(longest.as_micros() as u64))
+    }
+}
+
+/// A child, which does not outlive this value. Dropping it is the kill.
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    fn spawn(orders: &Orders) -> Self {
+        let mut child = Command::new(env::current_exe().expect("the path of this binary"))
+            .args(["--exact", "child", "--nocapture"])
+            .env(ORDERS, serde_json::to_string(orders).expect("orders are JSON"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let (send, lines) = sync_channel(16);
+        std::thread::spawn(move || {
+            let lines = stdout.lines().map_while(Result::ok);
+            lines.for_each(|line| drop(send.send(line)));
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for the failure point, and then a little, while the rest of the process goes on as far as it can.
+    fn stopped_at_point(&mut self, linger: Duration) -> Result<(), String> {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line == AT_POINT => return self.lives_for(linger),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Err("the point was never reached".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            }
+        }
+    }
+
+    fn lives_for(&mut self, time: Duration) -> Result<(), String> {
+        let end = std::time::Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            }
+        }
+    }
+
+    /// Waits until the process has done what it was told and ended.
+    fn finished(&mut self) -> Result<(), String> {
+        match self.lives_for(PATIENCE) {
+            Ok(()) => Err(format!("the process did not finish within {PATIENCE:?}")),
+            Err(_) if self.child.wait().is_ok_and(|status| status.success()) => Ok(()),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn ended(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => format!("the process ended by itself: {status}"),
+            Err(error) => format!("the process is lost: {error}"),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only for a process that has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
