@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::error::{AppendError, ReadError, StorageError, StreamError};
 use crate::event::limits::Limits;
@@ -71,6 +72,27 @@ impl LogHandle {
         self.read(move |reader| reader.page(&query, range, bounds)).await
     }
 
+    /// Begins to read a page on another thread; nothing, when all readers are at work or reading does not block anyway.
+    pub(crate) fn page_ahead(
+        &self,
+        query: &Arc<EventQuery>,
+        range: Range,
+        bounds: PageBounds,
+    ) -> Option<PageAhead> {
+        let runtime = Handle::try_current().ok()?;
+        if !self.reader.is_blocking() {
+            return None;
+        }
+        let slot = Arc::clone(&self.read_slots).try_acquire_owned().ok()?;
+        let (reader, query) = (Arc::clone(&self.reader), Arc::clone(query));
+        let task = runtime.spawn_blocking(move || {
+            let page = reader.page(&query, range, bounds);
+            drop(slot);
+            page
+        });
+        Some(PageAhead { range, task })
+    }
+
     /// The last committed sequence, as the log itself knows it.
     pub(crate) async fn head(&self) -> Result<u64, ReadError> {
         self.read(|reader| Ok(reader.head()?)).await
@@ -93,11 +115,7 @@ impl LogHandle {
             let _slot = slot;
             read(&*reader)
         });
-        match task.await {
-            Ok(outcome) => outcome,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(ReadError::Closed),
-        }
+        outcome(task).await
     }
 
     /// Lets no append in any more. Cursors are still stored.
@@ -123,6 +141,27 @@ impl LogHandle {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.room_requests.is_closed()
+    }
+}
+
+/// A page that is being read while the one before it is handled.
+pub(crate) struct PageAhead {
+    pub(crate) range: Range,
+    task: JoinHandle<Result<Page, ReadError>>,
+}
+
+impl PageAhead {
+    pub(crate) async fn page(self) -> Result<Page, ReadError> {
+        outcome(self.task).await
+    }
+}
+
+/// What a thread read. A runtime that is being shut down reads nothing.
+async fn outcome<T>(task: JoinHandle<Result<T, ReadError>>) -> Result<T, ReadError> {
+    match task.await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ReadError::Closed),
     }
 }
 

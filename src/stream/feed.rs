@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
-
 use crate::bus::{Bus, Look, LookBounds, SeatKey};
 use crate::error::ReadError;
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
-use crate::log::handle::LogHandle;
-use crate::log::page::{Page, PageBounds, Range};
+use crate::log::handle::{LogHandle, PageAhead};
+use crate::log::page::{PageBounds, Range};
 
 /// What all feeds of a store share.
 pub(crate) struct Source {
@@ -64,13 +61,8 @@ pub(crate) struct Feed {
     source: Arc<Source>,
     query: Arc<EventQuery>,
     seat: SeatKey,
-    ahead: Option<ReadAhead>,
-}
-
-/// A page that is being read while the one before it is handled.
-struct ReadAhead {
-    range: Range,
-    task: JoinHandle<Result<Page, ReadError>>,
+    /// The page that is read while the one before it is handled.
+    ahead: Option<PageAhead>,
 }
 
 /// What there is for the stream after a position.
@@ -122,28 +114,18 @@ impl Feed {
             }
         };
         if page.through < range.through {
-            self.read_ahead(Range {
+            let next = Range {
                 after: page.through,
                 through: range.through,
-            });
+            };
+            let bounds = self.source.bounds();
+            self.ahead = self.source.log.page_ahead(&self.query, next, bounds);
         }
         let batches = page.batches.into_iter().map(EventBatch::whole);
         Ok(Selected {
             batches: batches.collect(),
             through: page.through,
         })
-    }
-
-    fn read_ahead(&mut self, range: Range) {
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let (source, query) = (Arc::clone(&self.source), Arc::clone(&self.query));
-        let task = runtime.spawn(async move {
-            let bounds = source.bounds();
-            source.log.page(&query, range, bounds).await
-        });
-        self.ahead = Some(ReadAhead { range, task });
     }
 }
 
@@ -171,22 +153,6 @@ pub(crate) fn look(
                 .collect(),
             through,
         }),
-    }
-}
-
-impl ReadAhead {
-    async fn page(mut self) -> Result<Page, ReadError> {
-        match (&mut self.task).await {
-            Ok(page) => page,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(ReadError::Closed),
-        }
-    }
-}
-
-impl Drop for ReadAhead {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -347,12 +347,17 @@ impl PageBuilder<'_> {
                 return Ok(through);
             }
             let size = number(2).map_err(&failed)?.max(1);
+            let events = if self.selects_all {
+                size.min(CAPACITY_MAX)
+            } else {
+                1
+            };
             let recorded_at = row.get(3).map_err(&failed)?;
             self.open = Some(OpenBatch {
                 first_sequence,
                 last_sequence: first_sequence + size - 1,
                 recorded_at: Timestamp::from_micros(recorded_at),
-                drafts: Drafts::with_capacity(size.min(CAPACITY_MAX) as usize, self.text_bytes),
+                drafts: Drafts::with_capacity(events as usize, self.text_bytes),
             });
         }
         self.take_event(row, sequence)?;
