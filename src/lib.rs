@@ -29,14 +29,14 @@ pub use crate::event::new_event::NewEvent;
 pub use crate::event::payload::{Metadata, Payload};
 pub use crate::event::query::{EventFilter, EventQuery};
 pub use crate::event::record::EventRecord;
-pub use crate::log::committer::{Appended, ExpectedContext};
 pub use crate::log::cursor::{OnMismatch, Start};
+pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
 pub use crate::store::{QueryResult, Store};
-pub use crate::stream::handle::EventStream;
+pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;
-pub use crate::stream::status::{StatusWatch, StreamState, StreamStatus};
+pub use crate::stream::status::{StreamState, StreamStatus};

@@ -14,8 +14,8 @@ use crate::error::{AppendError, CloseError, OpenError, ReadError, StreamError, W
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
-use crate::log::committer::{Appended, Condition, ExpectedContext};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::request::{Appended, Condition, ExpectedContext};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
 use crate::stream::hub::Hub;

@@ -238,7 +238,7 @@ mod tests {
 
     use crate::clock::Timestamp;
     use crate::event::limits::Limits;
-    use crate::event::new_event::NewEvent;
+    use crate::event::new_event::{NewEvent, check_batch};
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -256,7 +256,7 @@ mod tests {
 
     fn batch(first: u64, types: &[&str]) -> Arc<CommittedBatch> {
         let events = types.iter().map(|name| NewEvent::new(*name, 1));
-        let (records, _) = Limits::default().check_batch(events).unwrap();
+        let (records, _) = check_batch(events, &Limits::default()).unwrap();
         Arc::new(CommittedBatch::stamp(records, first, Timestamp::EPOCH))
     }
 

@@ -11,7 +11,7 @@ use crate::bus::{Bus, Look, LookBounds, SeatKey};
 use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
 use crate::event::limits::Limits;
-use crate::event::new_event::NewEvent;
+use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
 
 const BOUNDS: LookBounds = LookBounds {
@@ -21,9 +21,7 @@ const BOUNDS: LookBounds = LookBounds {
 const WIDE: usize = 1 << 20;
 
 fn batch(sequence: u64) -> Arc<CommittedBatch> {
-    let (records, _) = Limits::default()
-        .check_batch([NewEvent::new("a", sequence)])
-        .unwrap();
+    let (records, _) = check_batch([NewEvent::new("a", sequence)], &Limits::default()).unwrap();
     Arc::new(CommittedBatch::stamp(records, sequence, Timestamp::EPOCH))
 }
 

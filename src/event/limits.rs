@@ -1,10 +1,6 @@
 //! What is refused before it reaches a log (L5).
 
-use crate::clock::Timestamp;
-use crate::error::{AppendError, InvalidEvent};
-use crate::event::draft::Drafts;
-use crate::event::new_event::NewEvent;
-use crate::event::record::EventRecord;
+use crate::error::InvalidEvent;
 
 /// How large events and batches may be. Everything over a limit is refused before it is queued.
 ///
@@ -104,33 +100,6 @@ impl Limits {
             ("payload_bytes_max", self.payload_bytes_max),
             ("metadata_bytes_max", self.metadata_bytes_max),
         ]
-    }
-
-    /// Checks a whole append and turns it into records that only lack their place in the log. Gives their weight, too.
-    pub(crate) fn check_batch(
-        &self,
-        events: impl IntoIterator<Item = NewEvent>,
-    ) -> Result<(Vec<EventRecord>, usize), AppendError> {
-        let events = events.into_iter();
-        let mut drafts = Drafts::with_capacity(events.size_hint().0.min(self.batch_events_max), 0);
-        for (index, event) in events.enumerate() {
-            if index >= self.batch_events_max {
-                let max = self.batch_events_max;
-                return Err(AppendError::TooManyEvents { max });
-            }
-            event
-                .draft(self, &mut drafts)
-                .map_err(|source| AppendError::InvalidEvent { index, source })?;
-            let (bytes, max) = (drafts.weight_bytes(), self.batch_bytes_max);
-            if bytes > max {
-                return Err(AppendError::BatchTooLarge { index, bytes, max });
-            }
-        }
-        if drafts.is_empty() {
-            return Err(AppendError::Empty);
-        }
-        let bytes = drafts.weight_bytes();
-        Ok((drafts.finish(Timestamp::EPOCH), bytes))
     }
 
     pub(crate) fn check_type(&self, event_type: &str) -> Result<(), InvalidEvent> {

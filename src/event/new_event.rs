@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::InvalidEvent;
+use crate::clock::Timestamp;
+use crate::error::{AppendError, InvalidEvent};
 use crate::event::codec;
 use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
 use crate::event::payload::{CAUSATION_ID, CORRELATION_ID};
+use crate::event::record::EventRecord;
 
 /// An event that is to be appended: a type, a JSON payload, tags, and optional metadata.
 ///
@@ -188,6 +190,33 @@ impl NewEvent {
     }
 }
 
+/// Checks a whole append and turns it into records that only lack their place in the log. Gives their weight, too.
+pub(crate) fn check_batch(
+    events: impl IntoIterator<Item = NewEvent>,
+    limits: &Limits,
+) -> Result<(Vec<EventRecord>, usize), AppendError> {
+    let events = events.into_iter();
+    let mut drafts = Drafts::with_capacity(events.size_hint().0.min(limits.batch_events_max), 0);
+    for (index, event) in events.enumerate() {
+        if index >= limits.batch_events_max {
+            let max = limits.batch_events_max;
+            return Err(AppendError::TooManyEvents { max });
+        }
+        event
+            .draft(limits, &mut drafts)
+            .map_err(|source| AppendError::InvalidEvent { index, source })?;
+        let (bytes, max) = (drafts.weight_bytes(), limits.batch_bytes_max);
+        if bytes > max {
+            return Err(AppendError::BatchTooLarge { index, bytes, max });
+        }
+    }
+    if drafts.is_empty() {
+        return Err(AppendError::Empty);
+    }
+    let bytes = drafts.weight_bytes();
+    Ok((drafts.finish(Timestamp::EPOCH), bytes))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Import<'a> {
@@ -204,8 +233,6 @@ struct Import<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::event::record::EventRecord;
 
     fn record(event: NewEvent) -> Result<EventRecord, InvalidEvent> {
         let mut drafts = Drafts::default();

@@ -8,89 +8,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-
 use crate::clock::Timestamp;
 use crate::error::{AppendError, ReadError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
-use crate::event::query::EventQuery;
-use crate::event::record::EventRecord;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
 use crate::log::page::{PageBounds, Range};
 use crate::log::queue::{Queue, Wait, Work};
+use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
 use crate::log::{LogWriter, Sync, Tail};
-
-/// What an append came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Appended {
-    /// The sequence of the first event.
-    pub first_sequence: u64,
-    /// The sequence of the last event.
-    pub last_sequence: u64,
-    /// How many events were appended.
-    pub committed_count: usize,
-}
-
-/// What an [`append_if`](crate::Store::append_if) expects of the log.
-///
-/// A plain number is a [context version](crate::QueryResult::context_version).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpectedContext(Expectation);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expectation {
-    Version(u64),
-    NothingAfter(u64),
-}
-
-impl ExpectedContext {
-    /// The newest event that the query selects is this one; 0: the query selects nothing.
-    ///
-    /// The check costs what was appended since that event. With version 0 and a query that no index serves (payload
-    /// predicates alone) it reads the whole log; [`nothing_after`](Self::nothing_after) avoids that.
-    pub fn version(sequence: u64) -> Self {
-        Self(Expectation::Version(sequence))
-    }
-
-    /// The query selects nothing after this head, at which the caller looked. Cheap for an empty context too.
-    pub fn nothing_after(head: u64) -> Self {
-        Self(Expectation::NothingAfter(head))
-    }
-}
-
-impl From<u64> for ExpectedContext {
-    fn from(context_version: u64) -> Self {
-        Self::version(context_version)
-    }
-}
-
-/// What the committer can be asked for.
-pub(crate) enum Request {
-    Append(AppendRequest),
-    OpenCursor(OpenCursorRequest),
-    /// Is answered when everything queued before it is published.
-    Barrier(oneshot::Sender<()>),
-}
-
-pub(crate) struct AppendRequest {
-    pub(crate) events: Vec<EventRecord>,
-    pub(crate) condition: Option<Condition>,
-    pub(crate) reply: oneshot::Sender<Result<Appended, AppendError>>,
-    /// The request's place in the bounded queue, given back when it is answered.
-    pub(crate) room: [OwnedSemaphorePermit; 2],
-}
-
-pub(crate) struct Condition {
-    pub(crate) query: EventQuery,
-    pub(crate) expected: ExpectedContext,
-}
-
-pub(crate) struct OpenCursorRequest {
-    pub(crate) claim: CursorClaim,
-    pub(crate) reply: oneshot::Sender<Result<StoredCursor, StreamError>>,
-}
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -129,13 +55,6 @@ const FOLLOW_BOUNDS: PageBounds = PageBounds {
     batches_max: 1024,
     bytes_max: 1 << 20,
 };
-
-/// The answers of a group, which leave when the group is committed or has failed.
-enum Answer {
-    Append(AppendRequest, Result<Appended, AppendError>),
-    OpenCursor(OpenCursorRequest, Result<StoredCursor, StreamError>),
-    Barrier(oneshot::Sender<()>),
-}
 
 impl<W: LogWriter> Committer<W> {
     /// Works until the queue is closed and empty.
@@ -488,43 +407,6 @@ fn storage(error: ReadError) -> AppendError {
 
 fn injected(operation: &'static str) -> StorageError {
     StorageError::new(operation, std::io::Error::other("a failure point said so")).busy()
-}
-
-impl Answer {
-    /// The answer to a request that was never applied, because the group failed before.
-    fn refused(request: Request, error: &StorageError) -> Self {
-        match request {
-            Request::Append(request) => Self::Append(request, Err(error.clone().into())),
-            Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
-            Request::Barrier(reply) => Self::Barrier(reply),
-        }
-    }
-
-    /// Turns an answer into a failure: the group it belonged to is not in the log. A refusal stays a refusal.
-    fn fail(self, error: &StorageError) {
-        match self {
-            Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
-            Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
-            refused => refused,
-        }
-        .send();
-    }
-
-    /// A caller who has gone does not need the answer.
-    fn send(self) {
-        match self {
-            Self::Append(request, outcome) => {
-                drop(request.room);
-                let _ = request.reply.send(outcome);
-            }
-            Self::OpenCursor(request, outcome) => {
-                let _ = request.reply.send(outcome);
-            }
-            Self::Barrier(reply) => {
-                let _ = reply.send(());
-            }
-        }
-    }
 }
 
 /// Ends the queue when the committer ends, also by a panic, so that nobody waits for it in vain.

@@ -8,13 +8,13 @@ use tokio::task::JoinHandle;
 
 use crate::error::{AppendError, ReadError, StorageError, StreamError};
 use crate::event::limits::Limits;
-use crate::event::new_event::NewEvent;
+use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
 use crate::log::LogReader;
-use crate::log::committer::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
 use crate::log::cursor::{CursorClaim, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::queue::Queue;
+use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
 
 /// The queue to the committer and the readers, each with its bound.
 pub(crate) struct LogHandle {
@@ -36,7 +36,7 @@ impl LogHandle {
         events: impl IntoIterator<Item = NewEvent>,
         condition: Option<Condition>,
     ) -> Result<Appended, AppendError> {
-        let (events, bytes) = self.limits.check_batch(events)?;
+        let (events, bytes) = check_batch(events, &self.limits)?;
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [
             take_room(&self.room_requests, 1).await?,

@@ -10,14 +10,15 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `queue` and `committer` (how
-//! it is written), `handle` (what the rest of the crate holds), and the implementations.
+//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `request`, `queue` and
+//! `committer` (how it is written), `handle` (what the rest of the crate holds), and the implementations.
 
 pub(crate) mod committer;
 pub(crate) mod cursor;
 pub(crate) mod handle;
 pub(crate) mod page;
 pub(crate) mod queue;
+pub(crate) mod request;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::log::committer::Request;
 use crate::log::cursor::CursorCell;
 use crate::log::queue::{Due, Queue};
+use crate::log::request::Request;
 use crate::stream::options::CheckpointLimits;
 
 /// How far a position may move without a handled batch before it is stored: what a restart scans again at the most.

@@ -1,11 +1,13 @@
-//! The handle of a registered stream.
+//! The handle of a registered stream, and what follows its status.
 
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::error::{StopCause, WaitError};
 use crate::stream::core::StreamCore;
-use crate::stream::status::{StatusWatch, StreamStatus};
+use crate::stream::status::{Progress, StreamStatus};
 
 /// A registered stream. Dropping it unsubscribes the stream; [`detach`](EventStream::detach) leaves it running.
 ///
@@ -119,6 +121,52 @@ impl fmt::Debug for EventStream {
         formatter
             .debug_tuple("EventStream")
             .field(&self.core.status())
+            .finish()
+    }
+}
+
+/// Follows the status of a stream as it changes.
+///
+/// A stream at rest does not change: that the head moves on over events which its query does not select is seen by
+/// asking again.
+#[derive(Clone)]
+pub struct StatusWatch {
+    core: Arc<StreamCore>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl StatusWatch {
+    pub(crate) fn new(core: Arc<StreamCore>) -> Self {
+        let progress = core.watch_progress();
+        Self { core, progress }
+    }
+
+    /// The status now.
+    pub fn current(&self) -> StreamStatus {
+        self.core.status()
+    }
+
+    /// Waits for a change, and gives the newest status; changes in between are passed over. Nothing comes after the status
+    /// in which the stream is seen to have stopped.
+    ///
+    /// # Cancel safety
+    /// A change that was not received is received by the next call.
+    pub async fn changed(&mut self) -> Option<StreamStatus> {
+        let has_seen_the_end =
+            self.progress.borrow().stop_cause().is_some() && !self.progress.has_changed().unwrap_or(false);
+        if has_seen_the_end {
+            return None;
+        }
+        self.progress.changed().await.ok()?;
+        Some(self.core.status())
+    }
+}
+
+impl fmt::Debug for StatusWatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("StatusWatch")
+            .field(&self.current())
             .finish()
     }
 }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use crate::clock::Timestamp;
 use crate::error::StopCause;
 
@@ -116,51 +114,5 @@ impl Progress {
             },
             Phase::Stopped(cause) => StreamState::Stopped(cause.clone()),
         }
-    }
-}
-
-/// Follows the status of a stream as it changes.
-///
-/// A stream at rest does not change: that the head moves on over events which its query does not select is seen by
-/// asking again.
-#[derive(Clone)]
-pub struct StatusWatch {
-    core: Arc<crate::stream::core::StreamCore>,
-    progress: watch::Receiver<Progress>,
-}
-
-impl StatusWatch {
-    pub(crate) fn new(core: Arc<crate::stream::core::StreamCore>) -> Self {
-        let progress = core.watch_progress();
-        Self { core, progress }
-    }
-
-    /// The status now.
-    pub fn current(&self) -> StreamStatus {
-        self.core.status()
-    }
-
-    /// Waits for a change, and gives the newest status; changes in between are passed over. Nothing comes after the status
-    /// in which the stream is seen to have stopped.
-    ///
-    /// # Cancel safety
-    /// A change that was not received is received by the next call.
-    pub async fn changed(&mut self) -> Option<StreamStatus> {
-        let has_seen_the_end =
-            self.progress.borrow().stop_cause().is_some() && !self.progress.has_changed().unwrap_or(false);
-        if has_seen_the_end {
-            return None;
-        }
-        self.progress.changed().await.ok()?;
-        Some(self.core.status())
-    }
-}
-
-impl std::fmt::Debug for StatusWatch {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_tuple("StatusWatch")
-            .field(&self.current())
-            .finish()
     }
 }
