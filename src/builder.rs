@@ -15,7 +15,7 @@ use crate::clock::TIME_MAX;
 use crate::error::{OpenError, StorageError};
 use crate::event::limits::Limits;
 use crate::fault::Faults;
-use crate::log::committer::{Committer, Pace};
+use crate::log::committer::Committer;
 use crate::log::handle::LogHandle;
 use crate::log::page::PageBounds;
 use crate::log::queue::Queue;
@@ -273,7 +273,6 @@ impl StoreBuilder {
             poll_interval: self.poll_interval,
             faults: self.faults,
             data_version: None,
-            pace: Pace::default(),
             cursor_retries: HashMap::new(),
         };
         let thread = thread::Builder::new()

@@ -32,21 +32,11 @@ pub(crate) struct Committer<W> {
     pub(crate) faults: Faults,
     /// The log's data version when other processes' commits were followed last.
     pub(crate) data_version: Option<i64>,
-    pub(crate) pace: Pace,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
 }
 
-/// What the last group tells about the next one.
-#[derive(Default)]
-pub(crate) struct Pace {
-    group: usize,
-    commit_time: Duration,
-}
-
-/// How long the committer looks for work before it sleeps. Waking it costs about as much.
+/// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
-/// How long it lets a group grow at the most.
-const GROUP_WITHIN_MAX: Duration = Duration::from_micros(500);
 /// How often storing a cursor is tried, and the pause between two tries.
 const CURSOR_ATTEMPTS_MAX: u32 = 5;
 const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
@@ -61,13 +51,13 @@ impl<W: LogWriter> Committer<W> {
     pub(crate) fn run(mut self) {
         let _end = EndOnExit(Arc::clone(&self.queue));
         let mut look_at = Instant::now() + self.poll_interval;
+        let mut had_requests = false;
         loop {
             let work = self.queue.take(Wait {
                 until: look_at,
-                group: self.pace.group,
-                group_within: (self.pace.commit_time / 2).min(GROUP_WITHIN_MAX),
-                spin: if self.pace.group > 0 { SPIN } else { Duration::ZERO },
+                spin: if had_requests { SPIN } else { Duration::ZERO },
             });
+            had_requests = !work.requests.is_empty();
             let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
             self.work(work);
             if Instant::now() >= look_at {
@@ -81,11 +71,8 @@ impl<W: LogWriter> Committer<W> {
     }
 
     fn work(&mut self, work: Work<Request>) {
-        self.pace.group = work.requests.len();
         if !work.requests.is_empty() {
-            let started = Instant::now();
             self.commit_group(work);
-            self.pace.commit_time = started.elapsed();
         } else if !work.cursors.is_empty() {
             self.flush_cursors(&work.cursors);
         }

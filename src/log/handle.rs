@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::error::{AppendError, ReadError, StorageError, StreamError};
@@ -12,7 +12,7 @@ use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
 use crate::log::LogReader;
 use crate::log::cursor::{CursorClaim, StoredCursor};
-use crate::log::page::{Page, PageBounds, Range};
+use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
 
@@ -72,25 +72,39 @@ impl LogHandle {
         self.read(move |reader| reader.page(&query, range, bounds)).await
     }
 
-    /// Begins to read a page on another thread; nothing, when all readers are at work or reading does not block anyway.
-    pub(crate) fn page_ahead(
+    /// Begins to read some pages on another thread; nothing, when all readers are at work or reading does not block anyway.
+    pub(crate) fn pages_ahead(
         &self,
         query: &Arc<EventQuery>,
         range: Range,
         bounds: PageBounds,
-    ) -> Option<PageAhead> {
+    ) -> Option<PagesAhead> {
         let runtime = Handle::try_current().ok()?;
         if !self.reader.is_blocking() {
             return None;
         }
         let slot = Arc::clone(&self.read_slots).try_acquire_owned().ok()?;
         let (reader, query) = (Arc::clone(&self.reader), Arc::clone(query));
-        let task = runtime.spawn_blocking(move || {
-            let page = reader.page(&query, range, bounds);
+        let (give, pages) = mpsc::channel(PAGES_AHEAD_MAX);
+        runtime.spawn_blocking(move || {
+            let outcome = reader.pages(&query, range, bounds, &mut |page| {
+                let is_taken = give.try_send(Ok(page)).is_ok();
+                if is_taken && give.capacity() > 0 {
+                    More::Yes
+                } else {
+                    More::No
+                }
+            });
             drop(slot);
-            page
+            if let Err(error) = outcome {
+                // There is room: after a page that found none, nothing more was read.
+                let _ = give.try_send(Err(error));
+            }
         });
-        Some(PageAhead { range, task })
+        Some(PagesAhead {
+            after: range.after,
+            pages,
+        })
     }
 
     /// The last committed sequence, as the log itself knows it.
@@ -144,15 +158,32 @@ impl LogHandle {
     }
 }
 
-/// A page that is being read while the one before it is handled.
-pub(crate) struct PageAhead {
-    pub(crate) range: Range,
-    task: JoinHandle<Result<Page, ReadError>>,
+/// How many pages are read ahead in one go.
+pub(crate) const PAGES_AHEAD_MAX: usize = 4;
+
+/// Pages that are being read while the ones before them are handled.
+pub(crate) struct PagesAhead {
+    /// Where the next of them begins.
+    after: u64,
+    pages: mpsc::Receiver<Result<Page, ReadError>>,
 }
 
-impl PageAhead {
-    pub(crate) async fn page(self) -> Result<Page, ReadError> {
-        outcome(self.task).await
+impl PagesAhead {
+    /// The page that begins after this sequence, if it is among them. Cancel safe.
+    pub(crate) async fn page(&mut self, after: u64) -> Option<Result<Page, ReadError>> {
+        if self.after != after {
+            return None;
+        }
+        let page = self.pages.recv().await?;
+        if let Ok(page) = &page {
+            self.after = page.through;
+        }
+        Some(page)
+    }
+
+    /// Whether no more of them are to come.
+    pub(crate) fn are_over(&self) -> bool {
+        self.pages.is_closed() && self.pages.is_empty()
     }
 }
 

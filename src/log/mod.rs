@@ -33,7 +33,7 @@ use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
-use crate::log::page::{Page, PageBounds, Range};
+use crate::log::page::{More, Page, PageBounds, Range};
 
 /// The newest end of a log.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,19 @@ pub(crate) trait LogWriter: Send {
 pub(crate) trait LogReader: Send + std::marker::Sync {
     /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it.
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// Reads page after page in one go, which costs less than one by one, until `take` wants no more. May end earlier; the
+    /// last page says how far it got.
+    fn pages(
+        &self,
+        query: &EventQuery,
+        range: Range,
+        bounds: PageBounds,
+        take: &mut dyn FnMut(Page) -> More,
+    ) -> Result<(), ReadError> {
+        take(self.page(query, range, bounds)?);
+        Ok(())
+    }
 
     /// The last committed sequence.
     fn head(&self) -> Result<u64, StorageError>;

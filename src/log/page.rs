@@ -33,10 +33,17 @@ pub(crate) struct Page {
     pub(crate) through: u64,
 }
 
-/// How much of the log one page may examine, in events: bounds the time of a page whose query selects next to nothing.
+/// Whether another page is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum More {
+    Yes,
+    No,
+}
+
+/// How much of the log one read may examine, in events: bounds the time of a page whose query selects next to nothing.
 pub(crate) const PAGE_SPAN_MAX: u64 = 100_000;
 
-/// The events that a page may examine.
+/// The events that a read may examine.
 pub(crate) fn clip(range: Range) -> Range {
     Range {
         after: range.after,

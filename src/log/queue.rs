@@ -54,12 +54,13 @@ pub(crate) struct Work<R> {
 pub(crate) struct Wait {
     /// When it wants to be back, although there is nothing to do.
     pub(crate) until: Instant,
-    /// How many requests the next group probably gets, and how long to wait for them.
-    pub(crate) group: usize,
-    pub(crate) group_within: Duration,
     /// How long to look for work before going to sleep: waking up costs more than a short look.
     pub(crate) spin: Duration,
 }
+
+/// Cursors that are due so soon ride along with a group. Those with more time wait for it, so that a cursor which moves
+/// with every group is not written with every group.
+const RIDE_WITHIN: Duration = Duration::from_millis(50);
 
 impl<R> Queue<R> {
     pub(crate) fn new() -> Self {
@@ -155,14 +156,13 @@ impl<R> Queue<R> {
 
     /// Waits for work: requests, cursors that are due, the end, or the time to be back.
     pub(crate) fn take(&self, wait: Wait) -> Work<R> {
-        self.look_for_requests(wait);
+        self.look_for_work(wait.spin);
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
             let until = state.cursors_due.map_or(wait.until, |due| due.min(wait.until));
             if !state.requests.is_empty() || state.is_closed || until <= now {
-                let is_due = state.cursors_due.is_some_and(|due| due <= now);
-                return self.work(state, is_due);
+                return self.work(state, now);
             }
             state.sleeps_until = Some(until);
             state = self.changed.wait_until(state, until);
@@ -170,11 +170,16 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Cursors ride along with requests and with the end; without these they leave when one of them is due.
-    fn work(&self, mut state: MutexGuard<'_, State<R>>, is_due: bool) -> Work<R> {
+    /// All requests; and the cursors, when one of them is due, or nearly so and there is a group to ride along with.
+    fn work(&self, mut state: MutexGuard<'_, State<R>>, now: Instant) -> Work<R> {
         self.waiting.store(0, Ordering::Relaxed);
-        let takes_cursors = is_due || !state.requests.is_empty() || state.is_closed;
-        let cursors = if takes_cursors {
+        let cursors_leave = match state.cursors_due {
+            _ if state.is_closed => true,
+            Some(due) if state.requests.is_empty() => due <= now,
+            Some(due) => due <= now + RIDE_WITHIN,
+            None => !state.requests.is_empty(),
+        };
+        let cursors = if cursors_leave {
             state.cursors_due = None;
             mem::take(&mut state.cursors)
         } else {
@@ -187,29 +192,11 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Looks for requests for a short while without sleeping; and when the last group was large, lets this one grow, so
-    /// that callers who were answered together come back together.
-    fn look_for_requests(&self, wait: Wait) {
+    /// Looks for work for a short while without sleeping.
+    fn look_for_work(&self, spin: Duration) {
         let started = Instant::now();
-        let mut first_seen = None;
-        loop {
-            let waiting = self.waiting.load(Ordering::Relaxed);
-            let is_over = match (waiting, first_seen) {
-                (0, _) => started.elapsed() >= wait.spin,
-                (_, None) => {
-                    first_seen = Some(Instant::now());
-                    waiting >= wait.group
-                }
-                (_, Some(seen)) => waiting >= wait.group || seen.elapsed() >= wait.group_within,
-            };
-            if is_over {
-                return;
-            }
-            if wait.group > 1 {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
+        while self.waiting.load(Ordering::Relaxed) == 0 && started.elapsed() < spin {
+            std::hint::spin_loop();
         }
     }
 
@@ -232,8 +219,6 @@ mod models {
     fn take(queue: &Queue<u8>) -> Work<u8> {
         queue.take(Wait {
             until: Instant::now() + Duration::from_secs(3600),
-            group: 0,
-            group_within: Duration::ZERO,
             spin: Duration::ZERO,
         })
     }

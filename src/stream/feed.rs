@@ -9,7 +9,7 @@ use crate::bus::{Bus, Look, LookBounds, SeatKey};
 use crate::error::ReadError;
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
-use crate::log::handle::{LogHandle, PageAhead};
+use crate::log::handle::{LogHandle, PAGES_AHEAD_MAX, PagesAhead};
 use crate::log::page::{PageBounds, Range};
 
 /// What all feeds of a store share.
@@ -48,7 +48,8 @@ impl Source {
     fn bounds(&self) -> PageBounds {
         // Relaxed: an estimate.
         let at_work = self.feeds_at_work.load(Ordering::Relaxed).max(1);
-        let share = (self.pages_bytes_max / at_work).max(PAGE_BYTES_MIN);
+        let pages = at_work * (1 + PAGES_AHEAD_MAX);
+        let share = (self.pages_bytes_max / pages).max(PAGE_BYTES_MIN);
         PageBounds {
             bytes_max: self.page.bytes_max.min(share),
             ..self.page
@@ -61,8 +62,8 @@ pub(crate) struct Feed {
     source: Arc<Source>,
     query: Arc<EventQuery>,
     seat: SeatKey,
-    /// The page that is read while the one before it is handled.
-    ahead: Option<PageAhead>,
+    /// The pages that are read while the ones before them are handled.
+    ahead: Option<PagesAhead>,
 }
 
 /// What there is for the stream after a position.
@@ -100,26 +101,32 @@ impl Feed {
         look(&self.source, self.seat, &self.query, after, rest)
     }
 
-    /// Reads a page of the log, and begins to read the one after it.
+    /// Reads a page of the log, and sees to it that those after it are read meanwhile.
     ///
     /// Cancel safe: the position is the caller's, and a page that is not taken is read again.
     pub(crate) async fn read(&mut self, range: Range) -> Result<Selected, ReadError> {
-        let page = match self.ahead.take() {
-            Some(ahead) if ahead.range.after == range.after => ahead.page().await?,
-            _ => {
+        let ahead = match &mut self.ahead {
+            Some(ahead) => ahead.page(range.after).await.transpose()?,
+            None => None,
+        };
+        let page = match ahead {
+            Some(page) => page,
+            None => {
+                self.ahead = None;
                 self.source
                     .log
                     .page(&self.query, range, self.source.bounds())
                     .await?
             }
         };
-        if page.through < range.through {
+        let reads_ahead = self.ahead.as_ref().is_some_and(|ahead| !ahead.are_over());
+        if page.through < range.through && !reads_ahead {
             let next = Range {
                 after: page.through,
                 through: range.through,
             };
             let bounds = self.source.bounds();
-            self.ahead = self.source.log.page_ahead(&self.query, next, bounds);
+            self.ahead = self.source.log.pages_ahead(&self.query, next, bounds);
         }
         let batches = page.batches.into_iter().map(EventBatch::whole);
         Ok(Selected {

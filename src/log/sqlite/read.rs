@@ -1,6 +1,7 @@
 //! The readers' half: pages, decoded from rows.
 
 use std::cell::OnceCell;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::LogReader;
-use crate::log::page::{Page, PageBounds, Range, clip};
+use crate::log::page::{More, Page, PageBounds, Range, clip};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::query_sql::{COLUMNS, Candidates, Search, candidates};
 use crate::sync::Mutex;
@@ -84,6 +85,16 @@ impl LogReader for SqliteReader {
         self.with_connection(|lent| page(&lent.connection, &mut lent.type_names, query, range, bounds))
     }
 
+    fn pages(
+        &self,
+        query: &EventQuery,
+        range: Range,
+        bounds: PageBounds,
+        take: &mut dyn FnMut(Page) -> More,
+    ) -> Result<(), ReadError> {
+        self.with_connection(|lent| pages(&lent.connection, &mut lent.type_names, query, range, bounds, take))
+    }
+
     fn head(&self) -> Result<u64, StorageError> {
         self.with_connection(|lent| {
             lent.connection
@@ -138,7 +149,7 @@ impl TypeNames {
     }
 }
 
-/// Reads what `query` selects in `range`. The statements end with this call: none is left open to hold an old head.
+/// Reads the first page of what `query` selects in `range`.
 pub(super) fn page(
     connection: &Connection,
     type_names: &mut TypeNames,
@@ -146,6 +157,24 @@ pub(super) fn page(
     range: Range,
     bounds: PageBounds,
 ) -> Result<Page, ReadError> {
+    let mut first = None;
+    pages(connection, type_names, query, range, bounds, &mut |page| {
+        first = Some(page);
+        More::No
+    })?;
+    Ok(first.expect("there is always a page, if an empty one"))
+}
+
+/// Reads what `query` selects in `range`, page by page. The statements end with this call: none is left open to hold an
+/// old head.
+fn pages(
+    connection: &Connection,
+    type_names: &mut TypeNames,
+    query: &EventQuery,
+    range: Range,
+    bounds: PageBounds,
+    take: &mut dyn FnMut(Page) -> More,
+) -> Result<(), ReadError> {
     let clipped = whole_batches(connection, range, clip(range)).map_err(storage("read a page"))?;
     let mut builder = PageBuilder {
         connection,
@@ -153,23 +182,24 @@ pub(super) fn page(
         query,
         selects_all: query.selects_everything(),
         bounds,
+        take,
         bytes: 0,
         text_bytes: 0,
         batches: Vec::new(),
         open: None,
         last: range.after,
     };
-    let through = match candidates(query) {
-        Candidates::Nothing => range.through,
-        Candidates::Everything => builder.scan(clipped)?,
-        Candidates::Rows(search) => builder.rows(clipped, search)?,
-        Candidates::Sequences(search) => builder.search(clipped, search)?,
+    let (is_wanted, through) = match candidates(query) {
+        Candidates::Nothing => (More::Yes, range.through),
+        Candidates::Everything => (builder.scan(clipped)?, clipped.through),
+        Candidates::Rows(search) => (builder.rows(clipped, search)?, clipped.through),
+        Candidates::Sequences(search) => (builder.search(clipped, search)?, clipped.through),
     };
-    builder.close_batch();
-    Ok(Page {
-        batches: builder.batches,
-        through,
-    })
+    if is_wanted == More::Yes {
+        builder.close_batch();
+        builder.close_page(through);
+    }
+    Ok(())
 }
 
 /// A clipped range that ends inside a batch is extended to the end of that batch.
@@ -260,13 +290,14 @@ pub(super) fn position_at(connection: &Connection, time: Timestamp) -> rusqlite:
     Ok(later as u64)
 }
 
-/// Groups rows into batches until the page is full.
+/// Groups rows into batches, and batches into pages.
 struct PageBuilder<'a> {
     connection: &'a Connection,
     type_names: &'a mut TypeNames,
     query: &'a EventQuery,
     selects_all: bool,
     bounds: PageBounds,
+    take: &'a mut dyn FnMut(Page) -> More,
     bytes: usize,
     /// The bytes of the last batch's texts, which are probably those of the next.
     text_bytes: usize,
@@ -288,29 +319,29 @@ struct OpenBatch {
 }
 
 impl PageBuilder<'_> {
-    /// Reads the whole range, in the order of the primary key, and says how far it got.
-    fn scan(&mut self, range: Range) -> Result<u64, ReadError> {
+    /// Reads the whole range, in the order of the primary key, as long as more is wanted.
+    fn scan(&mut self, range: Range) -> Result<More, ReadError> {
         let sql =
             format!("SELECT {COLUMNS} FROM event WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence");
         let parameters = Vec::new();
         self.rows(range, Search { sql, parameters })
     }
 
-    /// Reads the rows that one statement yields, and says how far it got.
-    fn rows(&mut self, range: Range, search: Search) -> Result<u64, ReadError> {
+    /// Reads the rows that one statement yields, as long as more is wanted.
+    fn rows(&mut self, range: Range, search: Search) -> Result<More, ReadError> {
         let failed = storage("read a page");
         let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
         let mut rows = statement.query(search.parameters(range)).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
-            if let Some(through) = self.take(row)? {
-                return Ok(through);
+            if self.take(row)? == More::No {
+                return Ok(More::No);
             }
         }
-        Ok(range.through)
+        Ok(More::Yes)
     }
 
-    /// Reads the rows whose sequences a search finds, and says how far it got.
-    fn search(&mut self, range: Range, search: Search) -> Result<u64, ReadError> {
+    /// Reads the rows whose sequences a search finds, as long as more is wanted.
+    fn search(&mut self, range: Range, search: Search) -> Result<More, ReadError> {
         let failed = storage("search a page");
         let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
         let mut found = statement.query(search.parameters(range)).map_err(&failed)?;
@@ -320,17 +351,17 @@ impl PageBuilder<'_> {
             let sequence: i64 = sequence.get(0).map_err(&failed)?;
             let mut rows = read.query([sequence]).map_err(&failed)?;
             if let Some(row) = rows.next().map_err(&failed)?
-                && let Some(through) = self.take(row)?
+                && self.take(row)? == More::No
             {
-                return Ok(through);
+                return Ok(More::No);
             }
         }
-        Ok(range.through)
+        Ok(More::Yes)
     }
 
-    /// Takes one row. When it begins another batch and the page is full, it is left to the next page; the answer is then
-    /// the last sequence of the batch before it.
-    fn take(&mut self, row: &Row<'_>) -> Result<Option<u64>, ReadError> {
+    /// Takes one row. When it begins another batch, and the page is full, the page is handed out first; a row that is not
+    /// wanted then is left to another read.
+    fn take(&mut self, row: &Row<'_>) -> Result<More, ReadError> {
         let failed = storage("read a row");
         let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
         let sequence = number(0).map_err(&failed)?;
@@ -342,9 +373,11 @@ impl PageBuilder<'_> {
         let first_sequence = sequence.saturating_sub(number(1).map_err(&failed)?);
         let is_open = |open: &OpenBatch| open.first_sequence == first_sequence;
         if !self.open.as_ref().is_some_and(is_open) {
-            let through = self.close_batch();
-            if self.bounds.are_reached(self.batches.len(), self.bytes) {
-                return Ok(through);
+            if let Some(through) = self.close_batch()
+                && self.bounds.are_reached(self.batches.len(), self.bytes)
+                && self.close_page(through) == More::No
+            {
+                return Ok(More::No);
             }
             let size = number(2).map_err(&failed)?.max(1);
             let events = if self.selects_all {
@@ -361,7 +394,7 @@ impl PageBuilder<'_> {
             });
         }
         self.take_event(row, sequence)?;
-        Ok(None)
+        Ok(More::Yes)
     }
 
     fn take_event(&mut self, row: &Row<'_>, sequence: u64) -> Result<(), ReadError> {
@@ -418,6 +451,15 @@ impl PageBuilder<'_> {
             }));
         }
         Some(last_sequence)
+    }
+
+    /// Hands the page out, and asks whether another one is wanted.
+    fn close_page(&mut self, through: u64) -> More {
+        self.bytes = 0;
+        (self.take)(Page {
+            batches: mem::take(&mut self.batches),
+            through,
+        })
     }
 }
 
