@@ -57,7 +57,7 @@ impl Source {
     }
 }
 
-/// One stream's way to its batches: its seat on the bus, and a page that is read ahead.
+/// One stream's way to its batches: its seat on the bus, and the pages that are read ahead.
 pub(crate) struct Feed {
     source: Arc<Source>,
     query: Arc<EventQuery>,

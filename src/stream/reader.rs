@@ -18,8 +18,8 @@ use crate::stream::feed::{Feed, Found, Selected, Source};
 /// A `Stream` of the batches that a query selects: what [`read`](crate::Store::read) and [`follow`](crate::Store::follow)
 /// give.
 ///
-/// It reads nothing before it is polled, one page at a time, and holds no more than two pages: who pulls slowly costs no
-/// memory. After an error it ends.
+/// It reads nothing before it is polled, and never more than a few pages ahead: who pulls slowly costs no memory. After an
+/// error it ends.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
