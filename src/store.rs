@@ -386,6 +386,7 @@ impl Drop for Inner {
             // Ends after what is queued is committed. A committer that panicked has said so.
             let _ = committer.join();
         }
+        self.hub.registry.clear();
     }
 }
 

@@ -247,6 +247,12 @@ impl CursorCell {
         rests
     }
 
+    /// Lets go of that waker, which keeps the stream alive: the stream has ended.
+    pub(crate) fn rest_no_more(&self) {
+        let waker = self.state.lock().resting.take();
+        drop(waker);
+    }
+
     /// Waits until `position` is in the log. One waiter at a time: the stream itself.
     pub(crate) fn poll_stored(
         &self,

@@ -106,6 +106,9 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         drop(self.pump.take());
+        if let Some(cell) = &self.core.cursor {
+            cell.rest_no_more();
+        }
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
             StopCause::Unsubscribed | StopCause::Closed => {

@@ -96,6 +96,12 @@ impl Registry {
         drop(forgotten);
     }
 
+    /// Lets go of all streams, those included that stopped with an error: the store is gone.
+    pub(crate) fn clear(&self) {
+        let streams = std::mem::take(&mut self.contents.lock().streams);
+        drop(streams);
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<StreamCore>> {
         self.contents.lock().streams.values().cloned().collect()
     }
