@@ -84,7 +84,7 @@ pub(crate) enum Look {
     },
     /// The window does not reach back that far: the log has what comes after this sequence, up to the head.
     Behind { after: u64, head: u64 },
-    /// Nothing up to the head, and nothing will come any more.
+    /// Nothing up to the head, and nothing will come any more; or the stream has left its seat.
     Closed,
 }
 
@@ -182,7 +182,9 @@ impl Bus {
             is_closed,
             ..
         } = &mut *state;
-        let seat = &mut seats[key.index];
+        let Some(seat) = seats.get_mut(key.index).filter(|seat| seat.serial == key.serial) else {
+            return Look::Closed;
+        };
         let head = window.head();
         seat.position = position;
         let earlier_waker = seat.waker.take();
@@ -338,6 +340,27 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert_eq!(seen(bus.look(key, 0, ONE, Some(&waker))), (vec![1], 1));
         assert!(bus.overdue().is_empty());
+    }
+
+    #[test]
+    fn a_late_look_of_a_stream_that_left_touches_nobody_elses_seat() {
+        let bus = Bus::new(0, 1 << 20);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let left = bus.join(Arc::new(EventQuery::all()), 0);
+        bus.leave(left);
+        assert!(matches!(bus.look(left, 0, ONE, None), Look::Closed));
+        let taken = bus.join(Arc::new(EventQuery::all()), 0);
+        assert!(matches!(
+            bus.look(taken, 0, ONE, Some(&waker)),
+            Look::Nothing { .. }
+        ));
+        assert!(matches!(
+            bus.look(left, 9, ONE, Some(Waker::noop())),
+            Look::Closed
+        ));
+        publish(&bus, &[batch(1, &["a"])]);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -156,8 +156,8 @@ struct CellState {
     failure: Option<CursorFailure>,
     /// The stream, which waits until its position is stored.
     waiting: Option<Waker>,
-    /// The stream, which rests and is woken only by a failure.
-    resting: Option<Waker>,
+    /// Wakes the stream, without keeping it alive.
+    on_failure: Option<Waker>,
 }
 
 impl CursorCell {
@@ -171,7 +171,7 @@ impl CursorCell {
                 queued: Queued::No,
                 failure: None,
                 waiting: None,
-                resting: None,
+                on_failure: None,
             }),
         }
     }
@@ -222,10 +222,10 @@ impl CursorCell {
     pub(crate) fn fail(&self, failure: CursorFailure) {
         let mut state = self.state.lock();
         state.failure = Some(failure);
-        let (waiting, resting) = (state.waiting.take(), state.resting.take());
+        let (waiting, on_failure) = (state.waiting.take(), state.on_failure.take());
         drop(state);
         wake(waiting);
-        wake(resting);
+        wake(on_failure);
     }
 
     /// The position that is in the log.
@@ -237,20 +237,9 @@ impl CursorCell {
         self.state.lock().failure.clone()
     }
 
-    /// Leaves the waker of a stream that is going to rest. `false`: there is a failure to look at already.
-    pub(crate) fn rest(&self, waker: &Waker) -> bool {
-        let mut state = self.state.lock();
-        let earlier = state.resting.replace(waker.clone());
-        let rests = state.failure.is_none();
-        drop(state);
-        drop(earlier);
-        rests
-    }
-
-    /// Lets go of that waker, which keeps the stream alive: the stream has ended.
-    pub(crate) fn rest_no_more(&self) {
-        let waker = self.state.lock().resting.take();
-        drop(waker);
+    /// Leaves whom to wake when the cursor fails, for a stream that rests meanwhile.
+    pub(crate) fn wake_on_failure(&self, waker: Waker) {
+        self.state.lock().on_failure = Some(waker);
     }
 
     /// Waits until `position` is in the log. One waiter at a time: the stream itself.

@@ -1,6 +1,6 @@
 //! What is shared by the loop of a stream, its handles, and whoever wakes or ends it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
@@ -69,6 +69,17 @@ impl StreamCore {
             abort: Notify::new(),
             runtime: parts.runtime,
             progress: watch::Sender::new(Progress::new(parts.position)),
+        }
+    }
+
+    /// Begins to deliver.
+    pub(crate) fn begin(self: &Arc<Self>, pump: Pump) {
+        if let Some(cell) = &self.cursor {
+            let waker = WakeIfThere(Arc::downgrade(self));
+            cell.wake_on_failure(Arc::new(waker).into());
+        }
+        if self.gate.park(Box::new(pump)).is_ok() {
+            Arc::clone(self).wake();
         }
     }
 
@@ -238,6 +249,17 @@ impl StreamCore {
 pub(crate) enum Rests {
     No,
     Yes,
+}
+
+/// Wakes a stream, if it is still there.
+struct WakeIfThere(Weak<StreamCore>);
+
+impl Wake for WakeIfThere {
+    fn wake(self: Arc<Self>) {
+        if let Some(core) = self.0.upgrade() {
+            core.wake();
+        }
+    }
 }
 
 impl Wake for StreamCore {

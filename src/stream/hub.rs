@@ -224,9 +224,7 @@ impl Hub {
         let pump = Pump::new(position, feed, handler, checkpointer, claim);
         self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
-        if core.gate.park(Box::new(pump)).is_ok() {
-            std::task::Wake::wake(Arc::clone(&core));
-        }
+        core.begin(pump);
         Ok(EventStream::new(core))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{ReadError, StopCause};
@@ -106,9 +105,6 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         drop(self.pump.take());
-        if let Some(cell) = &self.core.cursor {
-            cell.rest_no_more();
-        }
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
             StopCause::Unsubscribed | StopCause::Closed => {
@@ -240,9 +236,9 @@ impl Work {
             return Err(cause.unwrap_or(StopCause::Unsubscribed));
         }
         let found = core.look(position, Rests::Yes);
-        let waker = Waker::from(Arc::clone(&core));
-        let cursor_is_well = core.cursor.as_ref().is_none_or(|cell| cell.rest(&waker));
-        if let (Found::Nothing { head }, true) = (found, cursor_is_well) {
+        // A failure before the loop was parked woke nobody.
+        let cursor_failed = core.cursor.as_ref().is_some_and(|cell| cell.failure().is_some());
+        if let (Found::Nothing { head }, false) = (found, cursor_failed) {
             // Who looked between the two looks saw a stream that did not rest yet, and waits for a change.
             core.report_position(head);
             return Ok(Next::Rested);
