@@ -1,0 +1,654 @@
+//! D1 to D8: what a durable stream promises.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use millstream::internals::FaultPoint;
+use millstream::{
+    Checkpoint, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream, OnMismatch,
+    Start, StopCause, Store, StreamError, StreamState, WaitError,
+};
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use crate::common::{Recorder, append, events, eventually, hasty, in_time, takes_all};
+use crate::subject::Subject;
+
+/// A checkpoint that nothing but the number of batches brings about.
+fn every(batches: u32) -> Checkpoint {
+    Checkpoint::Every {
+        batches,
+        within: Duration::from_secs(3_600),
+    }
+}
+
+async fn end(stream: EventStream) {
+    stream.unsubscribe();
+    let cause = in_time("the stream stops", stream.stopped()).await;
+    assert!(matches!(cause, StopCause::Unsubscribed), "{cause:?}");
+}
+
+fn cursor(stream: &EventStream) -> u64 {
+    stream.status().cursor.expect("a durable stream has a cursor")
+}
+
+/// The cursor as it stands in the file.
+fn stored(subject: &Subject, name: &str) -> i64 {
+    let file = Connection::open(subject.path()).unwrap();
+    let sql = "SELECT position FROM cursor WHERE name = ?1";
+    file.query_row(sql, [name], |row| row.get(0)).unwrap()
+}
+
+pub(crate) async fn d1_delivery_resumes_after_the_cursor(subject: &Subject) {
+    let mut store = subject.open_with(|builder| builder.page_batches(3));
+    let name = DurableStream::new("ledger");
+    let mut expected = 0;
+    // Nothing, one batch, a page less one, a page, a page and one.
+    for batches in [0, 1, 2, 3, 4, 0, 7] {
+        let recorder = Recorder::new();
+        for _ in 0..batches {
+            append(&store, "a", 2).await;
+        }
+        // What a log in a file holds now is not in the window any more.
+        store = subject.reopen(store).await;
+        let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+        assert_eq!(stream.started_after(), expected);
+        stream.caught_up().await.unwrap();
+        let head = store.head();
+        assert_eq!(head, expected + batches * 2);
+        assert_eq!(recorder.sequences(), (expected + 1..=head).collect::<Vec<_>>());
+        end(stream).await;
+        store = subject.reopen(store).await;
+        expected = head;
+    }
+}
+
+pub(crate) async fn d1_a_new_name_starts_where_it_says(subject: &Subject) {
+    let store = subject.open();
+    append(&store, "a", 2).await;
+    append(&store, "a", 3).await;
+    // The clock has to move on between two batches, which it does at the latest when this many were appended.
+    let mut second = append(&store, "b", 1).await.0;
+    let found = async |sequence: u64| {
+        let found = store.query(&EventQuery::all()).await.unwrap().events;
+        found[sequence as usize - 1].recorded_at()
+    };
+    while found(second).await == found(second - 1).await {
+        second = append(&store, "b", 1).await.0;
+    }
+    let head = store.head();
+    let at = found(second).await;
+    for (index, (start, after)) in [
+        (Start::Beginning, 0),
+        (Start::Now, head),
+        (Start::After(0), 0),
+        (Start::After(3), 3),
+        (Start::After(head), head),
+        (Start::At(at), second - 1),
+        (Start::At(at - Duration::from_secs(3_600)), 0),
+        (Start::At(at + Duration::from_secs(3_600)), head),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let recorder = Recorder::new();
+        let name = DurableStream::new(format!("start-{index}")).start(start);
+        let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+        assert_eq!(stream.started_after(), after, "{start:?}");
+        stream.caught_up().await.unwrap();
+        assert_eq!(
+            recorder.sequences(),
+            (after + 1..=head).collect::<Vec<_>>(),
+            "{start:?}"
+        );
+        end(stream).await;
+    }
+    let late = DurableStream::new("late").start(Start::After(head + 1));
+    let refused = store.stream_all_durable(&late, takes_all()).await;
+    assert!(
+        matches!(refused, Err(StreamError::StartAhead { .. })),
+        "{refused:?}"
+    );
+}
+
+pub(crate) async fn d1_now_is_resolved_once(subject: &Subject) {
+    let store = subject.open();
+    append(&store, "a", 2).await;
+    let name = DurableStream::new("now").start(Start::Now);
+    let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
+    assert_eq!(stream.started_after(), 2);
+    end(stream).await;
+    let store = subject.reopen(store).await;
+    append(&store, "a", 2).await;
+    let recorder = Recorder::new();
+    let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+    assert_eq!(stream.started_after(), 2);
+    stream.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), [3, 4]);
+}
+
+pub(crate) async fn d1_now_is_stored_before_the_call_returns(subject: &Subject) {
+    let store = subject.open();
+    append(&store, "a", 5).await;
+    let name = DurableStream::new("now").start(Start::Now);
+    let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
+    assert_eq!(stored(subject, "now"), 5);
+    drop(stream);
+}
+
+pub(crate) async fn d2_the_cursor_passes_a_batch_after_its_handler(subject: &Subject) {
+    let store = subject.open();
+    let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(0)));
+    let name = DurableStream::new("careful").checkpoint(Checkpoint::Every {
+        batches: 1,
+        within: Duration::ZERO,
+    });
+    let stream = store
+        .stream_all_durable(&name, recorder.gated(&gate))
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        append(&store, "a", 1).await;
+    }
+    for handled in 1..=10 {
+        eventually("the next call runs", || {
+            stream.status().call_running_for.is_some()
+        })
+        .await;
+        let status = stream.status();
+        assert!(
+            status.cursor < Some(handled) && status.position < handled,
+            "{status:?}"
+        );
+        gate.add_permits(1);
+        recorder.batches(handled as usize).await;
+        eventually("the cursor follows", || cursor(&stream) == handled).await;
+    }
+}
+
+pub(crate) async fn d2_the_cursor_does_not_pass_a_batch_that_fails(subject: &Subject) {
+    let store = subject.open();
+    for _ in 0..5 {
+        append(&store, "a", 2).await;
+    }
+    let recorder = Recorder::new();
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = Arc::clone(&is_mended);
+    let handler = recorder.failing(move |batch| batch.last_sequence() == 6 && !mended.load(Ordering::SeqCst));
+    let name = DurableStream::new("patient").checkpoint(Checkpoint::Strict);
+    let stream = store.stream_all_durable(&name, handler).await.unwrap();
+    eventually("it was tried again and again", || stream.status().failures > 20).await;
+    let status = stream.status();
+    assert_eq!((status.position, status.cursor, status.lag), (4, Some(4), 6));
+    assert!(status.last_error.is_some_and(|error| error.contains("not now")));
+    is_mended.store(true, Ordering::SeqCst);
+    stream.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), (1..=10).collect::<Vec<_>>());
+    eventually("the cursor follows", || cursor(&stream) == 10).await;
+}
+
+pub(crate) async fn d3_the_checkpoint_bounds_what_is_not_stored(subject: &Subject) {
+    let store = subject.open();
+    for _ in 0..40 {
+        append(&store, "a", 1).await;
+    }
+    let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(0)));
+    let name = DurableStream::new("bounded").checkpoint(every(4));
+    let stream = store
+        .stream_all_durable(&name, recorder.gated(&gate))
+        .await
+        .unwrap();
+    for handled in 1..=40 {
+        gate.add_permits(1);
+        recorder.batches(handled).await;
+        // The call of this batch has begun; those before it are handled, and all but four of them stored.
+        let stored = cursor(&stream) as usize;
+        assert!(
+            stored + 4 >= handled - 1 && stored <= handled,
+            "{stored} of {handled} are stored"
+        );
+    }
+    let soon = DurableStream::new("soon").checkpoint(Checkpoint::Every {
+        batches: 1_000,
+        within: Duration::from_millis(20),
+    });
+    let soon = store.stream_all_durable(&soon, takes_all()).await.unwrap();
+    let default = DurableStream::new("default");
+    let default = store.stream_all_durable(&default, takes_all()).await.unwrap();
+    eventually("time stores the cursors", || {
+        cursor(&soon) == 40 && cursor(&default) == 40
+    })
+    .await;
+}
+
+pub(crate) async fn d3_a_strict_checkpoint_stores_before_the_next_batch(subject: &Subject) {
+    let store = subject.open();
+    for _ in 0..30 {
+        append(&store, "a", 2).await;
+    }
+    let late = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (store, late) = (store.clone(), Arc::clone(&late));
+        HandleStream::new(move |batch: EventBatch| {
+            let stored = store.streams()[0].cursor;
+            if stored != Some(batch.first_sequence() - 1) {
+                late.fetch_add(1, Ordering::SeqCst);
+            }
+            async { Ok::<_, std::io::Error>(()) }
+        })
+    };
+    let name = DurableStream::new("strict").checkpoint(Checkpoint::Strict);
+    let stream = store.stream_all_durable(&name, handler).await.unwrap();
+    stream.caught_up().await.unwrap();
+    assert_eq!(stream.status().handled_batches, 30);
+    assert_eq!(
+        late.load(Ordering::SeqCst),
+        0,
+        "batches came before the cursor was stored"
+    );
+    end(stream).await;
+}
+
+pub(crate) async fn d3_a_crash_repeats_no_more_than_the_checkpoint_allows(subject: &Subject) {
+    for (round, limit) in [1u32, 2, 5].into_iter().enumerate() {
+        let dead = subject.open();
+        let base = dead.head();
+        for _ in 0..20 {
+            append(&dead, "a", 1).await;
+        }
+        let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(13)));
+        let name = DurableStream::new(format!("crash-{round}"))
+            .start(Start::After(base))
+            .checkpoint(every(limit));
+        let stream = dead
+            .stream_all_durable(&name, recorder.gated(&gate))
+            .await
+            .unwrap();
+        eventually("13 batches are handled", || stream.status().handled_batches == 13).await;
+        // To the next owner of the name, a stream that hangs is as good as dead.
+        let next = subject.open();
+        let again = Recorder::new();
+        let resumed = next.stream_all_durable(&name, again.handler()).await.unwrap();
+        let repeated = base + 13 - resumed.started_after();
+        assert!(
+            repeated <= u64::from(limit),
+            "{repeated} batches are repeated, {limit} are allowed"
+        );
+        resumed.caught_up().await.unwrap();
+        let expected: Vec<u64> = (resumed.started_after() + 1..=base + 20).collect();
+        assert_eq!(again.sequences(), expected);
+        gate.add_permits(1_000);
+        dead.close().await.unwrap();
+        next.close().await.unwrap();
+    }
+}
+
+pub(crate) async fn d4_a_query_that_selects_nothing_has_no_lag_and_is_swept_along(subject: &Subject) {
+    let stores = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&stores);
+    let store = subject.open_faulty(
+        |builder| builder,
+        move |point| {
+            if point == FaultPoint::AfterCursor {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+            false
+        },
+    );
+    let nothing = EventQuery::types(["never"]);
+    let stream = store
+        .stream_to_durable(&DurableStream::new("idle"), &nothing, takes_all())
+        .await
+        .unwrap();
+    stream.caught_up().await.unwrap();
+    for _ in 0..50 {
+        let (_, last) = append(&store, "a", 1).await;
+        stream.caught_up().await.unwrap();
+        let status = stream.status();
+        assert_eq!(
+            (status.lag, status.position, status.handled_batches),
+            (0, last, 0)
+        );
+    }
+    assert_eq!(stores.load(Ordering::SeqCst), 0, "an idle stream costs no writes");
+    append(&store, "a", 10_000).await;
+    eventually("the next groups take the cursor along", || {
+        store.append_blocking(events("a", 1)).unwrap();
+        cursor(&stream) >= 10_000
+    })
+    .await;
+    assert!(stores.load(Ordering::SeqCst) <= 2, "a sweep is one write");
+    assert_eq!(stream.status().lag, 0);
+}
+
+pub(crate) async fn d4_the_cursor_of_an_idle_stream_is_stored_at_its_end(subject: &Subject) {
+    let store = subject.open();
+    let nothing = EventQuery::types(["never"]);
+    let name = DurableStream::new("idle");
+    let stream = store
+        .stream_to_durable(&name, &nothing, takes_all())
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        append(&store, "a", 1).await;
+    }
+    eventually("all of it is settled", || stream.status().position == 5).await;
+    end(stream).await;
+    let store = subject.reopen(store).await;
+    let stream = store
+        .stream_to_durable(&name, &nothing, takes_all())
+        .await
+        .unwrap();
+    assert_eq!(stream.started_after(), 5);
+    let late = DurableStream::new("late");
+    let late = store
+        .stream_to_durable(&late, &nothing, takes_all())
+        .await
+        .unwrap();
+    late.caught_up().await.unwrap();
+    assert_eq!((late.status().lag, late.status().position), (0, 5));
+}
+
+pub(crate) async fn d5_an_error_is_retried_and_then_stops_the_stream(subject: &Subject) {
+    let store = subject.open();
+    for _ in 0..4 {
+        append(&store, "a", 2).await;
+    }
+    let recorder = Recorder::new();
+    let name = DurableStream::new("poisoned");
+    let poisoned = recorder
+        .failing(|batch| batch.first_sequence() == 5)
+        .retry(hasty().attempts_max(3));
+    let stream = store.stream_all_durable(&name, poisoned).await.unwrap();
+    let cause = in_time("the stream stops", stream.stopped()).await;
+    let StopCause::HandlerFailed {
+        last_sequence: 6,
+        attempts: 3,
+        error,
+    } = &cause
+    else {
+        panic!("expected three attempts at the batch up to 6: {cause:?}");
+    };
+    assert_eq!(&**error, "not now");
+    let status = stream.status();
+    assert_eq!((status.position, status.cursor, status.failures), (4, Some(4), 3));
+    assert!(matches!(
+        status.state,
+        StreamState::Stopped(StopCause::HandlerFailed { .. })
+    ));
+    let waited = stream.caught_up().await;
+    assert!(
+        matches!(waited, Err(WaitError::Stopped { position: 4, .. })),
+        "{waited:?}"
+    );
+    let settled = store.settled().await.unwrap_err().to_string();
+    assert!(
+        settled.contains("poisoned") && settled.contains("not now"),
+        "{settled}"
+    );
+    assert_eq!(
+        store.streams().len(),
+        1,
+        "who stopped with an error is still seen"
+    );
+    let mended = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+    assert_eq!(mended.started_after(), 4);
+    mended.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), (1..=8).collect::<Vec<_>>());
+    store.settled().await.unwrap();
+}
+
+pub(crate) async fn d5_a_panic_is_retried_like_an_error(subject: &Subject) {
+    let store = subject.open();
+    append(&store, "a", 1).await;
+    append(&store, "a", 1).await;
+    let recorder = Recorder::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let (recorder, calls) = (recorder.clone(), Arc::clone(&calls));
+        HandleStream::new(move |batch: EventBatch| {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            assert!(call != 0, "before the future is there");
+            let recorder = recorder.clone();
+            async move {
+                assert!(call != 1, "inside the future");
+                recorder.write(&batch);
+                Ok::<_, std::io::Error>(())
+            }
+        })
+    };
+    let name = DurableStream::new("panics");
+    let stream = store
+        .stream_all_durable(&name, handler.retry(hasty()))
+        .await
+        .unwrap();
+    stream.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), [1, 2]);
+    let status = stream.status();
+    assert_eq!(status.failures, 2);
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("panicked") && error.contains("inside the future"),
+        "{error}"
+    );
+}
+
+pub(crate) async fn d6_a_name_is_active_once(subject: &Subject) {
+    let store = subject.open();
+    let name = DurableStream::new("owner");
+    let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
+    for _ in 0..3 {
+        let second = store.stream_all_durable(&name, takes_all()).await;
+        assert!(
+            matches!(second, Err(StreamError::NameActive { .. })),
+            "{second:?}"
+        );
+    }
+    let other = store
+        .stream_all_durable(&DurableStream::new("other"), takes_all())
+        .await
+        .unwrap();
+    let raced = DurableStream::new("raced");
+    let both = [0, 1].map(|_| store.stream_all_durable(&raced, takes_all()));
+    let raced = futures::future::join_all(both).await;
+    assert_eq!(raced.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    append(&store, "a", 1).await;
+    store.settled().await.unwrap();
+    assert_eq!(
+        (stream.status().handled_batches, other.status().handled_batches),
+        (1, 1)
+    );
+}
+
+pub(crate) async fn d6_a_name_that_was_unsubscribed_is_free(subject: &Subject) {
+    let store = subject.open();
+    let name = DurableStream::new("owner");
+    let recorder = Recorder::new();
+    for round in 1..=30 {
+        let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+        append(&store, "a", 1).await;
+        if round % 3 != 0 {
+            stream.caught_up().await.unwrap();
+        }
+        if round % 2 == 0 {
+            stream.unsubscribe();
+        }
+        drop(stream);
+    }
+    let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+    stream.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), (1..=30).collect::<Vec<_>>());
+    assert_eq!(store.streams().len(), 1);
+}
+
+pub(crate) async fn d6_who_lost_the_name_cannot_write_the_cursor_and_stops(subject: &Subject) {
+    let (loser, winner) = (subject.open(), subject.open());
+    let name = DurableStream::new("owner").checkpoint(Checkpoint::Strict);
+    let (lost, lost_gate) = (Recorder::new(), Arc::new(Semaphore::new(2)));
+    let stream = loser
+        .stream_all_durable(&name, lost.gated(&lost_gate))
+        .await
+        .unwrap();
+    for _ in 0..6 {
+        append(&loser, "a", 1).await;
+    }
+    eventually("two batches are stored", || cursor(&stream) == 2).await;
+    // The winner takes over while the loser handles the third batch, and gets no further than that itself.
+    let (won, won_gate) = (Recorder::new(), Arc::new(Semaphore::new(1)));
+    let owner = winner
+        .stream_all_durable(&name, won.gated(&won_gate))
+        .await
+        .unwrap();
+    assert_eq!(owner.started_after(), 2);
+    eventually("the third batch is stored", || cursor(&owner) == 3).await;
+    lost_gate.add_permits(100);
+    let cause = in_time("the loser stops", stream.stopped()).await;
+    assert!(matches!(cause, StopCause::OwnershipLost), "{cause:?}");
+    assert_eq!(lost.sequences(), [1, 2, 3]);
+    assert_eq!(stored(subject, "owner"), 3);
+    won_gate.add_permits(100);
+    owner.caught_up().await.unwrap();
+    assert_eq!(won.sequences(), [3, 4, 5, 6]);
+    loser.close().await.unwrap();
+    winner.close().await.unwrap();
+    assert_eq!(stored(subject, "owner"), 6);
+}
+
+pub(crate) async fn d7_a_changed_query_is_refused(subject: &Subject) {
+    let store = subject.open();
+    for name in ["a", "b", "a", "b"] {
+        append(&store, name, 1).await;
+    }
+    let name = DurableStream::new("typed");
+    let written = EventQuery::any([EventFilter::types(["b", "a"]), EventFilter::all().tags(["x"])]);
+    let same = EventQuery::any([
+        EventFilter::all().tags(["x"]),
+        EventFilter::types(["a", "b", "a"]),
+    ]);
+    let changed = EventQuery::types(["b"]);
+    let stream = store
+        .stream_to_durable(&name, &written, takes_all())
+        .await
+        .unwrap();
+    stream.caught_up().await.unwrap();
+    end(stream).await;
+    let store = subject.reopen(store).await;
+    let refused = store
+        .stream_to_durable(&name, &changed, takes_all())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, StreamError::QueryChanged { cursor: 4, .. }),
+        "{refused:?}"
+    );
+    let text = refused.to_string();
+    assert!(
+        text.contains("KeepCursor") && text.contains("StartOver"),
+        "{text}"
+    );
+    let stream = store.stream_to_durable(&name, &same, takes_all()).await.unwrap();
+    assert_eq!(stream.started_after(), 4);
+    end(stream).await;
+    let keeps = name.clone().on_mismatch(OnMismatch::KeepCursor);
+    let stream = store
+        .stream_to_durable(&keeps, &changed, takes_all())
+        .await
+        .unwrap();
+    assert_eq!(stream.started_after(), 4);
+    end(stream).await;
+    let refused = store.stream_to_durable(&name, &same, takes_all()).await;
+    assert!(
+        matches!(refused, Err(StreamError::QueryChanged { .. })),
+        "the kept cursor has the new query"
+    );
+    let recorder = Recorder::new();
+    let over = name.clone().on_mismatch(OnMismatch::StartOver);
+    let stream = store
+        .stream_to_durable(&over, &same, recorder.handler())
+        .await
+        .unwrap();
+    stream.caught_up().await.unwrap();
+    assert_eq!(
+        (stream.started_after(), recorder.sequences()),
+        (0, vec![1, 2, 3, 4])
+    );
+    end(stream).await;
+    let stream = store.stream_to_durable(&over, &same, takes_all()).await.unwrap();
+    assert_eq!(stream.started_after(), 4, "what fits does not start over");
+}
+
+/// Leaves a cursor at 3 in a log that ends there, and changes its row by hand.
+async fn tampered(subject: &Subject, change: &str) -> (Store, DurableStream) {
+    let store = subject.open();
+    append(&store, "a", 3).await;
+    let name = DurableStream::new("ledger");
+    let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
+    stream.caught_up().await.unwrap();
+    end(stream).await;
+    let file = Connection::open(subject.path()).unwrap();
+    assert_eq!(file.execute(change, []).unwrap(), 1);
+    (subject.reopen(store).await, name)
+}
+
+pub(crate) async fn d7_a_cursor_ahead_of_the_log_is_refused(subject: &Subject) {
+    let (store, name) = tampered(subject, "UPDATE cursor SET position = 9").await;
+    for choice in [OnMismatch::Refuse, OnMismatch::KeepCursor] {
+        let name = name.clone().on_mismatch(choice);
+        let refused = store.stream_all_durable(&name, takes_all()).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                StreamError::CursorAhead {
+                    cursor: 9,
+                    head: 3,
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+        assert!(refused.to_string().contains("StartOver"), "{refused}");
+    }
+    let recorder = Recorder::new();
+    let over = name.on_mismatch(OnMismatch::StartOver);
+    let stream = store.stream_all_durable(&over, recorder.handler()).await.unwrap();
+    stream.caught_up().await.unwrap();
+    assert_eq!(recorder.sequences(), [1, 2, 3]);
+    eventually("the cursor came back into the log", || cursor(&stream) == 3).await;
+}
+
+pub(crate) async fn d7_a_cursor_of_another_log_is_refused(subject: &Subject) {
+    let (store, name) = tampered(subject, "UPDATE cursor SET log_id = 'another'").await;
+    for choice in [OnMismatch::Refuse, OnMismatch::KeepCursor] {
+        let name = name.clone().on_mismatch(choice);
+        let refused = store.stream_all_durable(&name, takes_all()).await.unwrap_err();
+        assert!(matches!(&refused, StreamError::ForeignCursor { cursor_log, .. } if cursor_log == "another"));
+        assert!(refused.to_string().contains("StartOver"), "{refused}");
+    }
+    let over = name.on_mismatch(OnMismatch::StartOver).start(Start::Now);
+    let stream = store.stream_all_durable(&over, takes_all()).await.unwrap();
+    assert_eq!(stream.started_after(), 3);
+}
+
+pub(crate) async fn d8_lost_wake_ups_delay_by_the_poll_interval(subject: &Subject) {
+    let poll_interval = Duration::from_millis(20);
+    let store = subject.open_faulty(
+        |builder| builder.poll_interval(poll_interval),
+        |point| point == FaultPoint::Wake,
+    );
+    let (live, durable) = (Recorder::new(), Recorder::new());
+    let _live = store.stream_all(live.handler()).await.unwrap();
+    let name = DurableStream::new("durable");
+    let _durable = store.stream_all_durable(&name, durable.handler()).await.unwrap();
+    for round in 1..=20 {
+        append(&store, "a", 1).await;
+        in_time("a look finds the batch", async {
+            live.batches(round).await;
+            durable.batches(round).await;
+        })
+        .await;
+    }
+    store.settled().await.unwrap();
+    assert_eq!(live.sequences(), (1..=20).collect::<Vec<_>>());
+    assert_eq!(durable.sequences(), live.sequences());
+}

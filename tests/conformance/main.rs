@@ -1,0 +1,140 @@
+//! One suite of the promises, which every log has to keep.
+//!
+//! A test is named after the promise that it proves. The tests run on the log in memory and on the one in an SQLite file;
+//! `guards` runs them on logs that are broken on purpose, and demands that they notice.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod durable;
+mod guards;
+mod log;
+mod streams;
+mod subject;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::subject::Subject;
+
+/// A test of the suite.
+type Proof = for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>;
+
+/// How long a test may take before the log counts as broken.
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn run(proof: Proof, subject: Subject) {
+    let outcome = tokio::time::timeout(LIMIT, proof(&subject)).await;
+    assert!(outcome.is_ok(), "not done within {LIMIT:?}");
+}
+
+/// Makes a test of each function and log, and the list of those that run on every log.
+macro_rules! conformance {
+    (
+        every log { $($folder:ident :: $name:ident),* $(,)? }
+        only files { $($file_folder:ident :: $file_name:ident),* $(,)? }
+    ) => {
+        /// The tests that run on every log, by name.
+        const PROOFS: &[(&str, Proof)] = &[
+            $((stringify!($name), |subject| Box::pin(crate::$folder::$name(subject)))),*
+        ];
+
+        mod in_memory {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    crate::run(
+                        |subject| Box::pin(crate::$folder::$name(subject)),
+                        crate::Subject::memory(),
+                    )
+                    .await;
+                }
+            )*
+        }
+
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    crate::run(
+                        |subject| Box::pin(crate::$folder::$name(subject)),
+                        crate::Subject::sqlite(),
+                    )
+                    .await;
+                }
+            )*
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $file_name() {
+                    crate::run(
+                        |subject| Box::pin(crate::$file_folder::$file_name(subject)),
+                        crate::Subject::sqlite(),
+                    )
+                    .await;
+                }
+            )*
+        }
+    };
+}
+
+conformance! {
+    every log {
+        log::l1_an_append_is_one_consecutive_range,
+        log::l1_a_refused_append_leaves_no_trace_and_uses_no_sequence,
+        log::l1_a_failed_commit_leaves_no_trace_and_uses_no_sequence,
+        log::l2_an_append_is_readable_and_published_when_it_returns,
+        log::l3_an_append_is_refused_when_its_context_moved,
+        log::l3_nothing_after_is_refused_when_something_matches,
+        log::l3_of_racing_appends_exactly_one_wins,
+        log::l4_what_was_read_once_is_read_again,
+        log::l4_what_was_delivered_is_what_was_appended,
+        log::l5_bad_input_is_refused_with_the_field_and_the_limit,
+        log::l5_a_batch_over_a_limit_is_refused,
+        streams::s1_a_batch_is_delivered_as_one_with_its_selected_part,
+        streams::s1_a_replayed_batch_shows_only_its_selected_part,
+        streams::s1_what_is_not_committed_is_not_delivered,
+        streams::s2_order_is_the_order_of_the_log,
+        streams::s3_replay_becomes_live_without_a_seam,
+        streams::s3_a_slow_stream_misses_nothing_of_a_burst,
+        streams::s3_a_filter_misses_nothing,
+        streams::s3_a_start_inside_a_batch_delivers_the_rest_of_it,
+        streams::s3_a_start_inside_a_batch_of_the_window_delivers_the_rest_of_it,
+        streams::s3_a_live_stream_misses_nothing,
+        streams::s3_a_retry_repeats_one_batch_and_skips_none,
+        streams::s3_a_query_over_replay_gives_what_it_gives_live,
+        streams::s4_a_handler_that_never_returns_delays_nobody,
+        streams::s4_failing_and_panicking_handlers_delay_nobody,
+        streams::s5_many_streams_behind_no_window_get_everything,
+        streams::s6_a_live_stream_begins_with_the_call,
+        streams::s7_no_call_starts_after_unsubscribe,
+        streams::s7_no_call_runs_after_stopped,
+        durable::d1_delivery_resumes_after_the_cursor,
+        durable::d1_a_new_name_starts_where_it_says,
+        durable::d1_now_is_resolved_once,
+        durable::d2_the_cursor_passes_a_batch_after_its_handler,
+        durable::d2_the_cursor_does_not_pass_a_batch_that_fails,
+        durable::d3_the_checkpoint_bounds_what_is_not_stored,
+        durable::d3_a_strict_checkpoint_stores_before_the_next_batch,
+        durable::d4_a_query_that_selects_nothing_has_no_lag_and_is_swept_along,
+        durable::d4_the_cursor_of_an_idle_stream_is_stored_at_its_end,
+        durable::d5_an_error_is_retried_and_then_stops_the_stream,
+        durable::d5_a_panic_is_retried_like_an_error,
+        durable::d6_a_name_is_active_once,
+        durable::d6_a_name_that_was_unsubscribed_is_free,
+        durable::d7_a_changed_query_is_refused,
+        durable::d8_lost_wake_ups_delay_by_the_poll_interval,
+    }
+    only files {
+        log::l4_events_cannot_be_changed,
+        log::l4_sequences_of_removed_events_are_not_given_again,
+        streams::s3_commits_of_another_store_are_delivered,
+        streams::s3_two_stores_that_append_at_once_deliver_everything_once,
+        durable::d1_now_is_stored_before_the_call_returns,
+        durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
+        durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
+        durable::d7_a_cursor_ahead_of_the_log_is_refused,
+        durable::d7_a_cursor_of_another_log_is_refused,
+    }
+}

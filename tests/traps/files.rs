@@ -1,0 +1,144 @@
+//! SQLite files: what is refused, and what must not grow.
+
+use std::path::Path;
+
+use futures::StreamExt;
+use millstream::{DurableStream, EventQuery, NewEvent, OpenError, Store};
+use rusqlite::Connection;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+use crate::Place;
+use crate::common::{Recorder, append};
+
+fn refusal(path: &Path) -> OpenError {
+    Store::open(path).expect_err("the file is refused")
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_log_is_refused_and_left_alone() {
+    let place = Place::new();
+    let folder = place.0.path();
+    for (name, content) in [("short.db", b"hello".to_vec()), ("long.db", vec![7; 10_000])] {
+        let path = folder.join(name);
+        std::fs::write(&path, &content).unwrap();
+        let error = refusal(&path);
+        assert!(matches!(error, OpenError::ForeignFile { .. }), "{error:?}");
+        assert!(error.to_string().contains("not an SQLite database"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+    }
+    let path = folder.join("shop.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE customer (id)")
+        .unwrap();
+    let error = refusal(&path);
+    assert!(matches!(error, OpenError::ForeignFile { .. }), "{error:?}");
+    assert!(error.to_string().contains("customer"), "{error}");
+    let path = folder.join("other.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("PRAGMA application_id=77; CREATE TABLE a (id)")
+        .unwrap();
+    let error = refusal(&path);
+    assert!(matches!(error, OpenError::ForeignFile { .. }), "{error:?}");
+    for path in ["shop.db", "other.db"] {
+        let file = Connection::open(folder.join(path)).unwrap();
+        let tables = file
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
+        let journal = file
+            .query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
+            .unwrap();
+        assert_eq!((tables, journal.as_str()), (1, "delete"));
+    }
+    for path in [folder.to_owned(), folder.join("no/such/folder.db")] {
+        let error = refusal(&path);
+        assert!(matches!(error, OpenError::Storage(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
+    let place = Place::new();
+    let store = place.open();
+    append(&store, "a", 1).await;
+    store.close().await.unwrap();
+    let format = |format: i64| {
+        place
+            .by_hand()
+            .execute_batch(&format!("PRAGMA user_version={format}"))
+            .unwrap()
+    };
+    format(99);
+    let error = refusal(&place.path());
+    assert!(
+        matches!(error, OpenError::NewerFormat { found: 99, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("upgrade"), "{error}");
+    format(1);
+    assert_eq!(place.open().head(), 1);
+}
+
+#[tokio::test]
+async fn options_that_make_no_sense_are_refused_by_name() {
+    for (name, builder) in [
+        ("page_batches", Store::builder().page_batches(0)),
+        ("page_bytes", Store::builder().page_bytes(0)),
+        ("readers", Store::builder().readers(0)),
+        ("queue_requests", Store::builder().queue_requests(0)),
+        ("queue_bytes", Store::builder().queue_bytes(usize::MAX)),
+        (
+            "poll_interval",
+            Store::builder().poll_interval(std::time::Duration::ZERO),
+        ),
+    ] {
+        let error = builder.in_memory().expect_err("the option is refused");
+        assert!(
+            matches!(&error, OpenError::InvalidOption { option, .. } if *option == name),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_replay_beside_appends_keeps_the_write_ahead_log_short() {
+    let place = Place::new();
+    let store = place.open_with(Store::builder().window_bytes(100_000).page_batches(4));
+    let payload = "x".repeat(16_000);
+    let batch = || [NewEvent::new("a", &payload), NewEvent::new("b", &payload)];
+    for _ in 0..200 {
+        store.append(batch()).await.unwrap();
+    }
+    let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(0)));
+    let name = DurableStream::new("replay");
+    let replay = store
+        .stream_all_durable(&name, recorder.gated(&gate))
+        .await
+        .unwrap();
+    let mut standing = store.read(&EventQuery::types(["a"]));
+    standing.next().await.unwrap().unwrap();
+    // 38 MB go through the write-ahead log while the replay and the reader are on their way.
+    let log_bytes = || {
+        std::fs::metadata(place.path().with_extension("db-wal"))
+            .unwrap()
+            .len()
+    };
+    let mut longest = 0;
+    for round in 0..1_200 {
+        store.append(batch()).await.unwrap();
+        gate.add_permits(1);
+        if round % 50 == 0 {
+            standing.next().await.unwrap().unwrap();
+        }
+        longest = longest.max(log_bytes());
+    }
+    assert!(longest < 12 << 20, "the write-ahead log grew to {longest} bytes");
+    gate.add_permits(10_000);
+    replay.caught_up().await.unwrap();
+    assert!(recorder.sequences().into_iter().eq(1..=2_800));
+}
