@@ -51,13 +51,14 @@ impl<W: LogWriter> Committer<W> {
     pub(crate) fn run(mut self) {
         let _end = EndOnExit(Arc::clone(&self.queue));
         let mut look_at = Instant::now() + self.poll_interval;
-        let mut had_requests = false;
+        let mut group = 0;
         loop {
             let work = self.queue.take(Wait {
                 until: look_at,
-                spin: if had_requests { SPIN } else { Duration::ZERO },
+                spin: if group > 0 { SPIN } else { Duration::ZERO },
+                group,
             });
-            had_requests = !work.requests.is_empty();
+            group = work.requests.len();
             let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
             self.work(work);
             if Instant::now() >= look_at {

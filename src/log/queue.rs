@@ -56,7 +56,13 @@ pub(crate) struct Wait {
     pub(crate) until: Instant,
     /// How long to look for work before going to sleep: waking up costs more than a short look.
     pub(crate) spin: Duration,
+    /// How many requests the last group had.
+    pub(crate) group: usize,
 }
+
+/// A group that grows is taken when no request came for so long, or when it has grown for so long.
+const GAP_MAX: Duration = Duration::from_micros(20);
+const GROW_MAX: Duration = Duration::from_micros(300);
 
 /// Cursors that are due so soon ride along with a group. Those with more time wait for it, so that a cursor which moves
 /// with every group is not written with every group.
@@ -156,7 +162,7 @@ impl<R> Queue<R> {
 
     /// Waits for work: requests, cursors that are due, the end, or the time to be back.
     pub(crate) fn take(&self, wait: Wait) -> Work<R> {
-        self.look_for_work(wait.spin);
+        self.look_for_work(wait);
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
@@ -192,11 +198,31 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Looks for work for a short while without sleeping.
-    fn look_for_work(&self, spin: Duration) {
+    /// Looks for work for a short while without sleeping; and when the last group was large, lets this one grow to its
+    /// size as long as requests keep coming, because callers who were answered together come back together.
+    fn look_for_work(&self, wait: Wait) {
         let started = Instant::now();
-        while self.waiting.load(Ordering::Relaxed) == 0 && started.elapsed() < spin {
-            std::hint::spin_loop();
+        let mut seen = 0;
+        let mut deadline = started + wait.spin;
+        loop {
+            let waiting = self.waiting.load(Ordering::Relaxed);
+            let now = Instant::now();
+            if waiting >= wait.group.max(1) {
+                return;
+            }
+            if waiting > seen {
+                seen = waiting;
+                deadline = (now + GAP_MAX).min(started + GROW_MAX);
+            }
+            if now >= deadline {
+                return;
+            }
+            if wait.group > 1 {
+                // Those who are to come may need this processor.
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
         }
     }
 
@@ -220,6 +246,7 @@ mod models {
         queue.take(Wait {
             until: Instant::now() + Duration::from_secs(3600),
             spin: Duration::ZERO,
+            group: 0,
         })
     }
 
