@@ -43,12 +43,23 @@ struct Run {
     stream: Option<EventStream>,
 }
 
+/// How the last run of a name ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    /// It runs, or was cut off with its cursor on the way.
+    #[default]
+    Unclean,
+    /// Nobody waited for its end: clean, unless the store is cut off before it.
+    Dropped,
+    /// Its cursor is stored.
+    Clean,
+}
+
 /// All runs of one durable name.
 #[derive(Default)]
 struct Name {
     runs: Vec<Run>,
-    /// Whether the last run came to an end at which its cursor was stored.
-    ended_cleanly: bool,
+    end: End,
 }
 
 pub(crate) struct World {
@@ -355,7 +366,7 @@ impl World {
         {
             let cause = stream.stopped().await;
             assert!(matches!(cause, StopCause::HandlerFailed { .. }), "{cause:?}");
-            runs.ended_cleanly = true;
+            runs.end = End::Clean;
         }
         let started_after = stream.started_after();
         if runs.runs.is_empty() {
@@ -363,7 +374,7 @@ impl World {
         } else {
             runs.check_resumed(started_after, &self.log, &self.queries);
         }
-        runs.ended_cleanly = false;
+        runs.end = End::Unclean;
         runs.runs.push(Run {
             query: name,
             started_after,
@@ -385,7 +396,7 @@ impl World {
             "{cause:?}"
         );
         if let Slot::Durable(name) = slot {
-            self.names[name].ended_cleanly = true;
+            self.names[name].end = End::Clean;
         }
     }
 
@@ -397,7 +408,7 @@ impl World {
         };
         drop(stream);
         if let Slot::Durable(name) = slot {
-            self.names[name].ended_cleanly = true;
+            self.names[name].end = End::Dropped;
         }
     }
 
@@ -444,7 +455,7 @@ impl World {
                 for slot in Self::slots() {
                     let stream = self.take_stream(slot);
                     if let (Slot::Durable(name), Some(_)) = (slot, &stream) {
-                        self.names[name].ended_cleanly = true;
+                        self.names[name].end = End::Clean;
                     }
                     if let (Slot::Live(slot), Some(stream)) = (slot, stream) {
                         // A live stream delivers what is committed before it ends.
@@ -470,7 +481,12 @@ impl World {
             self.pause(slot, false);
             if let (Slot::Durable(name), Some(stream)) = (slot, self.take_stream(slot)) {
                 drop(stream);
-                self.names[name].ended_cleanly = false;
+                self.names[name].end = End::Unclean;
+            }
+        }
+        for name in &mut self.names {
+            if name.end == End::Dropped {
+                name.end = End::Unclean;
             }
         }
         self.store = open(self.medium, &self.folder, self.window_bytes, self.page_batches);
@@ -507,8 +523,14 @@ impl Name {
                 "{sequence} was skipped: resumed after {resumed_after}"
             );
         }
-        if self.ended_cleanly {
-            let newest = handled.last().copied().unwrap_or(0);
+        let Some(last) = self.runs.last() else { return };
+        assert!(
+            resumed_after >= last.started_after,
+            "the cursor went back to {resumed_after}"
+        );
+        if self.end != End::Unclean {
+            // What a run before the last one took, and could not store, may come again in any run after it.
+            let newest = last.strings.recorder.sequences().last().copied().unwrap_or(0);
             assert!(
                 newest <= resumed_after,
                 "{newest} will be repeated: resumed after {resumed_after}"
