@@ -273,13 +273,28 @@ impl StoreBuilder {
             poll_interval: self.poll_interval,
             faults: self.faults,
             data_version: None,
+            in_hand: Vec::new(),
             cursor_retries: HashMap::new(),
         };
+        let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()
             .name(String::from("millstream"))
-            .spawn(move || committer.run())
+            .spawn(move || {
+                let _stops_streams = stops_streams;
+                committer.run();
+            })
             .map_err(|error| StorageError::new("start the committer", error))?;
         Ok(Store::new(hub, thread, self.drain_limit))
+    }
+}
+
+/// Ends all streams when the committer ends, which it does without being told to only by a panic: without it they would
+/// look alive and never be given anything again.
+struct StopOnExit(Arc<Hub>);
+
+impl Drop for StopOnExit {
+    fn drop(&mut self) {
+        self.0.stop_all();
     }
 }
 

@@ -45,6 +45,16 @@ pub enum OpenError {
         /// The newest format that this version reads.
         supported: i64,
     },
+    /// SQLite cannot keep a write-ahead log here, for instance because this is no file.
+    #[error(
+        "{path} cannot have a write-ahead log, its journal mode is {mode}; choose a file on a local disk, or `Store::in_memory`"
+    )]
+    NoWriteAheadLog {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The journal mode that SQLite offers instead.
+        mode: String,
+    },
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),

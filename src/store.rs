@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use futures::executor::block_on;
+use tokio::runtime::Handle;
 
 use crate::builder::StoreBuilder;
 use crate::error::{AppendError, CloseError, OpenError, ReadError, StreamError, WaitError};
@@ -264,7 +265,7 @@ impl Store {
 
     /// Calls the handler with what the query selects of every batch whose append begins after this returns (S6).
     ///
-    /// The handler runs on the tokio runtime that this is called on.
+    /// The handler runs on the tokio runtime that this is called on, which needs its time driver (`enable_time`).
     ///
     /// # Errors
     /// There is no runtime, or the store is closed.
@@ -330,7 +331,7 @@ impl Store {
     /// and releases the file.
     ///
     /// Durable streams that are behind do not catch up first: they go on at the next start. All handles of this store are
-    /// closed with it. Closing twice does nothing.
+    /// closed with it. Closing twice does nothing. Inside a handler it would wait for itself: spawn a task that closes.
     ///
     /// # Errors
     /// Some handlers were not done within the [drain limit](StoreBuilder::drain_limit), and were cancelled. The store is
@@ -347,7 +348,10 @@ impl Store {
         let committer = self.inner.committer.lock().take();
         if let Some(committer) = committer {
             // Ends after what is queued is stored. A committer that panicked has said so.
-            let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+            let _ = match Handle::try_current() {
+                Ok(runtime) => runtime.spawn_blocking(move || committer.join()).await.is_ok(),
+                Err(_) => committer.join().is_ok(),
+            };
         }
         hub.source.log.reader.release();
         outcome
@@ -387,6 +391,7 @@ impl Drop for Inner {
             let _ = committer.join();
         }
         self.hub.registry.clear();
+        self.hub.source.log.reader.release();
     }
 }
 

@@ -108,7 +108,11 @@ impl Drafts {
         (*last.event_type == *name).then(|| Arc::clone(&last.event_type))
     }
 
-    pub(crate) fn finish(self, recorded_at: Timestamp) -> Vec<EventRecord> {
+    pub(crate) fn finish(mut self, recorded_at: Timestamp) -> Vec<EventRecord> {
+        if self.text.capacity() > 2 * self.text.len() {
+            // What was discarded is not to be kept.
+            self.text.shrink_to_fit();
+        }
         let buffer = Arc::new(self.text);
         let text = |range| SharedText::slice(&buffer, range);
         let events = self.events.into_iter().map(|draft| EventRecord {

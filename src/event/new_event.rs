@@ -1,5 +1,6 @@
 //! An event that is to be appended.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -100,10 +101,7 @@ impl NewEvent {
     /// Adds a tag: a text by which queries find the event, such as `order:7`. A tag given twice counts once.
     #[must_use]
     pub fn tag(mut self, tag: impl AsRef<str>) -> Self {
-        let tag = tag.as_ref();
-        if !self.tags.iter().any(|known| known == tag) {
-            self.tags.push(tag.to_owned());
-        }
+        self.tags.push(tag.as_ref().to_owned());
         self
     }
 
@@ -143,7 +141,8 @@ impl NewEvent {
             return Err(fault);
         }
         limits.check_type(&self.event_type)?;
-        limits.check_tags(&self.tags)?;
+        let tags = each_once(self.tags);
+        limits.check_tags(&tags)?;
         let payload = match &self.payload {
             Content::Serialised(text) => {
                 limits.check_payload(text)?;
@@ -163,7 +162,7 @@ impl NewEvent {
         let event_type = drafts
             .last_type(&self.event_type)
             .unwrap_or_else(|| self.event_type.into());
-        let place = drafts.place(self.tags.iter().map(String::as_str), payload, metadata.as_deref());
+        let place = drafts.place(tags.iter().map(String::as_str), payload, metadata.as_deref());
         drafts.keep(0, event_type, place);
         Ok(())
     }
@@ -215,6 +214,15 @@ pub(crate) fn check_batch(
     }
     let bytes = drafts.weight_bytes();
     Ok((drafts.finish(Timestamp::EPOCH), bytes))
+}
+
+/// The tags without repetitions, in the order in which they came first.
+fn each_once(mut tags: Vec<String>) -> Vec<String> {
+    if tags.len() > 1 {
+        let mut seen = HashSet::with_capacity(tags.len());
+        tags.retain(|tag| seen.insert(tag.clone()));
+    }
+    tags
 }
 
 #[derive(Deserialize)]

@@ -32,6 +32,8 @@ pub(crate) struct Committer<W> {
     pub(crate) faults: Faults,
     /// The log's data version when other processes' commits were followed last.
     pub(crate) data_version: Option<i64>,
+    /// The cells that were taken from the queue; when the committer panics, their streams are told.
+    pub(crate) in_hand: Vec<Arc<CursorCell>>,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
 }
 
@@ -49,7 +51,6 @@ const FOLLOW_BOUNDS: PageBounds = PageBounds {
 impl<W: LogWriter> Committer<W> {
     /// Works until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        let _end = EndOnExit(Arc::clone(&self.queue));
         let mut look_at = Instant::now() + self.poll_interval;
         let mut group = 0;
         loop {
@@ -85,6 +86,7 @@ impl<W: LogWriter> Committer<W> {
         let mut answers = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
         let mut cursors = work.cursors;
+        self.in_hand.clone_from(&cursors);
         let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
             for request in requests.by_ref() {
@@ -309,6 +311,7 @@ impl<W: LogWriter> Committer<W> {
 
     /// Stores cursors that no group came for, without asking the disk to sync (D3).
     fn flush_cursors(&mut self, cells: &[Arc<CursorCell>]) {
+        self.in_hand = cells.to_vec();
         let mut moves = Vec::with_capacity(cells.len());
         let outcome = self.begin(Sync::Ordered).and_then(|_| {
             self.move_cursors(cells, &mut moves)?;
@@ -397,11 +400,14 @@ fn injected(operation: &'static str) -> StorageError {
     StorageError::new(operation, std::io::Error::other("a failure point said so")).busy()
 }
 
-/// Ends the queue when the committer ends, also by a panic, so that nobody waits for it in vain.
-struct EndOnExit(Arc<Queue<Request>>);
-
-impl Drop for EndOnExit {
+impl<W> Drop for Committer<W> {
+    /// Ends the queue when the committer ends, also by a panic, so that nobody waits for it in vain.
     fn drop(&mut self) {
-        self.0.end();
+        self.queue.end();
+        if std::thread::panicking() {
+            for cell in &self.in_hand {
+                cell.fail(CursorFailure::CommitterEnded);
+            }
+        }
     }
 }

@@ -249,11 +249,11 @@ impl CursorCell {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CursorFailure>> {
         let mut state = self.state.lock();
-        if let Some(failure) = &state.failure {
-            return Poll::Ready(Err(failure.clone()));
-        }
         if state.stored >= position {
             return Poll::Ready(Ok(()));
+        }
+        if let Some(failure) = &state.failure {
+            return Poll::Ready(Err(failure.clone()));
         }
         state.waiting = Some(context.waker().clone());
         Poll::Pending

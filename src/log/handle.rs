@@ -49,7 +49,12 @@ impl LogHandle {
             reply,
             room,
         });
-        self.queue.push(request).map_err(|_| AppendError::Closed)?;
+        if self.queue.push(request).is_err() {
+            return Err(match self.is_closed() {
+                true => AppendError::Closed,
+                false => committer_gone().into(),
+            });
+        }
         answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
     }
 
@@ -86,10 +91,12 @@ impl LogHandle {
         let slot = Arc::clone(&self.read_slots).try_acquire_owned().ok()?;
         let (reader, query) = (Arc::clone(&self.reader), Arc::clone(query));
         let (give, pages) = mpsc::channel(PAGES_AHEAD_MAX);
+        let mut left = PAGES_PER_READ_MAX;
         runtime.spawn_blocking(move || {
             let outcome = reader.pages(&query, range, bounds, &mut |page| {
                 let is_taken = give.try_send(Ok(page)).is_ok();
-                if is_taken && give.capacity() > 0 {
+                left -= 1;
+                if is_taken && left > 0 && give.capacity() > 0 {
                     More::Yes
                 } else {
                     More::No
@@ -103,6 +110,7 @@ impl LogHandle {
         });
         Some(PagesAhead {
             after: range.after,
+            left: PAGES_PER_READ_MAX,
             pages,
         })
     }
@@ -158,13 +166,16 @@ impl LogHandle {
     }
 }
 
-/// How many pages are read ahead in one go.
+/// How many pages may wait to be handled.
 pub(crate) const PAGES_AHEAD_MAX: usize = 4;
+/// How many pages one read transaction yields at the most, to one who takes them as fast as they come.
+const PAGES_PER_READ_MAX: usize = 16;
 
 /// Pages that are being read while the ones before them are handled.
 pub(crate) struct PagesAhead {
     /// Where the next of them begins.
     after: u64,
+    left: usize,
     pages: mpsc::Receiver<Result<Page, ReadError>>,
 }
 
@@ -175,6 +186,7 @@ impl PagesAhead {
             return None;
         }
         let page = self.pages.recv().await?;
+        self.left -= 1;
         if let Ok(page) = &page {
             self.after = page.through;
         }
@@ -183,7 +195,7 @@ impl PagesAhead {
 
     /// Whether no more of them are to come.
     pub(crate) fn are_over(&self) -> bool {
-        self.pages.is_closed() && self.pages.is_empty()
+        self.left == 0 || (self.pages.is_closed() && self.pages.is_empty())
     }
 }
 

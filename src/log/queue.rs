@@ -16,7 +16,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) enum Due {
     /// At once.
     Now,
-    /// With the next group, or after this time at the latest.
+    /// After this time at the latest, and with a group that comes shortly before.
     Within(Duration),
     /// With the next group, whenever that is.
     WithGroup,
@@ -34,6 +34,8 @@ struct State<R> {
     cursors: Vec<Arc<CursorCell>>,
     /// When the earliest of the cursors is due. It is not put off by those that come later.
     cursors_due: Option<Instant>,
+    /// Whether one of them waits for nothing but a group.
+    rides_with_group: bool,
     is_closed: bool,
     /// Nobody takes anything from the queue any more.
     has_ended: bool,
@@ -75,6 +77,7 @@ impl<R> Queue<R> {
                 requests: Vec::new(),
                 cursors: Vec::new(),
                 cursors_due: None,
+                rides_with_group: false,
                 is_closed: false,
                 has_ended: false,
                 sleeps_until: None,
@@ -104,7 +107,7 @@ impl<R> Queue<R> {
             Due::WithGroup => Queued::WithGroup,
         };
         match cell.hand(position, wanted) {
-            Tell::Nothing if due != Due::Now => {}
+            Tell::Nothing if matches!(due, Due::Within(_)) => {}
             tell => self.enqueue_cursor(cell, tell, due),
         }
     }
@@ -131,7 +134,10 @@ impl<R> Queue<R> {
                 now
             }
             Due::Within(delay) => now + delay,
-            Due::WithGroup => return,
+            Due::WithGroup => {
+                state.rides_with_group = true;
+                return;
+            }
         };
         state.cursors_due = Some(state.cursors_due.map_or(due, |earlier| earlier.min(due)));
         if state.sleeps_until.is_some_and(|until| due < until) {
@@ -182,11 +188,13 @@ impl<R> Queue<R> {
         let cursors_leave = match state.cursors_due {
             _ if state.is_closed => true,
             Some(due) if state.requests.is_empty() => due <= now,
+            _ if state.rides_with_group => !state.requests.is_empty(),
             Some(due) => due <= now + RIDE_WITHIN,
-            None => !state.requests.is_empty(),
+            None => false,
         };
         let cursors = if cursors_leave {
             state.cursors_due = None;
+            state.rides_with_group = false;
             mem::take(&mut state.cursors)
         } else {
             Vec::new()

@@ -203,7 +203,7 @@ impl StreamCore {
             return;
         }
         let everything = Arc::new(EventQuery::all());
-        let feed = Feed::new(Arc::clone(&self.source), everything, sequence - 1);
+        let mut feed = Feed::new(Arc::clone(&self.source), everything, sequence - 1);
         let published =
             std::future::poll_fn(|context| match feed.look(sequence - 1, Some(context.waker())) {
                 Found::Nothing { .. } => std::task::Poll::Pending,

@@ -97,8 +97,17 @@ impl Feed {
     }
 
     /// Looks at the bus. The waker of one who is going to rest is kept when there is nothing.
-    pub(crate) fn look(&self, after: u64, rest: Option<&Waker>) -> Found {
-        look(&self.source, self.seat, &self.query, after, rest)
+    pub(crate) fn look(&mut self, after: u64, rest: Option<&Waker>) -> Found {
+        let found = look(&self.source, self.seat, &self.query, after, rest);
+        self.found(&found);
+        found
+    }
+
+    /// Who is no longer behind the window has no use for pages of the log (S5).
+    pub(crate) fn found(&mut self, found: &Found) {
+        if !matches!(found, Found::Behind { .. }) {
+            self.ahead = None;
+        }
     }
 
     /// Reads a page of the log, and sees to it that those after it are read meanwhile.

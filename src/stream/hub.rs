@@ -29,6 +29,8 @@ pub(crate) struct Hub {
 /// How many durable streams are looked at when cursors are swept along.
 const SWEEP_STREAMS_MAX: usize = 256;
 
+/// How long a stream without a handler call may take to end.
+const STOP_WITHIN: Duration = Duration::from_millis(200);
 /// How long a cancelled handler call may take to reach its next await.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
@@ -136,11 +138,17 @@ impl Hub {
         let deadline = Instant::now() + limit;
         let streams = self.registry.all();
         let head = self.source.bus.head();
-        for core in streams.iter().filter(|core| core.cursor.is_none()) {
+        let is_durable = |core: &&Arc<StreamCore>| core.cursor.is_some();
+        for core in streams.iter().filter(is_durable) {
+            core.stop(StopCause::Closed);
+        }
+        for core in streams.iter().filter(|core| !is_durable(core)) {
             // A stream that stopped has nothing to deliver; one that is late is named below.
             let _ = tokio::time::timeout_at(deadline, core.wait_for(head)).await;
         }
         self.stop_all();
+        // Streams at rest need a moment to end, even when others have used up the limit.
+        let deadline = deadline.max(Instant::now() + STOP_WITHIN);
         let mut late = Vec::new();
         for core in &streams {
             if tokio::time::timeout_at(deadline, core.stopped()).await.is_err() {
@@ -225,6 +233,10 @@ impl Hub {
         self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
         core.begin(pump);
+        if self.source.log.is_closed() {
+            // The store was closed meanwhile, and may not have seen this stream.
+            core.stop(StopCause::Closed);
+        }
         Ok(EventStream::new(core))
     }
 }

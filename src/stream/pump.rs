@@ -61,6 +61,8 @@ pub(crate) fn run(core: Arc<StreamCore>, pump: Box<Pump>) -> impl Future<Output 
         if let Err(cause) = work.run().await
             && let Some(pump) = work.pump.take()
         {
+            // Who ended the stream while its handler failed is told that it has ended, and nothing else.
+            let cause = work.core.gate.closed().unwrap_or(cause);
             end(Arc::clone(&work.core), pump, cause).await;
         }
     }
@@ -207,7 +209,9 @@ impl Work {
     }
 
     fn look(&mut self, after: u64) -> Result<Input, StopCause> {
-        match self.core.look(after, Rests::No) {
+        let found = self.core.look(after, Rests::No);
+        self.pump().feed.found(&found);
+        match found {
             Found::Nothing { head } => {
                 self.core.report(|progress| {
                     progress.position = progress.position.max(head);

@@ -92,6 +92,12 @@ impl EventReader {
     }
 }
 
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.source.feed_ends();
+    }
+}
+
 impl Pull {
     /// The next page with anything in it; nothing at the end.
     async fn next(mut self, mut after: u64) -> Taken {
@@ -138,6 +144,7 @@ async fn begin(source: Arc<Source>, query: Arc<EventQuery>, after: u64, end: End
         End::Never => Ok(None),
     };
     let feed = Feed::new(Arc::clone(&source), query, after);
+    source.feed_begins();
     let mut pull = Pull {
         source,
         feed,

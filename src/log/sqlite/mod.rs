@@ -53,7 +53,7 @@ pub(crate) fn select(queries: &[EventQuery], batch: CommittedBatch) -> Vec<Vec<u
         bytes_max: usize::MAX,
     };
     let mut connection = rusqlite::Connection::open_in_memory().expect("memory can be opened");
-    schema::prepare(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
+    schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
     let mut writer = SqliteWriter::new(connection, Durability::Relaxed);
     if !batch.events.is_empty() {
         writer.begin(Sync::Ordered).expect("nobody else writes");

@@ -155,7 +155,7 @@ mod tests {
             panic!("an index serves {query:?}");
         };
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::prepare(&mut connection, "memory".as_ref()).unwrap();
+        schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
         let range = Range {
             after: 0,
             through: 100,

@@ -309,6 +309,8 @@ struct PageBuilder<'a> {
 
 /// For how many events room is made before they are read.
 const CAPACITY_MAX: u64 = 64;
+/// How many bytes of room are made for texts before they are read.
+const TEXT_CAPACITY_MAX: usize = 64 << 10;
 
 /// The batch whose rows are being read. The texts of its events share one buffer.
 struct OpenBatch {
@@ -442,7 +444,7 @@ impl PageBuilder<'_> {
         let last_sequence = open.last_sequence;
         if !open.drafts.is_empty() {
             self.bytes += open.drafts.weight_bytes();
-            self.text_bytes = open.drafts.text_bytes();
+            self.text_bytes = open.drafts.text_bytes().min(TEXT_CAPACITY_MAX);
             self.batches.push(Arc::new(CommittedBatch {
                 first_sequence: open.first_sequence,
                 last_sequence,

@@ -86,13 +86,25 @@ SELECT
 FROM event JOIN event_type ON event_type.id = event.type;
 "#;
 
-/// Brings the file to the newest format and returns the log's id. A foreign or newer file is left untouched.
+/// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
+/// untouched.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
+    read_format(connection, path)?;
+    // A copy made by SQLite may have lost the mode.
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))
+        .map_err(storage("switch to the write-ahead log"))?;
+    if mode != "wal" {
+        let path = path.to_owned();
+        return Err(OpenError::NoWriteAheadLog { path, mode });
+    }
+    prepare_tables(connection, path)
+}
+
+/// Brings the tables to the newest format and returns the log's id.
+pub(super) fn prepare_tables(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
     let supported = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
     if read_format(connection, path)? < supported {
-        connection
-            .query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))
-            .map_err(storage("switch to the write-ahead log"))?;
         migrate(connection, path)?;
     }
     connection

@@ -255,6 +255,8 @@ impl LogWriter for SqliteWriter {
 
     fn rollback(&mut self) {
         self.new_types.clear();
+        // A number that the transaction gave to a type will be given to another one.
+        self.type_names = TypeNames::default();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
         {

@@ -1,0 +1,85 @@
+//! Files of every format that was ever released stay openable.
+
+use std::path::Path;
+
+use futures::TryStreamExt;
+use millstream::{DurableStream, EventQuery, HandleStream, NewEvent, Store};
+use serde_json::json;
+
+/// Two batches of three events, and the cursor of a durable stream behind the first of them.
+async fn write(path: &Path) {
+    let store = Store::open(path).unwrap();
+    let placed = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}));
+    let placed = placed
+        .tags(["order:7", "grüße \"x\""])
+        .correlation_id("checkout-19");
+    store
+        .append([placed, NewEvent::new("stock-reserved", json!({"sku": "KB-104"}))])
+        .await
+        .unwrap();
+    let handle = HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) });
+    let stream = store
+        .stream_all_durable(&DurableStream::new("ledger"), handle)
+        .await
+        .unwrap();
+    stream.caught_up().await.unwrap();
+    stream.unsubscribe();
+    stream.stopped().await;
+    store
+        .append([NewEvent::new("order-paid", json!(null)).tag("order:7")])
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+}
+
+async fn check(path: &Path) {
+    let store = Store::open(path).unwrap();
+    let batches: Vec<_> = store.read(&EventQuery::all()).try_collect().await.unwrap();
+    let ranges: Vec<_> = batches
+        .iter()
+        .map(|batch| (batch.first_sequence(), batch.last_sequence()))
+        .collect();
+    assert_eq!(ranges, [(1, 2), (3, 3)]);
+    let found = store.query(&EventQuery::tags(["order:7"])).await.unwrap();
+    let types: Vec<_> = found.events.iter().map(|event| event.event_type()).collect();
+    assert_eq!(types, ["order-placed", "order-paid"]);
+    let placed = &found.events[0];
+    assert!(placed.has_tag("grüße \"x\""));
+    assert_eq!(placed.payload().json().unwrap()["total"], 1250);
+    assert_eq!(placed.metadata().unwrap().correlation_id(), Some("checkout-19"));
+    let handle = HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) });
+    let stream = store
+        .stream_all_durable(&DurableStream::new("ledger"), handle)
+        .await
+        .unwrap();
+    assert_eq!(stream.started_after(), 2);
+    assert_eq!(
+        store
+            .append([NewEvent::new("order-shipped", json!({}))])
+            .await
+            .unwrap()
+            .first_sequence,
+        4
+    );
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_format_1_can_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1.sqlite");
+    if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
+        write(&fixture).await;
+    }
+    std::fs::copy(fixture, &path).unwrap();
+    check(&path).await;
+}
+
+#[tokio::test]
+async fn a_file_of_today_holds_what_the_fixtures_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    write(&path).await;
+    check(&path).await;
+}
