@@ -37,6 +37,8 @@ pub(crate) struct StreamCore {
     pub(crate) abort: Notify,
     runtime: Handle,
     progress: watch::Sender<Progress>,
+    /// Wakes those who wait, when what one of them waits for is reached, or never will be.
+    reached: watch::Sender<()>,
 }
 
 /// The parts that a core is made of.
@@ -69,6 +71,7 @@ impl StreamCore {
             abort: Notify::new(),
             runtime: parts.runtime,
             progress: watch::Sender::new(Progress::new(parts.position)),
+            reached: watch::Sender::new(()),
         }
     }
 
@@ -102,22 +105,34 @@ impl StreamCore {
         }
     }
 
-    /// Changes the progress and lets the watchers know.
+    /// Changes the progress, and lets those know who watch it, or wait for what it reaches.
     pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) {
-        self.progress.send_if_modified(|progress| {
+        self.report_if(|progress| {
             change(progress);
-            // Asked under the lock: who subscribes later sees the change itself.
-            self.progress.receiver_count() > 0
+            true
         });
     }
 
-    /// Moves the position, and lets the watchers know if that is news.
+    /// Moves the position, and lets those know for whom it is news.
     pub(crate) fn report_position(&self, position: u64) {
-        self.progress.send_if_modified(|progress| {
+        self.report_if(|progress| {
             let is_news = position > progress.position;
             progress.position = progress.position.max(position);
             is_news
         });
+    }
+
+    fn report_if(&self, change: impl FnOnce(&mut Progress) -> bool) {
+        let mut reaches = false;
+        self.progress.send_if_modified(|progress| {
+            let is_news = change(progress);
+            reaches = progress.reaches();
+            // Asked under the lock: who subscribes later sees the change itself.
+            is_news && self.progress.receiver_count() > 0
+        });
+        if reaches {
+            self.reached.send_replace(());
+        }
     }
 
     /// Changes the progress for those who ask, and lets nobody know.
@@ -170,13 +185,11 @@ impl StreamCore {
 
     /// Waits until everything up to `sequence` is settled; fails at once when the stream has stopped before that.
     pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
-        let mut progress = self.progress.subscribe();
-        self.committed(sequence, &mut progress).await;
+        self.committed(sequence).await;
+        let mut reached = self.reached.subscribe();
         loop {
-            let (position, cause) = {
-                let seen = progress.borrow_and_update();
-                (seen.position, seen.stop_cause().cloned())
-            };
+            reached.mark_unchanged();
+            let (position, cause) = self.want(sequence);
             if position >= sequence {
                 return Ok(());
             }
@@ -191,14 +204,25 @@ impl StreamCore {
             if self.position() >= sequence {
                 return Ok(());
             }
-            if progress.changed().await.is_err() {
+            if reached.changed().await.is_err() {
                 unreachable!("the sender lives as long as this stream");
             }
         }
     }
 
+    /// Says that somebody waits for a position, and looks how far it is.
+    fn want(&self, sequence: u64) -> (u64, Option<StopCause>) {
+        let mut seen = (0, None);
+        self.progress.send_if_modified(|progress| {
+            progress.wanted = progress.wanted.min(sequence);
+            seen = (progress.position, progress.stop_cause().cloned());
+            false
+        });
+        seen
+    }
+
     /// Waits until `sequence` is published, or the stream has stopped: a seat of its own is woken by that.
-    async fn committed(&self, sequence: u64, progress: &mut watch::Receiver<Progress>) {
+    async fn committed(&self, sequence: u64) {
         if self.source.bus.head() >= sequence || sequence == 0 {
             return;
         }
@@ -209,20 +233,20 @@ impl StreamCore {
                 Found::Nothing { .. } => std::task::Poll::Pending,
                 Found::Page(_) | Found::Behind { .. } | Found::Closed => std::task::Poll::Ready(()),
             });
-        let stopped = progress.wait_for(|progress| progress.stop_cause().is_some());
         tokio::select! {
             () = published => {}
-            _ = stopped => {}
+            _ = self.stopped() => {}
         }
     }
 
     pub(crate) async fn stopped(&self) -> StopCause {
-        let mut progress = self.progress.subscribe();
+        let mut reached = self.reached.subscribe();
         loop {
-            if let Some(cause) = progress.borrow_and_update().stop_cause() {
-                return cause.clone();
+            reached.mark_unchanged();
+            if let Some(cause) = self.stop_cause() {
+                return cause;
             }
-            if progress.changed().await.is_err() {
+            if reached.changed().await.is_err() {
                 unreachable!("the sender lives as long as this stream");
             }
         }

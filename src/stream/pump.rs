@@ -367,8 +367,7 @@ impl Work {
 
     /// The position moved over what the query does not select.
     fn passed(&mut self, position: u64) {
-        self.core
-            .note(|progress| progress.position = progress.position.max(position));
+        self.core.report_position(position);
         if let Some(checkpointer) = &self.pump().checkpointer {
             checkpointer.passed(position);
         }

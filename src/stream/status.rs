@@ -67,6 +67,8 @@ pub(crate) struct Progress {
     pub(crate) failures: u64,
     pub(crate) last_error: Option<Arc<str>>,
     pub(crate) call: Option<CallInHand>,
+    /// The lowest position that somebody waits for.
+    pub(crate) wanted: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +96,17 @@ impl Progress {
             failures: 0,
             last_error: None,
             call: None,
+            wanted: u64::MAX,
         }
+    }
+
+    /// Whether somebody waits for what is reached, or for what will never be. Whoever waits for more says so again.
+    pub(crate) fn reaches(&mut self) -> bool {
+        let reaches = self.position >= self.wanted || self.stop_cause().is_some();
+        if reaches {
+            self.wanted = u64::MAX;
+        }
+        reaches
     }
 
     pub(crate) fn stop_cause(&self) -> Option<&StopCause> {
