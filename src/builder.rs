@@ -70,8 +70,8 @@ impl Default for StoreBuilder {
             durability: Durability::default(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
-            page_bytes: 1 << 20,
-            page_batches: 512,
+            page_bytes: 2 << 20,
+            page_batches: 1024,
             poll_interval: Duration::from_millis(100),
             queue_requests: 4096,
             queue_bytes: 64 << 20,
@@ -105,14 +105,14 @@ impl StoreBuilder {
         self
     }
 
-    /// How much a stream takes from the window or the log at once, in bytes; a batch is never cut in two. Default 1 MiB;
+    /// How much a stream takes from the window or the log at once, in bytes; a batch is never cut in two. Default 2 MiB;
     /// less, when the pages of all streams at work would exceed the window's budget.
     pub fn page_bytes(mut self, bytes: usize) -> Self {
         self.page_bytes = bytes;
         self
     }
 
-    /// How much a stream takes from the window or the log at once, in batches. Default 512.
+    /// How much a stream takes from the window or the log at once, in batches. Default 1,024.
     pub fn page_batches(mut self, batches: usize) -> Self {
         self.page_batches = batches;
         self
