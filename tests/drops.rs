@@ -2,7 +2,6 @@
 //!
 //! The threads are those of the whole process, which is why this is one test in a process of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![cfg(target_os = "linux")]
 
 mod common;

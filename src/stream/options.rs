@@ -28,7 +28,8 @@ pub struct DurableStream {
 
 /// When the position of a durable stream is stored, and so how much a crash can repeat (D3).
 ///
-/// Storing a cursor never makes the disk sync: it rides along with the next append, or is written soon after by itself.
+/// Storing a cursor never makes the disk sync: when it is nearly due it rides along with an append,
+/// and otherwise it is written by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checkpoint {

@@ -3,8 +3,6 @@
 //! A test is named after the promise that it proves. The tests run on the log in memory and on the one in an SQLite file;
 //! `guards` runs them on logs that are broken on purpose, and demands that they notice.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod durable;

@@ -4,8 +4,6 @@
 //! not. What the store says and delivers is compared with what a plain list says. `PROPTEST_CASES` sets how many
 //! histories are tried.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod naive;

@@ -1,7 +1,5 @@
 //! Faults that event stores had, one test each: what survives them here.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod cursors;
