@@ -23,6 +23,10 @@ use crate::log::queue::Queue;
 use crate::log::sqlite;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::connection::Durability;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::path::PayloadPath;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::upkeep::Sizes;
 use crate::log::{LogReader, LogWriter, memory};
 use crate::store::Store;
 use crate::stream::feed::Source;
@@ -49,6 +53,9 @@ use crate::log::broken::{self, Sabotage};
 pub struct StoreBuilder {
     #[cfg(feature = "sqlite")]
     durability: Durability,
+    #[cfg(feature = "sqlite")]
+    index_sizes: Sizes,
+    indexed_paths: Vec<String>,
     limits: Limits,
     window_bytes: usize,
     page_bytes: usize,
@@ -68,6 +75,9 @@ impl Default for StoreBuilder {
         Self {
             #[cfg(feature = "sqlite")]
             durability: Durability::default(),
+            #[cfg(feature = "sqlite")]
+            index_sizes: Sizes::default(),
+            indexed_paths: Vec::new(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
             page_bytes: 2 << 20,
@@ -89,6 +99,36 @@ impl StoreBuilder {
     #[cfg(feature = "sqlite")]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Indexes a path into the payload, written as a JSON pointer through the members of objects: `/order`, or `/order/id`.
+    /// May be given up to 16 times.
+    ///
+    /// Queries with a payload predicate that has a scalar at the path, such as `{"order": 7}`, then find their events
+    /// without reading the others: in [`query`](Store::query), [`read`](Store::read), [`append_if`](Store::append_if) and
+    /// the replay of a durable stream. Without it a predicate is asked about every event that the types and tags of its
+    /// filter select. Live streams need no index.
+    ///
+    /// The path is stored in the file and stays indexed, also for those who open the file without it. A path that is new
+    /// to a file with events is indexed in the background, which reads the log once; until then queries find the same
+    /// events, but read more. A log in memory has no index and ignores it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("shop.db");
+    /// use millstream::{EventFilter, NewEvent, Store};
+    /// use serde_json::json;
+    ///
+    /// let store = Store::builder().index_payload("/order").open(&path)?;
+    /// store.append([NewEvent::new("order-placed", json!({"order": 7, "total": 1250}))]).await?;
+    /// let order_7 = EventFilter::types(["order-placed"]).payload(json!({"order": 7}));
+    /// assert_eq!(store.query(&order_7.into()).await?.events.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn index_payload(mut self, pointer: impl Into<String>) -> Self {
+        self.indexed_paths.push(pointer.into());
         self
     }
 
@@ -156,6 +196,12 @@ impl StoreBuilder {
         self
     }
 
+    #[cfg(all(feature = "internals", feature = "sqlite"))]
+    pub(crate) fn index_sizes(mut self, sizes: Sizes) -> Self {
+        self.index_sizes = sizes;
+        self
+    }
+
     #[cfg(feature = "internals")]
     pub(crate) fn sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
@@ -169,7 +215,13 @@ impl StoreBuilder {
     #[cfg(feature = "sqlite")]
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.validate()?;
-        let (writer, reader) = sqlite::open(path.as_ref(), self.durability, self.readers)?;
+        let options = sqlite::Options {
+            durability: self.durability,
+            idle_readers_max: self.readers,
+            paths: self.paths()?,
+            sizes: self.index_sizes,
+        };
+        let (writer, reader) = sqlite::open(path.as_ref(), &options)?;
         self.wire(writer, reader)
     }
 
@@ -186,6 +238,15 @@ impl StoreBuilder {
         }
         let (writer, reader) = memory::open();
         self.wire(writer, reader)
+    }
+
+    /// The indexed paths, read.
+    #[cfg(feature = "sqlite")]
+    fn paths(&self) -> Result<Vec<PayloadPath>, OpenError> {
+        let read = |pointer: &String| {
+            PayloadPath::parse(pointer).map_err(|problem| invalid("index_payload", pointer, problem))
+        };
+        self.indexed_paths.iter().map(read).collect()
     }
 
     fn validate(&self) -> Result<(), OpenError> {
@@ -275,6 +336,7 @@ impl StoreBuilder {
             data_version: None,
             in_hand: Vec::new(),
             cursor_retries: HashMap::new(),
+            upkeep_rests_until: None,
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

@@ -28,6 +28,10 @@ pub enum FaultPoint {
     BeforeCursor,
     /// Cursors are stored.
     AfterCursor,
+    /// A piece of the log's upkeep is written, its transaction is not yet committed. Failing makes the commit fail.
+    BeforeUpkeep,
+    /// A piece of the log's upkeep is committed.
+    AfterUpkeep,
 }
 
 /// What a test hangs on the failure points of one store.

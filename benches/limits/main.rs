@@ -11,6 +11,7 @@ mod order;
 mod plain;
 mod replay;
 mod report;
+mod tagged;
 
 use std::path::Path;
 
@@ -76,6 +77,7 @@ fn main() -> Result<(), Failure> {
     append::measure(&runtime, folder.path(), scale, &mut report)?;
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
+    tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     report.finish()
 }

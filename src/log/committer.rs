@@ -16,7 +16,7 @@ use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, St
 use crate::log::page::{PageBounds, Range};
 use crate::log::queue::{Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::{LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -35,10 +35,16 @@ pub(crate) struct Committer<W> {
     /// The cells that were taken from the queue; when the committer panics, their streams are told.
     pub(crate) in_hand: Vec<Arc<CursorCell>>,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
+    /// Upkeep failed and is not tried again before this time.
+    pub(crate) upkeep_rests_until: Option<Instant>,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
+/// The pause after upkeep that failed.
+const UPKEEP_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long nothing is to come before upkeep is done that could wait.
+const IDLE_AFTER: Duration = Duration::from_millis(1);
 /// How often storing a cursor is tried, and the pause between two tries.
 const CURSOR_ATTEMPTS_MAX: u32 = 5;
 const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
@@ -54,14 +60,24 @@ impl<W: LogWriter> Committer<W> {
         let mut look_at = Instant::now() + self.poll_interval;
         let mut group = 0;
         loop {
+            let until = match self.has_chore(Pace::Idle) {
+                true => look_at.min(Instant::now() + IDLE_AFTER),
+                false => look_at,
+            };
             let work = self.queue.take(Wait {
-                until: look_at,
+                until,
                 spin: if group > 0 { SPIN } else { Duration::ZERO },
                 group,
             });
             group = work.requests.len();
-            let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
+            let is_idle = work.requests.is_empty() && work.cursors.is_empty();
+            let is_done = work.is_closed && is_idle;
             self.work(work);
+            self.keep_up(if is_idle && !is_done {
+                Pace::Idle
+            } else {
+                Pace::Busy
+            });
             if Instant::now() >= look_at {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
@@ -78,6 +94,41 @@ impl<W: LogWriter> Committer<W> {
         } else if !work.cursors.is_empty() {
             self.flush_cursors(&work.cursors);
         }
+    }
+
+    /// Does the log's upkeep: what is due after a group, or one piece when there is nothing else to do. Each piece is a
+    /// transaction of its own, which no caller waits for, and a piece that fails comes up again.
+    fn keep_up(&mut self, pace: Pace) {
+        while self.has_chore(pace) {
+            let outcome = self.begin(Sync::Ordered).and_then(|_| {
+                self.writer.do_chore()?;
+                if self.faults.hit(FaultPoint::BeforeUpkeep) {
+                    return Err(injected("keep the log up"));
+                }
+                self.writer.commit()
+            });
+            if let Err(error) = outcome {
+                self.writer.rollback();
+                self.upkeep_rests_until = Some(Instant::now() + UPKEEP_RETRY_AFTER);
+                tracing::warn!(%error, "the upkeep of the log failed, it is tried again later");
+                return;
+            }
+            self.faults.hit(FaultPoint::AfterUpkeep);
+            if pace == Pace::Idle {
+                return;
+            }
+        }
+    }
+
+    fn has_chore(&mut self, pace: Pace) -> bool {
+        if self
+            .upkeep_rests_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return false;
+        }
+        self.upkeep_rests_until = None;
+        self.writer.has_chore(pace)
     }
 
     /// Commits, publishes and answers one group. When anything fails, everything does.

@@ -53,7 +53,17 @@ pub(crate) enum Sync {
     Ordered,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail` and `page` is called between `begin` and `commit` or `rollback`.
+/// How much upkeep a log may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Only what cannot wait: requests may be queued.
+    Busy,
+    /// Whatever there is: nothing else is to be done.
+    Idle,
+}
+
+/// The writing half of a log. Every method but `data_version`, `tail`,
+/// `has_chore` and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -90,6 +100,16 @@ pub(crate) trait LogWriter: Send {
 
     /// Reads a page as the transaction, or the newest commit, shows it.
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// Whether there is upkeep to do, a small piece of it at a time.
+    fn has_chore(&mut self, _: Pace) -> bool {
+        false
+    }
+
+    /// Does the piece that `has_chore` found, inside a transaction.
+    fn do_chore(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;

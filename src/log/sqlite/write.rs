@@ -13,9 +13,10 @@ use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
-use crate::log::sqlite::query_sql::tag_hash;
-use crate::log::sqlite::read::{self, TypeNames};
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::sqlite::index::run;
+use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
+use crate::log::sqlite::read::{self, Source, TypeNames};
+use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {
     connection: Connection,
@@ -24,18 +25,25 @@ pub(crate) struct SqliteWriter {
     type_ids: HashMap<Arc<str>, i64>,
     new_types: Vec<(Arc<str>, i64)>,
     type_names: TypeNames,
+    index: Upkeep,
+    /// The last sequence that the transaction inserted; 0, if none.
+    inserted_through: u64,
+    chore: Option<Chore>,
     /// What the connection's next commit is set to.
     sync: Sync,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, durability: Durability) -> Self {
+    pub(super) fn new(connection: Connection, durability: Durability, index: Upkeep) -> Self {
         Self {
             connection,
             durability,
             type_ids: HashMap::new(),
             new_types: Vec::new(),
             type_names: TypeNames::default(),
+            index,
+            inserted_through: 0,
+            chore: None,
             sync: Sync::Durable,
         }
     }
@@ -47,7 +55,15 @@ impl SqliteWriter {
         range: Range,
         bounds: PageBounds,
     ) -> Result<Page, ReadError> {
-        read::page(&self.connection, &mut self.type_names, query, range, bounds)
+        read::page(&mut self.source(), query, range, bounds)
+    }
+
+    fn source(&mut self) -> Source<'_> {
+        Source {
+            connection: &self.connection,
+            type_names: &mut self.type_names,
+            index: &mut self.index.view,
+        }
     }
 
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
@@ -86,7 +102,6 @@ impl SqliteWriter {
             "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
-        let mut insert_tag = None;
         let mut tags_json = String::new();
         for (event, type_id) in batch.events.iter().zip(type_ids) {
             tags_json.clear();
@@ -101,15 +116,6 @@ impl SqliteWriter {
                 event.payload.as_str(),
                 event.metadata.as_ref().map(|metadata| metadata.as_str()),
             ])?;
-            for tag in event.tags() {
-                let insert_tag = match &mut insert_tag {
-                    Some(statement) => statement,
-                    none => {
-                        none.insert(self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?)
-                    }
-                };
-                insert_tag.execute([tag_hash(tag), event.sequence as i64])?;
-            }
         }
         Ok(())
     }
@@ -174,7 +180,12 @@ impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         self.set_sync(sync)
             .and_then(|()| self.execute("BEGIN IMMEDIATE"))
-            .and_then(|()| self.read_tail())
+            .and_then(|()| {
+                let tail = self.read_tail()?;
+                let stand = run::stand(&self.connection)?;
+                self.index.begin(&self.connection, tail.head, stand)?;
+                Ok(tail)
+            })
             .map_err(storage("begin a transaction"))
     }
 
@@ -183,15 +194,18 @@ impl LogWriter for SqliteWriter {
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
-        self.insert(batch).map_err(storage("append"))
+        self.insert(batch).map_err(storage("append"))?;
+        self.index.append(batch);
+        self.inserted_through = batch.last_sequence;
+        Ok(())
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
-        read::first_match(&self.connection, &mut self.type_names, query, after)
+        read::first_match(&mut self.source(), query, after)
     }
 
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
-        let event = read::event_at(&self.connection, &mut self.type_names, sequence)?;
+        let event = read::event_at(&mut self.source(), sequence)?;
         Ok(event.is_some_and(|event| query.matches(&event)))
     }
 
@@ -250,11 +264,15 @@ impl LogWriter for SqliteWriter {
     fn commit(&mut self) -> Result<(), StorageError> {
         self.execute("COMMIT").map_err(storage("commit"))?;
         self.type_ids.extend(self.new_types.drain(..));
+        self.index.committed(self.inserted_through);
+        self.inserted_through = 0;
         Ok(())
     }
 
     fn rollback(&mut self) {
         self.new_types.clear();
+        self.index.rolled_back();
+        self.inserted_through = 0;
         // A number that the transaction gave to a type will be given to another one.
         self.type_names = TypeNames::default();
         if !self.connection.is_autocommit()
@@ -266,6 +284,23 @@ impl LogWriter for SqliteWriter {
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         self.select(&EventQuery::all(), range, bounds)
+    }
+
+    fn has_chore(&mut self, pace: Pace) -> bool {
+        self.chore = self.index.chore(pace == Pace::Idle);
+        self.chore.is_some()
+    }
+
+    fn do_chore(&mut self) -> Result<(), StorageError> {
+        let Some(chore) = self.chore.take() else {
+            return Ok(());
+        };
+        if self.index.chore(true) != Some(chore) {
+            // What another process did meanwhile was seen when the transaction began.
+            return Ok(());
+        }
+        let done = self.index.perform(&self.connection, chore);
+        done.map_err(storage("keep the index up"))
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {
