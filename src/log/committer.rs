@@ -41,6 +41,8 @@ pub(crate) struct Committer<W> {
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
+/// How many pieces of upkeep the next group may have to wait for.
+const CHORES_PER_GROUP_MAX: usize = 8;
 /// The pause after upkeep that failed.
 const UPKEEP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long nothing is to come before upkeep is done that could wait.
@@ -60,9 +62,12 @@ impl<W: LogWriter> Committer<W> {
         let mut look_at = Instant::now() + self.poll_interval;
         let mut group = 0;
         loop {
-            let until = match self.has_chore(Pace::Idle) {
-                true => look_at.min(Instant::now() + IDLE_AFTER),
-                false => look_at,
+            let until = if self.has_chore(Pace::Busy) {
+                Instant::now()
+            } else if self.has_chore(Pace::Idle) {
+                look_at.min(Instant::now() + IDLE_AFTER)
+            } else {
+                look_at
             };
             let work = self.queue.take(Wait {
                 until,
@@ -96,10 +101,17 @@ impl<W: LogWriter> Committer<W> {
         }
     }
 
-    /// Does the log's upkeep: what is due after a group, or one piece when there is nothing else to do. Each piece is a
-    /// transaction of its own, which no caller waits for, and a piece that fails comes up again.
+    /// Does the log's upkeep: some of what is due after a group, or one piece when there is nothing else to do. Each piece
+    /// is a transaction of its own, and a piece that fails comes up again.
     fn keep_up(&mut self, pace: Pace) {
-        while self.has_chore(pace) {
+        let chores_max = match pace {
+            Pace::Busy => CHORES_PER_GROUP_MAX,
+            Pace::Idle => 1,
+        };
+        for _ in 0..chores_max {
+            if !self.has_chore(pace) {
+                return;
+            }
             let outcome = self.begin(Sync::Ordered).and_then(|_| {
                 self.writer.do_chore()?;
                 if self.faults.hit(FaultPoint::BeforeUpkeep) {
@@ -114,9 +126,6 @@ impl<W: LogWriter> Committer<W> {
                 return;
             }
             self.faults.hit(FaultPoint::AfterUpkeep);
-            if pace == Pace::Idle {
-                return;
-            }
         }
     }
 

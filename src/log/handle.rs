@@ -120,6 +120,21 @@ impl LogHandle {
         self.read(|reader| Ok(reader.head()?)).await
     }
 
+    /// The last committed sequence, as the log itself knows it, and the first page of what lies up to it.
+    pub(crate) async fn first_page(
+        &self,
+        query: &Arc<EventQuery>,
+        bounds: PageBounds,
+    ) -> Result<(u64, Page), ReadError> {
+        let query = Arc::clone(query);
+        self.read(move |reader| {
+            let through = reader.head()?;
+            let page = reader.page(&query, Range { after: 0, through }, bounds)?;
+            Ok((through, page))
+        })
+        .await
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn LogReader) -> Result<T, ReadError> + Send + 'static,

@@ -190,7 +190,9 @@ impl LogWriter for SqliteWriter {
     }
 
     fn tail(&mut self) -> Result<Tail, StorageError> {
-        self.read_tail().map_err(storage("read the head"))
+        let tail = self.read_tail().map_err(storage("read the head"))?;
+        self.index.saw(tail.head);
+        Ok(tail)
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {

@@ -41,7 +41,7 @@ impl Default for Sizes {
 }
 
 /// How many events of others are staged in one step.
-const CATCH_UP_EVENTS: u32 = 512;
+const CATCH_UP_EVENTS: u32 = 128;
 /// How many entries are merged for each that is added: one for every level that it has to pass, and some to spare.
 const MERGED_PER_ENTRY: usize = 8;
 
@@ -88,6 +88,11 @@ impl Upkeep {
             debt: 0,
             spilled: None,
         }
+    }
+
+    /// The log was seen to end at `head`.
+    pub(crate) fn saw(&mut self, head: u64) {
+        self.head = self.head.max(head);
     }
 
     /// A transaction has begun, in which the log ends at `head`.
