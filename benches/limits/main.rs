@@ -4,6 +4,7 @@
 //! `-- --only NAME` runs the scenarios whose name contains NAME.
 
 mod append;
+mod fan_out;
 mod fill;
 mod latency;
 mod memory;
@@ -77,5 +78,6 @@ fn main() -> Result<(), Failure> {
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
+    fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }
