@@ -50,7 +50,7 @@ pub(super) enum Asked {
 /// Those who sit at one place. Most places have one stream, and a set does not stall when it grows.
 enum Seats {
     One(usize),
-    Many(Box<BTreeSet<usize>>),
+    Many(BTreeSet<usize>),
 }
 
 /// A place remembered as exhausted has more streams than this; so few are asked as fast as the place is looked up.
@@ -225,7 +225,7 @@ impl Seats {
     fn insert(&mut self, key: usize) {
         match self {
             Self::One(sitting) if *sitting == key => {}
-            Self::One(sitting) => *self = Self::Many(Box::new(BTreeSet::from([*sitting, key]))),
+            Self::One(sitting) => *self = Self::Many(BTreeSet::from([*sitting, key])),
             Self::Many(keys) => {
                 keys.insert(key);
             }

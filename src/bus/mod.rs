@@ -59,7 +59,9 @@ struct Seat {
     position: u64,
     /// From here on there may be something to see.
     mark: Option<u64>,
-    /// Whom to wake when the mark is set. It is there exactly while the stream rests.
+    /// Whether the stream found nothing when it looked last, and is to be woken when the mark is set.
+    rests: bool,
+    /// Whom to wake. It stays when the stream goes on, for the next time.
     waker: Option<Waker>,
 }
 
@@ -128,6 +130,7 @@ impl Bus {
             placement,
             position,
             mark,
+            rests: false,
             waker: None,
         });
         SeatKey { index, serial }
@@ -162,7 +165,7 @@ impl Bus {
                     return Asked::NotSelected;
                 }
                 seat.mark = Some(batch.first_sequence);
-                wakers.extend(seat.waker.clone());
+                wakers.extend(seat.to_wake());
                 Asked::Done
             });
             window.push(Arc::clone(batch), &mut evicted);
@@ -194,14 +197,14 @@ impl Bus {
         let mut state = self.state.lock();
         state.is_closed = true;
         let seats = state.seats.iter();
-        seats.filter_map(|(_, seat)| seat.waker.clone()).collect()
+        seats.filter_map(|(_, seat)| seat.to_wake()).collect()
     }
 
     /// Repeats the wake-ups of all seats that have something to see and still rest (D8).
     pub(crate) fn overdue(&self) -> Vec<Waker> {
         let state = self.state.lock();
         let rests = state.seats.iter().filter(|(_, seat)| seat.mark.is_some());
-        rests.filter_map(|(_, seat)| seat.waker.clone()).collect()
+        rests.filter_map(|(_, seat)| seat.to_wake()).collect()
     }
 
     /// Looks at what there is after `position`; a look consumes nothing. With nothing to see, the waker of one who is going to rest is kept and
@@ -219,20 +222,18 @@ impl Bus {
         };
         let head = window.head();
         seat.position = position;
-        let earlier_waker = seat.waker.take();
+        seat.rests = false;
         let unseen = match seat.mark {
             Some(mark) if position < head => mark.max(position + 1),
             _ => {
                 seat.mark = None;
-                let look = if *is_closed {
-                    Look::Closed
-                } else {
-                    seat.waker = rest.cloned();
-                    Look::Nothing { head }
-                };
+                if *is_closed {
+                    return Look::Closed;
+                }
+                let earlier_waker = rest.and_then(|waker| seat.rest(waker));
                 drop(state);
                 drop(earlier_waker);
-                return look;
+                return Look::Nothing { head };
             }
         };
         let look = match window.after(unseen - 1, bounds) {
@@ -244,8 +245,6 @@ impl Bus {
         };
         // Not moved beyond what is given out: only the position says what was taken, and a look may be repeated.
         seat.mark = Some(unseen);
-        drop(state);
-        drop(earlier_waker);
         look
     }
 
@@ -254,8 +253,22 @@ impl Bus {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
-        let rests = seat.waker.is_some() && seat.mark.is_none();
-        (is_seated && rests).then(|| state.window.head().max(seat.position))
+        (is_seated && seat.rests && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
+    }
+}
+
+impl Seat {
+    fn to_wake(&self) -> Option<Waker> {
+        self.waker.as_ref().filter(|_| self.rests).cloned()
+    }
+
+    /// Begins to rest, and gives back the waker of somebody else, to be dropped outside the lock.
+    fn rest(&mut self, waker: &Waker) -> Option<Waker> {
+        self.rests = true;
+        match &self.waker {
+            Some(own) if own.will_wake(waker) => None,
+            _ => self.waker.replace(waker.clone()),
+        }
     }
 }
 

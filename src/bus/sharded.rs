@@ -6,9 +6,11 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use crate::bus::place::Word;
 
 pub(super) struct Sharded<K, V> {
-    shards: Box<[HashMap<Key<K>, V, BuildHasherDefault<Ready>>]>,
+    shards: Box<[Shard<K, V>]>,
     len: usize,
 }
+
+type Shard<K, V> = HashMap<Key<K>, V, BuildHasherDefault<Ready>>;
 
 const SHARDS: usize = 64;
 
