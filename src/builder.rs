@@ -324,6 +324,7 @@ impl StoreBuilder {
             source: Arc::new(Source::new(log, bus, page, self.window_bytes)),
             registry: Arc::new(Registry::new()),
             faults: self.faults.clone(),
+            threads: Arc::default(),
         });
         let committer = Committer {
             writer,

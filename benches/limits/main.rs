@@ -4,6 +4,7 @@
 //! `-- --only NAME` runs the scenarios whose name contains NAME.
 
 mod append;
+mod fan_out;
 mod fill;
 mod latency;
 mod memory;
@@ -79,5 +80,6 @@ fn main() -> Result<(), Failure> {
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
+    fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }
