@@ -19,6 +19,7 @@ pub(crate) mod handle;
 pub(crate) mod page;
 pub(crate) mod queue;
 pub(crate) mod request;
+pub(crate) mod tempo;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
@@ -53,7 +54,7 @@ pub(crate) enum Sync {
     Ordered,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail` and `page` is called between `begin` and `commit` or `rollback`.
+/// The writing half of a log. Every method but `data_version`, `tail`, `tidy` and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -90,6 +91,9 @@ pub(crate) trait LogWriter: Send {
 
     /// Reads a page as the transaction, or the newest commit, shows it.
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// Does a little of what keeps the log in order, between two transactions: so little that no append is held up by it.
+    fn tidy(&mut self) {}
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;

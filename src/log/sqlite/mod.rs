@@ -1,11 +1,13 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `write` (the committer's half), `query_sql` (which rows a query can concern), `read` (the readers' half).
+//! `write`, `insert` and `checkpoint` (the committer's half), `query_sql` (which rows a query can concern), `read` (the readers' half).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
+mod checkpoint;
 pub(crate) mod connection;
+mod insert;
 mod query_sql;
 mod read;
 mod schema;
@@ -22,7 +24,8 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 #[cfg(feature = "internals")]
 use crate::log::page::{PageBounds, Range};
-use crate::log::sqlite::connection::Durability;
+use crate::log::sqlite::checkpoint::Checkpoints;
+use crate::log::sqlite::connection::{Durability, storage};
 use crate::log::sqlite::read::SqliteReader;
 use crate::log::sqlite::write::SqliteWriter;
 #[cfg(feature = "internals")]
@@ -36,7 +39,8 @@ pub(crate) fn open(
 ) -> Result<(SqliteWriter, SqliteReader), OpenError> {
     let mut connection = connection::open_writer(path, durability)?;
     let log_id = schema::prepare(&mut connection, path)?;
-    let writer = SqliteWriter::new(connection, durability);
+    let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
+    let writer = SqliteWriter::new(connection, durability, Some(checkpoints));
     let reader = SqliteReader::new(path, log_id, idle_readers_max)?;
     Ok((writer, reader))
 }
@@ -54,7 +58,7 @@ pub(crate) fn select(queries: &[EventQuery], batch: CommittedBatch) -> Vec<Vec<u
     };
     let mut connection = rusqlite::Connection::open_in_memory().expect("memory can be opened");
     schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
-    let mut writer = SqliteWriter::new(connection, Durability::Relaxed);
+    let mut writer = SqliteWriter::new(connection, Durability::Relaxed, None);
     if !batch.events.is_empty() {
         writer.begin(Sync::Ordered).expect("nobody else writes");
         writer

@@ -9,10 +9,11 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
+use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::query_sql::tag_hash;
 use crate::log::sqlite::read::{self, TypeNames};
 use crate::log::{LogWriter, Sync, Tail};
@@ -24,19 +25,31 @@ pub(crate) struct SqliteWriter {
     type_ids: HashMap<Arc<str>, i64>,
     new_types: Vec<(Arc<str>, i64)>,
     type_names: TypeNames,
+    /// The batches of the transaction whose rows are not yet written, and the numbers of their events' types.
+    staged: Vec<Arc<CommittedBatch>>,
+    staged_types: Vec<i64>,
     /// What the connection's next commit is set to.
     sync: Sync,
+    /// A log without a file has none.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, durability: Durability) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        durability: Durability,
+        checkpoints: Option<Checkpoints>,
+    ) -> Self {
         Self {
             connection,
             durability,
             type_ids: HashMap::new(),
             new_types: Vec::new(),
             type_names: TypeNames::default(),
+            staged: Vec::new(),
+            staged_types: Vec::new(),
             sync: Sync::Durable,
+            checkpoints,
         }
     }
 
@@ -76,38 +89,53 @@ impl SqliteWriter {
         Ok(id)
     }
 
-    fn insert(&mut self, batch: &CommittedBatch) -> rusqlite::Result<()> {
-        let type_ids = batch
-            .events
+    /// Takes a batch into the transaction. Its rows are written with those of its neighbours.
+    fn stage(&mut self, batch: &Arc<CommittedBatch>) -> rusqlite::Result<()> {
+        for event in &batch.events {
+            let type_id = self.type_id(&event.event_type)?;
+            self.staged_types.push(type_id);
+        }
+        self.staged.push(Arc::clone(batch));
+        if self.staged_types.len() >= ROWS_AT_ONCE {
+            self.flush()?;
+        }
+        self.insert_tags(batch)
+    }
+
+    /// Writes the rows that are staged, before anybody looks.
+    fn flush(&mut self) -> rusqlite::Result<()> {
+        let of_batch = |batch: &'_ Arc<CommittedBatch>| batch.events.len();
+        debug_assert_eq!(
+            self.staged.iter().map(of_batch).sum::<usize>(),
+            self.staged_types.len(),
+            "each staged event has the number of its type"
+        );
+        let events = self
+            .staged
             .iter()
-            .map(|event| self.type_id(&event.event_type))
-            .collect::<rusqlite::Result<Vec<i64>>>()?;
-        let mut insert_event = self.statement(
-            "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?;
+            .flat_map(|batch| batch.events.iter().map(move |event| (&**batch, event)));
+        let rows: Vec<Row<'_>> = events
+            .zip(&self.staged_types)
+            .map(|((batch, event), type_id)| Row {
+                batch,
+                event,
+                type_id: *type_id,
+            })
+            .collect();
+        insert::insert(&self.connection, &rows)?;
+        self.staged.clear();
+        self.staged_types.clear();
+        Ok(())
+    }
+
+    fn insert_tags(&self, batch: &CommittedBatch) -> rusqlite::Result<()> {
         let mut insert_tag = None;
-        let mut tags_json = String::new();
-        for (event, type_id) in batch.events.iter().zip(type_ids) {
-            tags_json.clear();
-            push_tags_json(&mut tags_json, event);
-            insert_event.execute(params![
-                event.sequence as i64,
-                (event.sequence - batch.first_sequence) as i64,
-                batch.events.len() as i64,
-                batch.recorded_at.as_micros(),
-                type_id,
-                (!tags_json.is_empty()).then_some(tags_json.as_str()),
-                event.payload.as_str(),
-                event.metadata.as_ref().map(|metadata| metadata.as_str()),
-            ])?;
+        for event in batch.events.iter().filter(|event| !event.tags.is_empty()) {
+            let insert_tag = match &mut insert_tag {
+                Some(statement) => statement,
+                none => none.insert(self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?),
+            };
             for tag in event.tags() {
-                let insert_tag = match &mut insert_tag {
-                    Some(statement) => statement,
-                    none => {
-                        none.insert(self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?)
-                    }
-                };
                 insert_tag.execute([tag_hash(tag), event.sequence as i64])?;
             }
         }
@@ -149,27 +177,6 @@ impl SqliteWriter {
     }
 }
 
-/// Adds the event's tags as a JSON array; nothing, when there are none.
-fn push_tags_json(json: &mut String, event: &EventRecord) {
-    if event.tags.is_empty() {
-        return;
-    }
-    let mut separator = '[';
-    for tag in event.tags() {
-        debug_assert!(!tag.contains(TAG_SEPARATOR), "control characters are refused");
-        json.push(separator);
-        if tag.contains(['"', '\\']) {
-            json.push_str(&serde_json::Value::from(tag).to_string());
-        } else {
-            json.push('"');
-            json.push_str(tag);
-            json.push('"');
-        }
-        separator = ',';
-    }
-    json.push(']');
-}
-
 impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         self.set_sync(sync)
@@ -183,19 +190,22 @@ impl LogWriter for SqliteWriter {
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
-        self.insert(batch).map_err(storage("append"))
+        self.stage(batch).map_err(storage("append"))
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
+        self.flush().map_err(storage("append"))?;
         read::first_match(&self.connection, &mut self.type_names, query, after)
     }
 
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
+        self.flush().map_err(storage("append"))?;
         let event = read::event_at(&self.connection, &mut self.type_names, sequence)?;
         Ok(event.is_some_and(|event| query.matches(&event)))
     }
 
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
+        self.flush().map_err(storage("append"))?;
         read::position_at(&self.connection, time).map_err(storage("find the time"))
     }
 
@@ -248,12 +258,15 @@ impl LogWriter for SqliteWriter {
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {
+        self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
         self.type_ids.extend(self.new_types.drain(..));
         Ok(())
     }
 
     fn rollback(&mut self) {
+        self.staged.clear();
+        self.staged_types.clear();
         self.new_types.clear();
         // A number that the transaction gave to a type will be given to another one.
         self.type_names = TypeNames::default();
@@ -265,7 +278,14 @@ impl LogWriter for SqliteWriter {
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.flush().map_err(storage("append"))?;
         self.select(&EventQuery::all(), range, bounds)
+    }
+
+    fn tidy(&mut self) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.step(&self.connection);
+        }
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {
