@@ -3,13 +3,14 @@
 //! Waking a thread takes about as long as a fast disk takes to sync. So a caller that nobody shares the commit with looks
 //! for its answer instead: in short turns, between which whatever else is ready on its executor gets on.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use std::{hint, thread};
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::task::yield_now;
 
 /// The running mean of the time from the begin of a group to its answers.
 pub(crate) struct Tempo {
@@ -69,9 +70,23 @@ pub(crate) async fn awake<T>(mut answer: oneshot::Receiver<T>, patience: Duratio
                 Err(TryRecvError::Empty) => hint::spin_loop(),
             }
         }
-        yield_now().await;
+        let_others().await;
     }
     answer.await.ok()
+}
+
+/// Comes up again behind what else is ready. The waker is called at once: tokio's own `yield_now` keeps it until the worker
+/// is free, which never happens when another executor blocks that worker, as `append_blocking` does.
+async fn let_others() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -109,6 +124,18 @@ mod tests {
         // The answer comes from a task that needs the very thread on which the caller stays awake.
         tokio::spawn(async move { give.send(7) });
         assert_eq!(awake(answer, Duration::from_secs(3600)).await, Some(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn an_executor_inside_a_worker_gets_its_turns() {
+        let (give, answer) = oneshot::channel();
+        let worker = tokio::spawn(async move {
+            let answerer = std::thread::spawn(move || give.send(7));
+            let answer = futures::executor::block_on(awake(answer, 20 * TURN));
+            answerer.join().unwrap().unwrap();
+            answer
+        });
+        assert_eq!(worker.await.unwrap(), Some(7));
     }
 
     #[tokio::test]
