@@ -27,6 +27,7 @@ use crate::log::sqlite::connection::Durability;
 use crate::log::sqlite::index::path::PayloadPath;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::upkeep::Sizes;
+use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
 use crate::store::Store;
 use crate::stream::feed::Source;
@@ -306,11 +307,14 @@ impl StoreBuilder {
         let head = writer.tail()?.head;
         let log_id = reader.log_id().to_owned();
         let queue = Arc::new(Queue::new());
+        let tempo = Arc::new(Tempo::new());
         let room_bytes = self.queue_bytes.max(self.limits.batch_bytes_max);
         let log = Arc::new(LogHandle {
             reader: Arc::new(reader),
             queue: Arc::clone(&queue),
             limits: self.limits,
+            tempo: Arc::clone(&tempo),
+            room_requests_max: self.queue_requests,
             room_requests: Arc::new(Semaphore::new(self.queue_requests)),
             room_bytes: Arc::new(Semaphore::new(room_bytes)),
             read_slots: Arc::new(Semaphore::new(self.readers)),
@@ -329,6 +333,7 @@ impl StoreBuilder {
         let committer = Committer {
             writer,
             queue,
+            tempo,
             publish: Box::new(hub.publisher()),
             head,
             log_id,

@@ -77,6 +77,7 @@ fn main() -> Result<(), Failure> {
     let mut report = Report::new(&arguments.only);
     append::measure(&runtime, folder.path(), scale, &mut report)?;
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
+    latency::measure_slowest(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;

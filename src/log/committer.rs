@@ -14,8 +14,9 @@ use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
 use crate::log::page::{PageBounds, Range};
-use crate::log::queue::{Queue, Wait, Work};
+use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
+use crate::log::tempo::Tempo;
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
@@ -25,6 +26,7 @@ pub(crate) struct Committer<W> {
     pub(crate) writer: W,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) publish: Publish,
+    pub(crate) tempo: Arc<Tempo>,
     /// The last sequence that was published.
     pub(crate) head: u64,
     pub(crate) log_id: String,
@@ -72,17 +74,22 @@ impl<W: LogWriter> Committer<W> {
             let work = self.queue.take(Wait {
                 until,
                 spin: if group > 0 { SPIN } else { Duration::ZERO },
-                group,
+                meanwhile: if group > 1 {
+                    Meanwhile::Yield
+                } else {
+                    Meanwhile::Keep
+                },
             });
-            group = work.requests.len();
             let is_idle = work.requests.is_empty() && work.cursors.is_empty();
             let is_done = work.is_closed && is_idle;
-            self.work(work);
+            group = self.work(work, group);
+            // The callers are answered: whatever the log has to do for itself is done here, in small steps.
             self.keep_up(if is_idle && !is_done {
                 Pace::Idle
             } else {
                 Pace::Busy
             });
+            self.writer.tidy();
             if Instant::now() >= look_at {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
@@ -93,12 +100,15 @@ impl<W: LogWriter> Committer<W> {
         }
     }
 
-    fn work(&mut self, work: Work<Request>) {
+    /// Works off what was taken, and says how many requests that were.
+    fn work(&mut self, work: Work<Request>, expected: usize) -> usize {
         if !work.requests.is_empty() {
-            self.commit_group(work);
-        } else if !work.cursors.is_empty() {
+            return self.commit_group(work, expected);
+        }
+        if !work.cursors.is_empty() {
             self.flush_cursors(&work.cursors);
         }
+        0
     }
 
     /// Does the log's upkeep: some of what is due after a group, or one piece when there is nothing else to do. Each piece
@@ -141,7 +151,13 @@ impl<W: LogWriter> Committer<W> {
     }
 
     /// Commits, publishes and answers one group. When anything fails, everything does.
-    fn commit_group(&mut self, work: Work<Request>) {
+    fn commit_group(&mut self, work: Work<Request>, expected: usize) -> usize {
+        let started = Instant::now();
+        let mut growth = Growth {
+            requests: 0,
+            expected,
+            since: started,
+        };
         let mut requests = work.requests.into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
@@ -149,8 +165,12 @@ impl<W: LogWriter> Committer<W> {
         self.in_hand.clone_from(&cursors);
         let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
-            for request in requests.by_ref() {
-                self.apply(request, &mut tail, &mut batches, &mut answers)?;
+            while requests.len() > 0 {
+                growth.requests += requests.len();
+                for request in requests.by_ref() {
+                    self.apply(request, &mut tail, &mut batches, &mut answers)?;
+                }
+                requests = self.queue.more(growth).into_iter();
             }
             if let Err(error) = self.move_cursors(&cursors, &mut moves) {
                 // The appends do not suffer for it; the cursors are tried again.
@@ -169,6 +189,7 @@ impl<W: LogWriter> Committer<W> {
                 self.publish(&batches);
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
+                self.tempo.note(started.elapsed());
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {
@@ -183,6 +204,7 @@ impl<W: LogWriter> Committer<W> {
                 }
             }
         }
+        growth.requests
     }
 
     /// Applies one request inside the transaction. An error here is one of the storage, which fails the group; a refusal

@@ -15,12 +15,16 @@ use crate::log::cursor::{CursorClaim, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
+use crate::log::tempo::{self, Tempo};
 
 /// The queue to the committer and the readers, each with its bound.
 pub(crate) struct LogHandle {
     pub(crate) reader: Arc<dyn LogReader>,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) limits: Limits,
+    pub(crate) tempo: Arc<Tempo>,
+    /// All of `room_requests`.
+    pub(crate) room_requests_max: usize,
     /// Requests that may be queued or in commit.
     pub(crate) room_requests: Arc<Semaphore>,
     /// Bytes that may be queued or in commit.
@@ -55,7 +59,13 @@ impl LogHandle {
                 false => committer_gone().into(),
             });
         }
-        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+        // Callers who are under way together share a commit, and are better put to sleep.
+        let is_alone = self.room_requests.available_permits() + 1 >= self.room_requests_max;
+        let outcome = match self.tempo.stay_awake().filter(|_| is_alone) {
+            Some(patience) => tempo::awake(answer, patience).await,
+            None => answer.await.ok(),
+        };
+        outcome.unwrap_or_else(|| Err(committer_gone().into()))
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.

@@ -19,6 +19,7 @@ pub(crate) mod handle;
 pub(crate) mod page;
 pub(crate) mod queue;
 pub(crate) mod request;
+pub(crate) mod tempo;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
@@ -62,8 +63,8 @@ pub(crate) enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail`,
-/// `has_chore` and `page` is called between `begin` and `commit` or `rollback`.
+/// The writing half of a log. Every method but `data_version`, `tail`, `has_chore`, `tidy` and `page` is called between
+/// `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -110,6 +111,8 @@ pub(crate) trait LogWriter: Send {
     fn do_chore(&mut self) -> Result<(), StorageError> {
         Ok(())
     }
+    /// Does a little of what keeps the log in order, between two transactions: so little that no append is held up by it.
+    fn tidy(&mut self) {}
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;

@@ -121,7 +121,7 @@ fn filter() -> impl Strategy<Value = Filter> {
 impl Json {
     fn text(&self) -> String {
         match self {
-            Self::Scalar(row, column) => (*column.get(*row.get(SCALARS))).to_owned(),
+            Self::Scalar(row, column) => (*column.get(row.get(SCALARS))).to_owned(),
             Self::Array(elements) => {
                 let elements: Vec<String> = elements.iter().map(Self::text).collect();
                 format!("[{}]", elements.join(","))

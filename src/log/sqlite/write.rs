@@ -9,12 +9,13 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
 use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
+use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::read::{self, Source, TypeNames};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
@@ -26,15 +27,25 @@ pub(crate) struct SqliteWriter {
     new_types: Vec<(Arc<str>, i64)>,
     type_names: TypeNames,
     index: Upkeep,
-    /// The last sequence that the transaction inserted; 0, if none.
-    inserted_through: u64,
     chore: Option<Chore>,
+    /// The last sequence that the transaction appended; 0, if none.
+    appended_through: u64,
+    /// The batches of the transaction whose rows are not yet written, and the numbers of their events' types.
+    unwritten: Vec<Arc<CommittedBatch>>,
+    unwritten_types: Vec<i64>,
     /// What the connection's next commit is set to.
     sync: Sync,
+    /// A log without a file has none.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, durability: Durability, index: Upkeep) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        durability: Durability,
+        index: Upkeep,
+        checkpoints: Option<Checkpoints>,
+    ) -> Self {
         Self {
             connection,
             durability,
@@ -42,9 +53,12 @@ impl SqliteWriter {
             new_types: Vec::new(),
             type_names: TypeNames::default(),
             index,
-            inserted_through: 0,
             chore: None,
+            appended_through: 0,
+            unwritten: Vec::new(),
+            unwritten_types: Vec::new(),
             sync: Sync::Durable,
+            checkpoints,
         }
     }
 
@@ -92,31 +106,42 @@ impl SqliteWriter {
         Ok(id)
     }
 
-    fn insert(&mut self, batch: &CommittedBatch) -> rusqlite::Result<()> {
-        let type_ids = batch
-            .events
-            .iter()
-            .map(|event| self.type_id(&event.event_type))
-            .collect::<rusqlite::Result<Vec<i64>>>()?;
-        let mut insert_event = self.statement(
-            "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?;
-        let mut tags_json = String::new();
-        for (event, type_id) in batch.events.iter().zip(type_ids) {
-            tags_json.clear();
-            push_tags_json(&mut tags_json, event);
-            insert_event.execute(params![
-                event.sequence as i64,
-                (event.sequence - batch.first_sequence) as i64,
-                batch.events.len() as i64,
-                batch.recorded_at.as_micros(),
-                type_id,
-                (!tags_json.is_empty()).then_some(tags_json.as_str()),
-                event.payload.as_str(),
-                event.metadata.as_ref().map(|metadata| metadata.as_str()),
-            ])?;
+    /// Takes a batch into the transaction. Its rows are written with those of its neighbours.
+    fn take(&mut self, batch: &Arc<CommittedBatch>) -> rusqlite::Result<()> {
+        for event in &batch.events {
+            let type_id = self.type_id(&event.event_type)?;
+            self.unwritten_types.push(type_id);
         }
+        self.unwritten.push(Arc::clone(batch));
+        if self.unwritten_types.len() >= ROWS_AT_ONCE {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows that are not yet written, before anybody looks.
+    fn flush(&mut self) -> rusqlite::Result<()> {
+        let of_batch = |batch: &'_ Arc<CommittedBatch>| batch.events.len();
+        debug_assert_eq!(
+            self.unwritten.iter().map(of_batch).sum::<usize>(),
+            self.unwritten_types.len(),
+            "each of these events has the number of its type"
+        );
+        let events = self
+            .unwritten
+            .iter()
+            .flat_map(|batch| batch.events.iter().map(move |event| (&**batch, event)));
+        let rows: Vec<Row<'_>> = events
+            .zip(&self.unwritten_types)
+            .map(|((batch, event), type_id)| Row {
+                batch,
+                event,
+                type_id: *type_id,
+            })
+            .collect();
+        insert::insert(&self.connection, &rows)?;
+        self.unwritten.clear();
+        self.unwritten_types.clear();
         Ok(())
     }
 
@@ -155,27 +180,6 @@ impl SqliteWriter {
     }
 }
 
-/// Adds the event's tags as a JSON array; nothing, when there are none.
-fn push_tags_json(json: &mut String, event: &EventRecord) {
-    if event.tags.is_empty() {
-        return;
-    }
-    let mut separator = '[';
-    for tag in event.tags() {
-        debug_assert!(!tag.contains(TAG_SEPARATOR), "control characters are refused");
-        json.push(separator);
-        if tag.contains(['"', '\\']) {
-            json.push_str(&serde_json::Value::from(tag).to_string());
-        } else {
-            json.push('"');
-            json.push_str(tag);
-            json.push('"');
-        }
-        separator = ',';
-    }
-    json.push(']');
-}
-
 impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         self.set_sync(sync)
@@ -196,22 +200,25 @@ impl LogWriter for SqliteWriter {
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
-        self.insert(batch).map_err(storage("append"))?;
+        self.take(batch).map_err(storage("append"))?;
         self.index.append(batch);
-        self.inserted_through = batch.last_sequence;
+        self.appended_through = batch.last_sequence;
         Ok(())
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
+        self.flush().map_err(storage("append"))?;
         read::first_match(&mut self.source(), query, after)
     }
 
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
+        self.flush().map_err(storage("append"))?;
         let event = read::event_at(&mut self.source(), sequence)?;
         Ok(event.is_some_and(|event| query.matches(&event)))
     }
 
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
+        self.flush().map_err(storage("append"))?;
         read::position_at(&self.connection, time).map_err(storage("find the time"))
     }
 
@@ -264,17 +271,20 @@ impl LogWriter for SqliteWriter {
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {
+        self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
         self.type_ids.extend(self.new_types.drain(..));
-        self.index.committed(self.inserted_through);
-        self.inserted_through = 0;
+        self.index.committed(self.appended_through);
+        self.appended_through = 0;
         Ok(())
     }
 
     fn rollback(&mut self) {
+        self.unwritten.clear();
+        self.unwritten_types.clear();
         self.new_types.clear();
         self.index.rolled_back();
-        self.inserted_through = 0;
+        self.appended_through = 0;
         // A number that the transaction gave to a type will be given to another one.
         self.type_names = TypeNames::default();
         if !self.connection.is_autocommit()
@@ -285,6 +295,7 @@ impl LogWriter for SqliteWriter {
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.flush().map_err(storage("append"))?;
         self.select(&EventQuery::all(), range, bounds)
     }
 
@@ -303,6 +314,12 @@ impl LogWriter for SqliteWriter {
         }
         let done = self.index.perform(&self.connection, chore);
         done.map_err(storage("keep the index up"))
+    }
+
+    fn tidy(&mut self) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.step(&self.connection);
+        }
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {
