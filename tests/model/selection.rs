@@ -121,7 +121,10 @@ fn filter() -> impl Strategy<Value = Filter> {
 impl Json {
     fn text(&self) -> String {
         match self {
-            Self::Scalar(row, column) => (*column.get(row.get(SCALARS))).to_owned(),
+            Self::Scalar(row, column) => {
+                let spellings: &[&str] = row.get(SCALARS);
+                (*column.get(spellings)).to_owned()
+            }
             Self::Array(elements) => {
                 let elements: Vec<String> = elements.iter().map(Self::text).collect();
                 format!("[{}]", elements.join(","))
