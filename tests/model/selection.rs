@@ -122,7 +122,7 @@ impl Json {
     fn text(&self) -> String {
         match self {
             Self::Scalar(row, column) => {
-                let spellings: &[&str] = row.get(SCALARS);
+                let spellings: &&[&str] = row.get(SCALARS);
                 (*column.get(spellings)).to_owned()
             }
             Self::Array(elements) => {
