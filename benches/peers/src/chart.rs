@@ -10,7 +10,7 @@ use scenario::protocol::Measured;
 
 use crate::Failure;
 use crate::peers::{PEERS, PeerInfo};
-use crate::results::{Results, is_right};
+use crate::results::Results;
 use crate::table::{self, Column, Group};
 
 /// The files, and what they show.
@@ -99,7 +99,7 @@ fn lines(results: &Results, columns: &[Column], unit: &str, path: &Path, title: 
         .configure_mesh()
         .x_labels(columns.len())
         .x_label_formatter(&header)
-        .y_label_formatter(&|y| table::figure(*y))
+        .y_label_formatter(&|y| tick(*y))
         .y_desc(unit)
         .label_style(font(13))
         .axis_desc_style(font(14))
@@ -155,11 +155,7 @@ fn bars(results: &Results, group: &Group, unit: &str, path: &Path, title: &str) 
         .disable_y_mesh()
         .y_labels(0)
         .x_label_formatter(&|x| {
-            if *x <= high {
-                table::figure(*x)
-            } else {
-                String::new()
-            }
+            if *x <= high { tick(*x) } else { String::new() }
         })
         .x_desc(unit)
         .label_style(font(13))
@@ -192,10 +188,15 @@ fn label(group: &Group, measured: &Measured) -> String {
     } else {
         format!("{value}, of {amount}")
     };
-    if is_right(measured) {
-        of
+    of + &table::faults(measured)
+}
+
+/// A power of ten.
+fn tick(value: f64) -> String {
+    if value < 1.0 {
+        value.to_string()
     } else {
-        format!("{of}, lost {}", table::figure(measured.lost as f64))
+        table::count_of(value.round() as u64)
     }
 }
 

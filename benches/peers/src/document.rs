@@ -99,7 +99,8 @@ const METHOD: &str = "\
 - An event is an order of about 150 bytes of JSON. Each peer is given the same struct and makes of it what its interface
   takes; that is part of what is measured.
 - Every handled event is recognised by its number and counted. *Lost* was acknowledged and never stored or handled, until
-  nothing was handled for 2 s; *late* was still coming when the time was over; *failed* are appends that were refused.
+  no handler was called for 4 s; *late* was still coming when the time was over; *doubled* was handled twice, *foreign* by a
+  stream that did not want it; *failed* are appends that were refused.
 - The rate of a delivery is what was handled, divided by the time from the first append to the last handled event. The
   writer is never more than 20,000 handler calls ahead.
 - A ratio above 1 says that millstream is better. Peers that lost events or refused appends are not compared.

@@ -116,11 +116,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn list(scenarios: &[&Scenario], peers: &[&PeerInfo]) {
     for scenario in scenarios {
-        println!("{:<13} {}", scenario.name, scenario.title);
+        println!("{:<16} {}", scenario.name, scenario.title);
     }
     println!();
     for peer in peers {
-        println!("{:<13} {}; {}", peer.name, peer.versions(), peer.durability);
+        println!("{:<16} {}; {}", peer.name, peer.versions(), peer.durability);
     }
 }
 

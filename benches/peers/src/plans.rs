@@ -40,7 +40,7 @@ impl Scale {
         Self {
             rounds: 3,
             seconds: 1.2,
-            drain_seconds: 4.0,
+            drain_seconds: 4.5,
             delay_seconds: 10.0,
             delay_per_second: 300,
             replay_events: 1_000_000,
@@ -56,15 +56,15 @@ impl Scale {
         Self {
             rounds: 1,
             seconds: 0.7,
-            drain_seconds: 2.5,
+            drain_seconds: 4.5,
             delay_seconds: 2.5,
             delay_per_second: 200,
-            replay_events: 100_000,
+            replay_events: 200_000,
             fill_seconds: 2.0,
             replay_seconds: 3.0,
             memory_mib: 64,
             memory_seconds: 3.0,
-            memory_drain_seconds: 3.0,
+            memory_drain_seconds: 4.5,
         }
     }
 

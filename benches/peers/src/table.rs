@@ -214,7 +214,7 @@ fn ratio(group: &Group, column: &Column, results: &Results, is_peer: impl Fn(&st
 }
 
 /// What went wrong, in a word each.
-fn faults(measured: &Measured) -> String {
+pub(crate) fn faults(measured: &Measured) -> String {
     let counts = [
         (measured.lost, "lost"),
         (measured.doubled, "doubled"),
@@ -224,7 +224,7 @@ fn faults(measured: &Measured) -> String {
     ];
     let faults = counts.iter().filter(|(count, _)| *count > 0);
     faults
-        .map(|(count, fault)| format!(", {} {fault}", figure(*count as f64)))
+        .map(|(count, fault)| format!(", {} {fault}", count_of(*count)))
         .collect()
 }
 
@@ -271,13 +271,16 @@ pub(crate) fn brief(scenario: &Scenario, outcome: &Outcome) -> String {
 
 /// Three digits that count, and commas.
 pub(crate) fn figure(value: f64) -> String {
-    if value < 10.0 {
-        return format!("{value:.2}");
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
+        _ => count_of(value.round() as u64),
     }
-    if value < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
+}
+
+/// All digits, with commas.
+pub(crate) fn count_of(count: u64) -> String {
+    let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
@@ -310,7 +313,7 @@ mod tests {
         let results = results(&[(OURS, 100.0, 0), ("evento", 400.0, 7), (FACTSTR, 50.0, 0)]);
         let ratio = ratio(&APPENDS, &APPENDS.columns[0], &results, |peer| peer != OURS);
         assert_eq!(ratio, "2.00 x");
-        assert!(all(&results).contains("400, 7.00 lost"));
+        assert!(all(&results).contains("400, 7 lost"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! eventcore with eventcore-sqlite. The connection is opened here with WAL and `synchronous=FULL`.
 //!
-//! An order is a stream. Handlers are projectors: `run_projection` polls, gives each of them every event, and stores
-//! the position after each one; there is no other kind. It is told to poll ten times as often as by default.
+//! An order is a stream. Streams with a cursor are projectors: `run_projection` polls, gives each of them every event, and
+//! stores the position after each one. It is told to poll ten times as often as by default. For live streams there is only
+//! `EventReader`, which can select a stream, so these poll by themselves.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,11 +13,17 @@ use std::time::Duration;
 use eventcore::{ProjectionConfig, run_projection};
 use eventcore_sqlite::SqliteEventStore;
 use eventcore_sqlite::rusqlite::Connection;
-use eventcore_types::{Event, EventStore, Projector, StreamId, StreamPosition, StreamVersion, StreamWrites};
-use scenario::{Failure, Order, Peer, Sink, Subscription, Wants, Writer};
+use eventcore_types::{
+    BatchSize, Event, EventFilter, EventPage, EventReader, EventStore, Projector, StreamId, StreamPosition,
+    StreamPrefix, StreamVersion, StreamWrites,
+};
+use scenario::{Failure, Kind, Order, Peer, Sink, Subscription, Wants, Writer};
 use serde::{Deserialize, Serialize};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The events of one poll, as many as a projector takes.
+const PAGE_EVENTS: usize = 1000;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Placed {
@@ -89,19 +96,21 @@ impl Peer for Eventcore {
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<(), Failure> {
+        let store = Arc::clone(&self.store);
+        let is_live = subscription.kind == Kind::Live;
         let handler = Handler {
             name: format!("stream-{}", subscription.stream),
             stream: subscription.stream,
             wants: subscription.wants,
             sink: subscription.sink,
         };
-        let config = ProjectionConfig::default()
-            .continuous()
-            .poll_interval(POLL_INTERVAL)
-            .empty_poll_backoff(POLL_INTERVAL);
-        let store = Arc::clone(&self.store);
         tokio::spawn(async move {
-            if let Err(error) = run_projection(handler, &*store, config).await {
+            let ended = if is_live {
+                poll(&store, &handler).await
+            } else {
+                project(&store, handler).await
+            };
+            if let Err(error) = ended {
                 eprintln!("{error}");
             }
         });
@@ -113,6 +122,35 @@ impl Peer for Eventcore {
         let count: i64 =
             connection.query_row("SELECT count(*) FROM eventcore_events", [], |row| row.get(0))?;
         Ok(count as u64)
+    }
+}
+
+/// A stream with a cursor.
+async fn project(store: &SqliteEventStore, handler: Handler) -> Result<(), Failure> {
+    let config = ProjectionConfig::default()
+        .continuous()
+        .poll_interval(POLL_INTERVAL)
+        .empty_poll_backoff(POLL_INTERVAL);
+    Ok(run_projection(handler, store, config).await?)
+}
+
+/// A stream without one.
+async fn poll(store: &SqliteEventStore, handler: &Handler) -> Result<(), Failure> {
+    let filter = match &handler.wants {
+        Wants::All => EventFilter::all(),
+        Wants::Order(order) => EventFilter::prefix(StreamPrefix::try_new(order.as_str())?),
+    };
+    let limit = BatchSize::new(PAGE_EVENTS);
+    let mut page = EventPage::first(limit);
+    loop {
+        let events = store.read_events::<Placed>(filter.clone(), page).await?;
+        if events.is_empty() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        for (event, position) in events {
+            handler.sink.handle(handler.stream, event.order.n).await;
+            page = EventPage::after(position, limit);
+        }
     }
 }
 

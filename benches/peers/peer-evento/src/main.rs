@@ -2,7 +2,7 @@
 //!
 //! An order is an aggregate, and its routing key. Events are written through `Executor::write`, which is what `commit()`
 //! calls first; the snapshot that `commit()` stores with a second transaction is spared. A subscription polls every 300 ms,
-//! takes a chunk, and stores its position after each event; there is no other kind. Chunks are as large as possible.
+//! takes a chunk, and stores its position after each event; there is no other kind.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -22,8 +22,8 @@ use ulid::Ulid;
 const AGGREGATE: &str = "peers/Order";
 const EVENT: &str = "OrderPlaced";
 
-/// The largest that a chunk can be without an overflow.
-const CHUNK: u16 = u16::MAX - 1;
+/// More than it acknowledges from one poll to the next. The default, 300, would limit it.
+const CHUNK: u16 = 10_000;
 
 /// SQLite has one writer at a time: one connection that waits in the pool instead of for a lock.
 const WRITERS: u32 = 1;

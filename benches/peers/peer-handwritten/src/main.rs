@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use crate::log::{Batch, Request, Row};
 
 /// Batches that the channel keeps for receivers that are behind.
-const CHANNEL: usize = 4096;
+const CHANNEL: usize = 1024;
 const QUEUED_MAX: usize = 4096;
 const PAGE_ROWS: usize = 1000;
 

@@ -6,7 +6,7 @@ use crate::protocol::Measured;
 use crate::sink::Sink;
 
 /// Without any call of a handler for so long, what is left is lost.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(4);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(5);
