@@ -75,7 +75,7 @@ impl Drop for Children {
 fn build(peer: &PeerInfo) -> Result<(), Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--quiet", "--manifest-path"])
+        .args(["build", "--release", "--quiet", "--manifest-path"])
         .arg(peer.folder().join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target())
