@@ -142,9 +142,12 @@ fn run(peer: &PeerInfo, plan: &Plan, folder: &Path) -> Result<protocol::Outcome,
 
 /// What a process first complained of; of a panic the message, not the place.
 fn first_word(errors: &str) -> Option<String> {
-    let mut lines = errors.lines().map(str::trim);
-    let line = lines.find(|line| !line.is_empty() && !line.starts_with("thread '"))?;
-    Some(line.to_owned())
+    let mut lines = errors.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next()?;
+    match lines.next() {
+        Some(message) if first.contains("panicked at ") => Some(format!("panicked: {message}")),
+        _ => Some(first.to_owned()),
+    }
 }
 
 /// What the process prints until it ends, unless that takes too long.
@@ -157,4 +160,17 @@ fn read_all(child: &mut Child, limit: Duration) -> Option<String> {
         let _ = sender.send(output);
     });
     receiver.recv_timeout(limit).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_panic_the_message_is_told() {
+        let panic = "\nthread 'a' panicked at src/b.rs:1:2:\nout of order\nnote: run with more\n";
+        assert_eq!(first_word(panic).unwrap(), "panicked: out of order");
+        assert_eq!(first_word("disk full\nend\n").unwrap(), "disk full");
+        assert_eq!(first_word("\n"), None);
+    }
 }

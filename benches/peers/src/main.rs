@@ -37,7 +37,7 @@ struct Arguments {
     /// Only peers whose name contains this.
     #[arg(long, default_value = "", value_name = "PEER")]
     only: String,
-    /// Only scenarios whose name contains this.
+    /// Only the scenario of this name, or those whose name contains it.
     #[arg(long, default_value = "", value_name = "NAME")]
     scenario: String,
     /// Where the files of the stores are made, and removed again; by default in the build folder, because a folder for
@@ -69,9 +69,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Scale::full()
     };
     let scenarios: Vec<_> = scale.scenarios();
+    let wanted = &arguments.scenario;
+    let is_name = scenarios.iter().any(|it| it.name == *wanted);
     let chosen: Vec<_> = scenarios
         .iter()
-        .filter(|it| it.name.contains(&arguments.scenario))
+        .filter(|it| it.name == *wanted || (!is_name && it.name.contains(wanted)))
         .collect();
     let peers: Vec<_> = PEERS
         .iter()
