@@ -189,7 +189,7 @@ impl<W: LogWriter> Committer<W> {
                 self.publish(&batches);
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
-                self.tempo.note(started.elapsed());
+                self.tempo.note(started.elapsed(), growth.requests);
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {

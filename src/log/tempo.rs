@@ -4,7 +4,7 @@
 //! for its answer instead: in short turns, between which whatever else is ready on its executor gets on.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use std::{hint, thread};
@@ -15,6 +15,9 @@ use tokio::sync::oneshot::error::TryRecvError;
 /// The running mean of the time from the begin of a group to its answers.
 pub(crate) struct Tempo {
     micros: AtomicU32,
+    /// How many requests the last group had. Callers of a larger group come back together, and need the threads that they would
+    /// keep each other from.
+    last_group: AtomicUsize,
     /// With one processor to share, the committer needs it more than the caller.
     has_processors: bool,
 }
@@ -35,22 +38,25 @@ impl Tempo {
         Self {
             // Unknown: callers sleep until some commits have been seen to be short.
             micros: AtomicU32::new(micros(TOOK_MAX)),
+            last_group: AtomicUsize::new(0),
             has_processors: thread::available_parallelism().is_ok_and(|processors| processors.get() > 1),
         }
     }
 
-    /// Takes another commit into the mean. Only the committer calls it.
-    pub(crate) fn note(&self, took: Duration) {
+    /// Takes another commit, of so many requests, into the mean. Only the committer calls it.
+    pub(crate) fn note(&self, took: Duration, requests: usize) {
         // Relaxed: a guess, which stands for itself.
         let mean = self.micros.load(Ordering::Relaxed);
         let mean = mean - mean / MEMORY + micros(took.min(TOOK_MAX)) / MEMORY;
         self.micros.store(mean, Ordering::Relaxed);
+        self.last_group.store(requests, Ordering::Relaxed);
     }
 
     /// How long to stay awake for an answer; nothing, when it is better to sleep.
     pub(crate) fn stay_awake(&self) -> Option<Duration> {
         let mean = Duration::from_micros(self.micros.load(Ordering::Relaxed).into());
-        (self.has_processors && mean <= AWAKE_MAX).then(|| mean * PATIENCE)
+        let is_alone = self.last_group.load(Ordering::Relaxed) <= 1;
+        (self.has_processors && is_alone && mean <= AWAKE_MAX).then(|| mean * PATIENCE)
     }
 }
 
@@ -99,7 +105,7 @@ mod tests {
             has_processors: true,
             ..Tempo::new()
         };
-        (0..100).for_each(|_| tempo.note(took));
+        (0..100).for_each(|_| tempo.note(took, 1));
         tempo
     }
 
@@ -111,6 +117,9 @@ mod tests {
         };
         assert_eq!(unknown.stay_awake(), None);
         assert_eq!(tempo(Duration::from_secs(100)).stay_awake(), None);
+        let shared = tempo(Duration::from_micros(160));
+        shared.note(Duration::from_micros(160), 2);
+        assert_eq!(shared.stay_awake(), None);
         let patience = tempo(Duration::from_micros(160)).stay_awake().unwrap();
         assert!(
             (300..400).contains(&patience.as_micros()),
