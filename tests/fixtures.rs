@@ -64,16 +64,19 @@ async fn check(path: &Path) {
     store.close().await.unwrap();
 }
 
+/// The newest fixture is written anew when `MILLSTREAM_WRITE_FIXTURE` is set. Those of older formats never change.
 #[tokio::test]
-async fn a_file_of_format_1_can_be_opened() {
+async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log.db");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1.sqlite");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixture).await;
+        write(&fixtures.join("format-2.sqlite")).await;
     }
-    std::fs::copy(fixture, &path).unwrap();
-    check(&path).await;
+    for name in ["format-1.sqlite", "format-2.sqlite"] {
+        let path = folder.path().join(name);
+        std::fs::copy(fixtures.join(name), &path).unwrap();
+        check(&path).await;
+    }
 }
 
 #[tokio::test]

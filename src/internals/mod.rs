@@ -10,10 +10,12 @@ use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
 use crate::event::matching;
 use crate::event::new_event::NewEvent;
-use crate::event::query::EventQuery;
+use crate::event::query::{EventFilter, EventQuery};
 use crate::fault::Faults;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::path::{PATHS_MAX, PayloadPath};
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::upkeep::Sizes;
 
@@ -51,10 +53,18 @@ pub fn select_by_index(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<usi
     bus::select_by_index(queries, &batch(events))
 }
 
-/// Which of the events each query selects, as sequences from 1 on, found as the SQL of the log finds them.
+/// Which of the events each query selects, as sequences from 1 on, found as the SQL of the log finds them. Some paths are
+/// indexed: members that the queries' predicates have.
 #[cfg(feature = "sqlite")]
 pub fn select_by_sql(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<Vec<u64>> {
-    sqlite::select(queries, batch(events))
+    let filters = queries.iter().flat_map(EventQuery::filters);
+    let predicates = filters.filter_map(EventFilter::payload_predicates).flatten();
+    let members = predicates.filter_map(|predicate| predicate.as_object()).flatten();
+    let pointers = members.map(|(key, _)| format!("/{}", key.replace('~', "~0").replace('/', "~1")));
+    // Every other one, so that predicates without an index are tried too.
+    let paths = pointers.filter_map(|pointer| PayloadPath::parse(&pointer).ok());
+    let paths: Vec<PayloadPath> = paths.step_by(2).take(PATHS_MAX).collect();
+    sqlite::select(queries, &paths, batch(events))
 }
 
 /// The same, asking each query about each event.

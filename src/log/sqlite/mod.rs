@@ -58,9 +58,9 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, Sqli
     Ok((writer, reader))
 }
 
-/// Which events of the batch each query selects, found in a log that has nothing else; for the proofs.
+/// Which events of the batch each query selects, found in a log that has nothing else and indexes these paths; for the proofs.
 #[cfg(feature = "internals")]
-pub(crate) fn select(queries: &[EventQuery], batch: CommittedBatch) -> Vec<Vec<u64>> {
+pub(crate) fn select(queries: &[EventQuery], paths: &[PayloadPath], batch: CommittedBatch) -> Vec<Vec<u64>> {
     let range = Range {
         after: 0,
         through: batch.events.len() as u64,
@@ -71,6 +71,7 @@ pub(crate) fn select(queries: &[EventQuery], batch: CommittedBatch) -> Vec<Vec<u
     };
     let mut connection = rusqlite::Connection::open_in_memory().expect("memory can be opened");
     schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
+    schema::declare_paths(&mut connection, paths).expect("there are few paths");
     let index = Upkeep::new(index::view::shared(), Sizes::default());
     let mut writer = SqliteWriter::new(connection, Durability::Relaxed, index, None);
     if !batch.events.is_empty() {
