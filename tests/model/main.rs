@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod index;
 mod naive;
 mod run;
 mod selection;
