@@ -62,6 +62,8 @@ impl Worker {
 
     async fn work(self, orders: &Orders) {
         let worker = Arc::new(self);
+        // What the checker has seen may go.
+        let seen = worker.store.head();
         // A history in front of the streams makes them catch up.
         let history = if orders.is_quiet {
             400
@@ -91,6 +93,9 @@ impl Worker {
             Arc::clone(&worker).append_from_all(batches).await;
             if worker.dice.below(4) == 0 {
                 worker.settled().await;
+            }
+            if worker.dice.below(4) == 0 {
+                worker.prune(seen).await;
             }
         }
         panic!("nobody came to kill this process");
@@ -172,6 +177,14 @@ impl Worker {
         let handle = handler(journal(orders, name), self.dice.roll());
         let stream = self.store.stream_to_durable(&durable, &query, handle).await;
         stream.expect("a durable stream goes on after a crash")
+    }
+
+    /// Prunes some of the events up to a sequence.
+    async fn prune(&self, through: u64) {
+        let before = 1 + self.dice.below(through + 1);
+        let pruned = self.store.prune(before).await;
+        let pruned = pruned.expect("a prune works until the kill");
+        assert!(pruned.pruned_through <= through);
     }
 
     async fn settled(&self) {
