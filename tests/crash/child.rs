@@ -46,8 +46,9 @@ impl Worker {
             .durability(durability)
             .window_bytes(1 << (12 + dice.below(12)));
         let mut builder = with_faults(builder, hook(orders.task));
-        // Mostly the index is so small that it is spilled and merged all the time.
-        if dice.below(4) > 0 {
+        // Mostly the index is so small that it is spilled and merged all the time. A larger one would not get to a late pass
+        // of its upkeep.
+        if dice.below(4) > 0 || stops_in_upkeep(orders.task) {
             builder = with_small_index(builder);
         }
         Self {
@@ -235,6 +236,11 @@ fn journal(orders: &Orders, name: &str) -> File {
         .create_new(true)
         .open(path)
         .expect("a new journal")
+}
+
+fn stops_in_upkeep(task: Task) -> bool {
+    let upkeep = [FaultPoint::BeforeUpkeep, FaultPoint::AfterUpkeep];
+    matches!(task, Task::StopAt { point, .. } if upkeep.contains(&POINTS[point].0))
 }
 
 /// Says on stdout that the point is reached, and stops the thread there.
