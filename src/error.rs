@@ -237,6 +237,16 @@ pub enum ReadError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
+    /// The log was pruned beyond where the read was to go on.
+    #[error(
+        "events after {after} were asked for, the log was pruned through {pruned_through}; begin after that, or without a position for all that is left"
+    )]
+    Pruned {
+        /// Where the read was to go on.
+        after: u64,
+        /// Everything up to here is gone.
+        pruned_through: u64,
+    },
     /// A single append in the log is larger than what a reader may hold, or its rows are damaged.
     #[error("event {sequence} of the log is damaged: {problem}")]
     Damaged {
@@ -319,6 +329,18 @@ pub enum StreamError {
         /// The id of this log.
         log: String,
     },
+    /// The stream is to go on, or to start, before what pruning left of the log (D7).
+    #[error(
+        "{name:?} is to go on after {position}, the log was pruned through {pruned_through}; choose `OnMismatch::StartOver` with `Start::Beginning` for all that is left"
+    )]
+    Pruned {
+        /// The stream's name.
+        name: String,
+        /// The stored cursor, or the start position given.
+        position: u64,
+        /// Everything up to here is gone.
+        pruned_through: u64,
+    },
     /// The start position is ahead of the log.
     #[error(
         "the stream is to start after {position}, the log ends at {head}; use `Start::Now` for what comes next"
@@ -374,6 +396,18 @@ pub enum StopCause {
     /// The tokio runtime that the stream was registered on has been shut down.
     #[error("the tokio runtime of the stream was shut down")]
     RuntimeShutDown,
+}
+
+/// A prune failed. The steps before are done, and what they removed is gone.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum PruneError {
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// What was waited for will not come.

@@ -11,16 +11,19 @@ use futures::executor::block_on;
 use tokio::runtime::Handle;
 
 use crate::builder::StoreBuilder;
-use crate::error::{AppendError, CloseError, OpenError, ReadError, StreamError, WaitError};
+use crate::error::{AppendError, CloseError, OpenError, PruneError, ReadError, StreamError, WaitError};
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
+use crate::log::Extent;
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::prune::{Prune, Pruned};
 use crate::log::request::{Appended, Condition, ExpectedContext};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
 use crate::stream::hub::Hub;
 use crate::stream::options::DurableStream;
+use crate::stream::prune;
 use crate::stream::reader::{End, EventReader};
 use crate::stream::status::StreamStatus;
 use crate::sync::Mutex;
@@ -78,6 +81,8 @@ pub struct QueryResult {
     pub context_version: u64,
     /// The last committed sequence when the query was made: nothing up to it was overlooked.
     pub head: u64,
+    /// Everything up to this sequence was pruned, and is not among the events whatever the query selects of it; 0: nothing.
+    pub pruned_through: u64,
 }
 
 /// How much of the log a query reads at once.
@@ -210,11 +215,11 @@ impl Store {
         self.check_open()?;
         let log = &self.inner.hub.source.log;
         let query = Arc::new(query.clone());
-        let (head, first) = log.first_page(&query, QUERY_BOUNDS).await?;
-        let mut found = Found::up_to(head);
-        found.take(first);
+        let (extent, first) = log.first_page(&query, QUERY_BOUNDS).await?;
+        let mut found = Found::in_extent(extent);
+        found.take(first)?;
         while let Some(range) = found.left() {
-            found.take(log.page(&query, range, QUERY_BOUNDS).await?);
+            found.take(log.page(&query, range, QUERY_BOUNDS).await)?;
         }
         Ok(found.result)
     }
@@ -226,11 +231,62 @@ impl Store {
     pub fn query_blocking(&self, query: &EventQuery) -> Result<QueryResult, ReadError> {
         self.check_open()?;
         let reader = &self.inner.hub.source.log.reader;
-        let mut found = Found::up_to(reader.head()?);
+        let mut found = Found::in_extent(reader.extent()?);
         while let Some(range) = found.left() {
-            found.take(reader.page(query, range, QUERY_BOUNDS)?);
+            found.take(reader.page(query, range, QUERY_BOUNDS))?;
         }
         Ok(found.result)
+    }
+
+    /// Removes the oldest batches, in small steps between appends: retention.
+    ///
+    /// What is removed are whole batches from the beginning of the log on, up to [a sequence](Prune::before) or
+    /// [a time](Prune::older_than). A step removes up to 256 events, or one batch that is larger, in the transaction of an
+    /// append group; appends and streams go on meanwhile. Sequences are not given again, not even when nothing is left.
+    ///
+    /// A prune does not go past the cursor of the durable stream that is furthest behind, whether that stream runs or not,
+    /// nor past the position of a running stream of this store that has no cursor. It removes what it may, and
+    /// [says who held it](Pruned::held_by). [`past_cursors`](Prune::past_cursors) removes all the same. Readers hold nothing,
+    /// and streams without a cursor in other stores on the same file are not known here.
+    ///
+    /// Whoever needs what is gone is told: a durable stream is refused with [`StreamError::Pruned`], a reader and a running
+    /// stream get [`ReadError::Pruned`], a query result says [how far the log is pruned](QueryResult::pruned_through). Who did
+    /// not say where to start begins with what is left. Events that are still in memory may be delivered after they were
+    /// removed. A context that was pruned is an empty one: [`append_if`](Store::append_if) with version 0 does not see it.
+    ///
+    /// The file does not shrink: its free pages are used again.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use millstream::{EventQuery, NewEvent, Prune, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// for number in 1..=4 {
+    ///     store.append([NewEvent::new("counted", number)]).await?;
+    /// }
+    /// let pruned = store.prune(3).await?;
+    /// assert_eq!((pruned.removed_events, pruned.pruned_through), (2, 2));
+    /// assert_eq!(store.query(&EventQuery::all()).await?.events[0].sequence(), 3);
+    ///
+    /// let a_month = Duration::from_secs(30 * 24 * 60 * 60);
+    /// let pruned = store.prune(Prune::older_than(SystemTime::now() - a_month)).await?;
+    /// if let Some(held_by) = pruned.held_by {
+    ///     println!("{:?} still needs what comes after {}", held_by.stream, held_by.position);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The store is closed, or the storage fails; the steps before are done.
+    ///
+    /// # Cancel safety
+    /// Dropped, the future stops the prune between two steps: one may be under way. What is left is a log that was pruned
+    /// less far, and another prune goes on from there.
+    pub async fn prune(&self, what: impl Into<Prune>) -> Result<Pruned, PruneError> {
+        let hub = &self.inner.hub;
+        prune::prune(&hub.source, &hub.registry, what.into()).await
     }
 
     /// A `Stream` of the batches that the query selects, page by page, which ends at the head.
@@ -403,15 +459,16 @@ struct Found {
 }
 
 impl Found {
-    fn up_to(head: u64) -> Self {
+    fn in_extent(Extent { pruned_through, head }: Extent) -> Self {
         Self {
             result: QueryResult {
                 events: Vec::new(),
                 last_returned_sequence: None,
                 context_version: 0,
                 head,
+                pruned_through,
             },
-            through: 0,
+            through: pruned_through,
         }
     }
 
@@ -423,7 +480,22 @@ impl Found {
         })
     }
 
-    fn take(&mut self, page: Page) {
+    /// Takes the next page. A prune that came in between takes back what it removed: the result shows the log after it.
+    fn take(&mut self, page: Result<Page, ReadError>) -> Result<(), ReadError> {
+        let page = match page {
+            Ok(page) => page,
+            Err(ReadError::Pruned { pruned_through, .. }) => {
+                self.result.pruned_through = pruned_through;
+                self.result
+                    .events
+                    .retain(|event| event.sequence() > pruned_through);
+                Page {
+                    batches: Vec::new(),
+                    through: pruned_through,
+                }
+            }
+            Err(error) => return Err(error),
+        };
         self.through = page.through;
         let events = &mut self.result.events;
         for batch in page.batches {
@@ -434,5 +506,6 @@ impl Found {
         }
         self.result.last_returned_sequence = events.last().map(EventRecord::sequence);
         self.result.context_version = self.result.last_returned_sequence.unwrap_or(0);
+        Ok(())
     }
 }

@@ -155,10 +155,11 @@ fn killed_processes_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows()
     let Summary {
         acknowledged,
         events,
+        pruned,
         repeats,
     } = summary;
     println!(
-        "{kills} kills, {acknowledged} acknowledged of {events} committed events; repeats: {}; seed {seed}",
+        "{kills} kills, {acknowledged} acknowledged of {events} committed events, {pruned} pruned; repeats: {}; seed {seed}",
         repeats.map(|stream| stream.to_string()).join(", ")
     );
 }
@@ -167,6 +168,7 @@ fn killed_processes_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows()
 struct Summary {
     acknowledged: usize,
     events: usize,
+    pruned: usize,
     repeats: [Repeats; 3],
 }
 
@@ -199,6 +201,7 @@ impl Series {
         self.live_and_check(run, Occasion::End);
         summary.acknowledged += self.checker.acknowledged();
         summary.events += self.checker.head();
+        summary.pruned += self.checker.pruned_through();
         let repeats = self.checker.repeats();
         for (sum, stream) in summary.repeats.iter_mut().zip(repeats) {
             *sum = sum.and(stream);

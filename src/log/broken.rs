@@ -9,7 +9,8 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
 use crate::log::page::{Page, PageBounds, Range};
-use crate::log::{LogReader, LogWriter, Sync, Tail};
+use crate::log::prune::HeldBy;
+use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
 
 /// What a broken log does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,22 @@ impl LogWriter for BrokenWriter {
         self.inner.move_cursor(write)
     }
 
+    fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError> {
+        self.inner.slowest_cursor(log_id)
+    }
+
+    fn oldest_batch(&mut self) -> Result<Option<Range>, StorageError> {
+        self.inner.oldest_batch()
+    }
+
+    fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError> {
+        self.inner.batch_at(sequence)
+    }
+
+    fn remove_through(&mut self, through: u64) -> Result<u64, StorageError> {
+        self.inner.remove_through(through)
+    }
+
     fn commit(&mut self) -> Result<(), StorageError> {
         let now_visible = std::mem::replace(&mut self.withheld, std::mem::take(&mut self.staged));
         for batch in now_visible {
@@ -154,6 +171,10 @@ impl LogReader for BrokenReader {
 
     fn head(&self) -> Result<u64, StorageError> {
         self.inner.head()
+    }
+
+    fn extent(&self) -> Result<Extent, StorageError> {
+        self.inner.extent()
     }
 
     fn log_id(&self) -> &str {

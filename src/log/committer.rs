@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
-use crate::error::{AppendError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
 use crate::log::page::{PageBounds, Range};
+use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
 use crate::log::tempo::Tempo;
-use crate::log::{LogWriter, Pace, Sync, Tail};
+use crate::log::{Extent, LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -219,7 +220,7 @@ impl<W: LogWriter> Committer<W> {
         match request {
             Request::Append(mut request) => {
                 let events = std::mem::take(&mut request.events);
-                let outcome = match self.check(request.condition.as_ref()) {
+                let outcome = match self.check(request.condition.as_ref(), tail.pruned_through) {
                     Ok(()) => {
                         let batch = CommittedBatch::stamp(events, tail.head + 1, tail.recorded_at);
                         let appended = Appended {
@@ -245,7 +246,7 @@ impl<W: LogWriter> Committer<W> {
                 )
             }
             Request::OpenCursor(request) => {
-                let outcome = match self.open_cursor(&request.claim, tail.head) {
+                let outcome = match self.open_cursor(&request.claim, *tail) {
                     Err(StreamError::Storage(error)) => Err(error),
                     outcome => Ok(outcome),
                 };
@@ -257,6 +258,16 @@ impl<W: LogWriter> Committer<W> {
                     StreamError::Storage,
                 )
             }
+            Request::Prune(request) => {
+                let done = prune::step(&mut self.writer, &request.step, tail, self.head, &self.log_id);
+                keep(
+                    done.map(Ok),
+                    |outcome| {
+                        answers.push(Answer::Prune(request, outcome));
+                    },
+                    PruneError::Storage,
+                )
+            }
             Request::Barrier(reply) => {
                 answers.push(Answer::Barrier(reply));
                 Ok(())
@@ -265,7 +276,7 @@ impl<W: LogWriter> Committer<W> {
     }
 
     /// Compares the expected context with the log, as the transaction shows it (L3).
-    fn check(&mut self, condition: Option<&Condition>) -> Result<(), AppendError> {
+    fn check(&mut self, condition: Option<&Condition>, pruned_through: u64) -> Result<(), AppendError> {
         let Some(Condition { query, expected }) = condition else {
             return Ok(());
         };
@@ -277,6 +288,14 @@ impl<W: LogWriter> Committer<W> {
             expected: expects,
             found,
         };
+        if let Expectation::NothingAfter(head) = expected.0
+            && head < pruned_through
+        {
+            // What was selected after it may be gone, and nobody can know any more.
+            return Err(conflict(format!(
+                "a log that was pruned through {pruned_through}"
+            )));
+        }
         if let Expectation::Version(version @ 1..) = expected.0
             && !self.writer.matches_at(query, version).map_err(storage)?
         {
@@ -289,9 +308,13 @@ impl<W: LogWriter> Committer<W> {
     }
 
     /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
-    fn open_cursor(&mut self, claim: &CursorClaim, head: u64) -> Result<StoredCursor, StreamError> {
+    fn open_cursor(&mut self, claim: &CursorClaim, tail: Tail) -> Result<StoredCursor, StreamError> {
+        let Tail {
+            head, pruned_through, ..
+        } = tail;
         let stored = self.writer.cursor(&claim.name)?;
-        let position = match claim.resume(stored.as_ref(), head, &self.log_id)? {
+        let extent = Extent { pruned_through, head };
+        let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
             Some(position) => position,
             None => match claim.start {
                 Start::Beginning => 0,
@@ -299,10 +322,17 @@ impl<W: LogWriter> Committer<W> {
                 Start::After(position) if position > head => {
                     return Err(StreamError::StartAhead { position, head });
                 }
+                Start::After(position) if position < pruned_through => {
+                    return Err(claim.pruned(position, pruned_through));
+                }
                 Start::After(position) => position,
                 Start::At(time) => self.writer.position_at(time.into())?,
             },
         };
+        if position < pruned_through {
+            tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
+        }
+        let position = position.max(pruned_through);
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
@@ -323,11 +353,20 @@ impl<W: LogWriter> Committer<W> {
         Ok(Tail {
             head: tail.head.max(self.head),
             recorded_at: Timestamp::now_after(tail.recorded_at),
+            pruned_through: tail.pruned_through,
         })
     }
 
     /// Publishes what stands in the log after the last published sequence (S3).
     fn follow(&mut self, tail: Tail) -> Result<(), ReadError> {
+        if self.head < tail.pruned_through {
+            let (after, through) = (self.head, tail.pruned_through);
+            tracing::warn!(
+                after,
+                through,
+                "another process pruned events before they were seen here"
+            );
+        }
         while self.head < tail.head {
             let range = Range {
                 after: self.head,

@@ -5,24 +5,26 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use crate::error::{ReadError, StopCause, StorageError, StreamError};
+use crate::log::Extent;
 use crate::sync::Mutex;
 
 /// Where a durable stream starts that has no cursor yet (D1). A stored cursor goes before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// With the first event of the log.
+    /// With the first event of the log, or of what pruning left of it.
     #[default]
     Beginning,
     /// With what is committed after the registration.
     Now,
-    /// Strictly after this sequence.
+    /// Strictly after this sequence. Refused, when events after it were pruned.
     After(u64),
-    /// With the first event that was recorded at this time or later.
+    /// With the first event that was recorded at this time or later, of those that pruning left.
     At(SystemTime),
 }
 
-/// What happens when a stored cursor does not fit (D7): it belongs to another query or log, or is ahead of the log.
+/// What happens when a stored cursor does not fit (D7): it belongs to another query or log, is ahead of the log, or before what
+/// pruning left of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnMismatch {
@@ -30,7 +32,7 @@ pub enum OnMismatch {
     #[default]
     Refuse,
     /// A changed query is accepted, and the stream goes on from its cursor: what the new query selects before it is not
-    /// delivered. A cursor of another log, or one ahead of the log, is refused all the same.
+    /// delivered. A cursor of another log, one ahead of the log, or one before what is left of it, is refused all the same.
     KeepCursor,
     /// The stream starts over, as its [`Start`] says.
     StartOver,
@@ -68,7 +70,7 @@ impl CursorClaim {
     pub(crate) fn resume(
         &self,
         stored: Option<&StoredCursor>,
-        head: u64,
+        extent: Extent,
         log_id: &str,
     ) -> Result<Option<u64>, StreamError> {
         let Some(stored) = stored else {
@@ -81,12 +83,14 @@ impl CursorClaim {
                 cursor_log: stored.log_id.clone(),
                 log: log_id.to_owned(),
             }
-        } else if stored.position > head {
+        } else if stored.position > extent.head {
             StreamError::CursorAhead {
                 name: name(),
                 cursor: stored.position,
-                head,
+                head: extent.head,
             }
+        } else if stored.position < extent.pruned_through {
+            self.pruned(stored.position, extent.pruned_through)
         } else if stored.query != self.query && self.on_mismatch != OnMismatch::KeepCursor {
             StreamError::QueryChanged {
                 name: name(),
@@ -100,6 +104,15 @@ impl CursorClaim {
         match self.on_mismatch {
             OnMismatch::StartOver => Ok(None),
             OnMismatch::Refuse | OnMismatch::KeepCursor => Err(mismatch),
+        }
+    }
+
+    /// What a stream is told that would pass over pruned events.
+    pub(crate) fn pruned(&self, position: u64, pruned_through: u64) -> StreamError {
+        StreamError::Pruned {
+            name: self.name.to_string(),
+            position,
+            pruned_through,
         }
     }
 }
@@ -290,8 +303,12 @@ mod tests {
 
     #[test]
     fn d7_a_cursor_that_does_not_fit_is_refused_and_starts_over_on_demand() {
+        let extent = |head| Extent {
+            pruned_through: 3,
+            head,
+        };
         let refuse =
-            |stored, head, log: &str| claim("q", OnMismatch::Refuse).resume(Some(&stored), head, log);
+            |stored, head, log: &str| claim("q", OnMismatch::Refuse).resume(Some(&stored), extent(head), log);
         assert_eq!(refuse(stored(5), 5, "log").unwrap(), Some(5));
         assert!(matches!(
             refuse(stored(6), 5, "log"),
@@ -305,15 +322,29 @@ mod tests {
             refuse(stored(5), 5, "other"),
             Err(StreamError::ForeignCursor { .. })
         ));
-        let changed = |choice| claim("p", choice).resume(Some(&stored(5)), 5, "log");
+        let changed = |choice| claim("p", choice).resume(Some(&stored(5)), extent(5), "log");
         assert!(matches!(
             changed(OnMismatch::Refuse),
             Err(StreamError::QueryChanged { cursor: 5, .. })
         ));
         assert_eq!(changed(OnMismatch::KeepCursor).unwrap(), Some(5));
         assert_eq!(changed(OnMismatch::StartOver).unwrap(), None);
-        let ahead = claim("q", OnMismatch::KeepCursor).resume(Some(&stored(6)), 5, "log");
+        let ahead = claim("q", OnMismatch::KeepCursor).resume(Some(&stored(6)), extent(5), "log");
         assert!(ahead.is_err());
+        assert_eq!(refuse(stored(3), 5, "log").unwrap(), Some(3));
+        let passed = |choice| claim("q", choice).resume(Some(&stored(2)), extent(5), "log");
+        for choice in [OnMismatch::Refuse, OnMismatch::KeepCursor] {
+            let refused = passed(choice);
+            assert!(matches!(
+                refused,
+                Err(StreamError::Pruned {
+                    position: 2,
+                    pruned_through: 3,
+                    ..
+                })
+            ));
+        }
+        assert_eq!(passed(OnMismatch::StartOver).unwrap(), None);
     }
 
     #[test]

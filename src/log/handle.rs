@@ -6,16 +6,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::error::{AppendError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
-use crate::log::LogReader;
 use crate::log::cursor::{CursorClaim, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
+use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
-use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
+use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
 use crate::log::tempo::{self, Tempo};
+use crate::log::{Extent, LogReader};
 
 /// The queue to the committer and the readers, each with its bound.
 pub(crate) struct LogHandle {
@@ -76,6 +77,17 @@ impl LogHandle {
         answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
     }
 
+    /// Prunes one step. Once queued it is done, whatever becomes of this future.
+    pub(crate) async fn prune_step(&self, step: PruneStep) -> Result<StepDone, PruneError> {
+        if self.is_closed() {
+            return Err(PruneError::Closed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Prune(PruneRequest { step, reply });
+        self.queue.push(request).map_err(|_| PruneError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
     /// Reads one page, on a thread where waiting for the disk hurts nobody; without a runtime, right here.
     pub(crate) async fn page(
         &self,
@@ -130,17 +142,25 @@ impl LogHandle {
         self.read(|reader| Ok(reader.head()?)).await
     }
 
-    /// The last committed sequence, as the log itself knows it, and the first page of what lies up to it.
+    /// What the log holds, as it knows itself.
+    pub(crate) async fn extent(&self) -> Result<Extent, ReadError> {
+        self.read(|reader| Ok(reader.extent()?)).await
+    }
+
+    /// What the log holds, as it knows itself, and the first page of that.
     pub(crate) async fn first_page(
         &self,
         query: &Arc<EventQuery>,
         bounds: PageBounds,
-    ) -> Result<(u64, Page), ReadError> {
+    ) -> Result<(Extent, Result<Page, ReadError>), ReadError> {
         let query = Arc::clone(query);
         self.read(move |reader| {
-            let through = reader.head()?;
-            let page = reader.page(&query, Range { after: 0, through }, bounds)?;
-            Ok((through, page))
+            let extent = reader.extent()?;
+            let range = Range {
+                after: extent.pruned_through,
+                through: extent.head,
+            };
+            Ok((extent, reader.page(&query, range, bounds)))
         })
         .await
     }

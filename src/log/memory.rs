@@ -1,6 +1,6 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -9,7 +9,8 @@ use crate::event::batch::{CommittedBatch, EventBatch};
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
-use crate::log::{LogReader, LogWriter, Sync, Tail};
+use crate::log::prune::{HeldBy, furthest_behind};
+use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
 use crate::sync::Mutex;
 
 /// Makes an empty log and gives its two halves.
@@ -37,28 +38,32 @@ fn log_id() -> String {
 
 #[derive(Default)]
 struct Contents {
-    batches: Vec<Arc<CommittedBatch>>,
+    batches: VecDeque<Arc<CommittedBatch>>,
     cursors: HashMap<String, StoredCursor>,
+    /// Everything up to here was pruned, and the newest of it was recorded at this time.
+    pruned: Option<(u64, Timestamp)>,
 }
 
 impl Contents {
     fn tail(&self) -> Tail {
-        self.batches.last().map_or(
-            Tail {
-                head: 0,
-                recorded_at: Timestamp::EPOCH,
-            },
-            |batch| Tail {
-                head: batch.last_sequence,
-                recorded_at: batch.recorded_at,
-            },
-        )
+        let pruned = self.pruned.unwrap_or((0, Timestamp::EPOCH));
+        let newest = self.batches.back();
+        let (head, recorded_at) = newest.map_or(pruned, |batch| (batch.last_sequence, batch.recorded_at));
+        Tail {
+            head,
+            recorded_at,
+            pruned_through: pruned.0,
+        }
+    }
+
+    fn pruned_through(&self) -> u64 {
+        self.pruned.map_or(0, |(through, _)| through)
     }
 
     /// The batches that reach beyond `after`.
-    fn beyond(&self, after: u64) -> &[Arc<CommittedBatch>] {
+    fn beyond(&self, after: u64) -> impl Iterator<Item = &Arc<CommittedBatch>> {
         let index = self.batches.partition_point(|batch| batch.last_sequence <= after);
-        &self.batches[index..]
+        self.batches.range(index..)
     }
 
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Page {
@@ -89,9 +94,16 @@ impl Contents {
     fn first_match(&self, query: &EventQuery, after: u64) -> Option<u64> {
         let batch = self
             .beyond(after)
-            .iter()
             .find_map(|batch| EventBatch::select(batch, query, after))?;
         batch.iter().map(|event| event.sequence()).next()
+    }
+}
+
+/// The stretch of the log that a batch is.
+fn range(batch: &CommittedBatch) -> Range {
+    Range {
+        after: batch.first_sequence - 1,
+        through: batch.last_sequence,
     }
 }
 
@@ -111,11 +123,12 @@ impl LogWriter for MemoryWriter {
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
-        self.staged.batches.push(Arc::clone(batch));
+        self.staged.batches.push_back(Arc::clone(batch));
         Ok(())
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
+        let after = after.max(self.staged.pruned_through());
         let committed = self.shared.lock().first_match(query, after);
         Ok(committed.or_else(|| self.staged.first_match(query, after)))
     }
@@ -127,7 +140,9 @@ impl LogWriter for MemoryWriter {
 
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
         let shared = self.shared.lock();
-        let batches = shared.batches.iter().chain(&self.staged.batches);
+        let left = shared.beyond(self.staged.pruned_through());
+        let batches = left.chain(&self.staged.batches).collect::<Vec<_>>();
+        let batches = batches.iter();
         let first = batches.clone().find(|batch| batch.recorded_at >= time);
         let last = batches.clone().next_back();
         Ok(match (first, last) {
@@ -158,8 +173,55 @@ impl LogWriter for MemoryWriter {
         }
     }
 
+    fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError> {
+        let shared = self.shared.lock();
+        let is_staged = |name: &String| self.staged.cursors.contains_key(name);
+        let committed = shared.cursors.iter().filter(|(name, _)| !is_staged(name));
+        let cursors = committed.chain(&self.staged.cursors);
+        let holders = cursors.filter(|(_, cursor)| cursor.log_id == log_id);
+        let holders = holders.map(|(name, cursor)| HeldBy {
+            stream: Some(name.clone()),
+            position: cursor.position,
+        });
+        Ok(holders.fold(None, |slowest, holder| furthest_behind(slowest, Some(holder))))
+    }
+
+    fn oldest_batch(&mut self) -> Result<Option<Range>, StorageError> {
+        let shared = self.shared.lock();
+        let oldest = shared.beyond(self.staged.pruned_through()).next();
+        Ok(oldest.map(|batch| range(batch)))
+    }
+
+    fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError> {
+        let shared = self.shared.lock();
+        let behind = shared
+            .batches
+            .partition_point(|batch| batch.first_sequence <= sequence);
+        let newest = behind.checked_sub(1).map(|index| range(&shared.batches[index]));
+        Ok(newest.filter(|batch| batch.through > self.staged.pruned_through()))
+    }
+
+    fn remove_through(&mut self, through: u64) -> Result<u64, StorageError> {
+        let shared = self.shared.lock();
+        let left = shared.beyond(self.staged.pruned_through());
+        let (mut events, mut recorded_at) = (0, Timestamp::EPOCH);
+        for batch in left.take_while(|batch| batch.last_sequence <= through) {
+            events += batch.events.len() as u64;
+            recorded_at = batch.recorded_at;
+        }
+        self.staged.pruned = Some((through, recorded_at));
+        Ok(events)
+    }
+
     fn commit(&mut self) -> Result<(), StorageError> {
         let mut shared = self.shared.lock();
+        if let Some(pruned) = self.staged.pruned.take() {
+            let kept = shared
+                .batches
+                .partition_point(|batch| batch.last_sequence <= pruned.0);
+            shared.batches.drain(..kept);
+            shared.pruned = Some(pruned);
+        }
         shared.batches.append(&mut self.staged.batches);
         shared.cursors.extend(self.staged.cursors.drain());
         Ok(())
@@ -186,7 +248,21 @@ pub(crate) struct MemoryReader {
 
 impl LogReader for MemoryReader {
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        Ok(self.shared.lock().page(query, range, bounds))
+        let contents = self.shared.lock();
+        match contents.pruned_through() {
+            pruned_through if range.after < pruned_through => Err(ReadError::Pruned {
+                after: range.after,
+                pruned_through,
+            }),
+            _ => Ok(contents.page(query, range, bounds)),
+        }
+    }
+
+    fn extent(&self) -> Result<Extent, StorageError> {
+        let Tail {
+            head, pruned_through, ..
+        } = self.shared.lock().tail();
+        Ok(Extent { pruned_through, head })
     }
 
     fn head(&self) -> Result<u64, StorageError> {

@@ -10,13 +10,14 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `request`, `queue` and
-//! `committer` (how it is written), `handle` (what the rest of the crate holds), and the implementations.
+//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
+//! `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), and the implementations.
 
 pub(crate) mod committer;
 pub(crate) mod cursor;
 pub(crate) mod handle;
 pub(crate) mod page;
+pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod request;
 pub(crate) mod tempo;
@@ -35,6 +36,7 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
+use crate::log::prune::HeldBy;
 
 /// The newest end of a log.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,17 @@ pub(crate) struct Tail {
     pub(crate) head: u64,
     /// The newest time that was recorded.
     pub(crate) recorded_at: Timestamp,
+    /// Everything up to here was pruned; 0: nothing.
+    pub(crate) pruned_through: u64,
+}
+
+/// What a log holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    /// Everything up to here was pruned; 0: nothing.
+    pub(crate) pruned_through: u64,
+    /// The last committed sequence.
+    pub(crate) head: u64,
 }
 
 /// Whether a commit is to survive a power cut.
@@ -93,6 +106,18 @@ pub(crate) trait LogWriter: Send {
     /// Moves a cursor. `false`: the epoch is not the stored one, nothing was written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
 
+    /// Of the cursors that belong to the log, the one that is furthest behind.
+    fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError>;
+
+    /// The oldest batch of which an event is left.
+    fn oldest_batch(&mut self) -> Result<Option<Range>, StorageError>;
+
+    /// The batch of the newest event that is not after `sequence`.
+    fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError>;
+
+    /// Prunes everything up to and with `through`, where a committed batch ends, and says how many events that were.
+    fn remove_through(&mut self, through: u64) -> Result<u64, StorageError>;
+
     /// Makes the transaction permanent and visible.
     fn commit(&mut self) -> Result<(), StorageError>;
 
@@ -120,7 +145,8 @@ pub(crate) trait LogWriter: Send {
 
 /// The reading half of a log, shared by all threads.
 pub(crate) trait LogReader: Send + std::marker::Sync {
-    /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it.
+    /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it. A range that begins
+    /// before what pruning left is refused: nobody passes over pruned events without being told.
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
 
     /// Reads page after page in one go, which costs less than one by one, until `take` wants no more. May end earlier; the
@@ -138,6 +164,9 @@ pub(crate) trait LogReader: Send + std::marker::Sync {
 
     /// The last committed sequence.
     fn head(&self) -> Result<u64, StorageError>;
+
+    /// What the log holds.
+    fn extent(&self) -> Result<Extent, StorageError>;
 
     /// The id that was made with the log.
     fn log_id(&self) -> &str;

@@ -2,10 +2,11 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::{AppendError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, StoredCursor};
+use crate::log::prune::{PruneStep, StepDone};
 
 /// What an append came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ impl From<u64> for ExpectedContext {
 pub(crate) enum Request {
     Append(AppendRequest),
     OpenCursor(OpenCursorRequest),
+    Prune(PruneRequest),
     /// Is answered when everything queued before it is published.
     Barrier(oneshot::Sender<()>),
 }
@@ -78,10 +80,16 @@ pub(crate) struct OpenCursorRequest {
     pub(crate) reply: oneshot::Sender<Result<StoredCursor, StreamError>>,
 }
 
+pub(crate) struct PruneRequest {
+    pub(crate) step: PruneStep,
+    pub(crate) reply: oneshot::Sender<Result<StepDone, PruneError>>,
+}
+
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
     OpenCursor(OpenCursorRequest, Result<StoredCursor, StreamError>),
+    Prune(PruneRequest, Result<StepDone, PruneError>),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -91,6 +99,7 @@ impl Answer {
         match request {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
+            Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
             Request::Barrier(reply) => Self::Barrier(reply),
         }
     }
@@ -100,6 +109,7 @@ impl Answer {
         match self {
             Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
+            Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
             refused => refused,
         }
         .send();
@@ -113,6 +123,9 @@ impl Answer {
                 let _ = request.reply.send(outcome);
             }
             Self::OpenCursor(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::Prune(request, outcome) => {
                 let _ = request.reply.send(outcome);
             }
             Self::Barrier(reply) => {

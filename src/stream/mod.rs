@@ -23,7 +23,7 @@
 //! In reading order: `handler`, `policy` and `options` (what the user says), `machine` (what happens next; pure), `gate`
 //! (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`
 //! and `board` (what a stream says of itself, and who is told), `core` and `pump` (the loop that does what the machine says), `crowd` (many
-//! loops woken at once), `handle`, `registry` and `hub` (all streams of a store),
+//! loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `prune` (what they hold of an old log),
 //! `reader` (the same feed, pulled by the user).
 
 pub(crate) mod board;
@@ -38,6 +38,7 @@ pub(crate) mod hub;
 pub(crate) mod machine;
 pub(crate) mod options;
 pub(crate) mod policy;
+pub(crate) mod prune;
 pub(crate) mod pump;
 pub(crate) mod reader;
 pub(crate) mod registry;

@@ -283,7 +283,7 @@ impl Work {
             let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
             let verdict = match error {
                 ReadError::Storage(_) => failures.record(Instant::now()),
-                ReadError::Closed | ReadError::Damaged { .. } => Verdict::GiveUp,
+                ReadError::Closed | ReadError::Pruned { .. } | ReadError::Damaged { .. } => Verdict::GiveUp,
             };
             let Verdict::RetryAfter(delay) = verdict else {
                 return Err(error.into());

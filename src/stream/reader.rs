@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use crate::error::ReadError;
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
+use crate::log::Extent;
 use crate::log::page::Range;
 use crate::stream::feed::{Feed, Found, Selected, Source};
 
@@ -38,6 +39,8 @@ use crate::stream::feed::{Feed, Found, Selected, Source};
 /// ```
 #[must_use = "a reader does nothing before it is polled"]
 pub struct EventReader {
+    /// Where the reader was told to start.
+    starts_after: Option<u64>,
     position: u64,
     ready: VecDeque<EventBatch>,
     end: End,
@@ -72,11 +75,14 @@ struct Pull {
     source: Arc<Source>,
     feed: Feed,
     through: Option<u64>,
+    /// Nothing was given out yet, and where to start was not said: whatever is left will do.
+    takes_what_is_left: bool,
 }
 
 impl EventReader {
     pub(crate) fn new(source: Arc<Source>, query: EventQuery, end: End) -> Self {
         Self {
+            starts_after: None,
             position: 0,
             ready: VecDeque::new(),
             end,
@@ -84,9 +90,13 @@ impl EventReader {
         }
     }
 
-    /// Starts strictly after this sequence. Without it the reader starts with the first event. To be said before the first
-    /// poll.
+    /// Starts strictly after this sequence. Without it the reader starts with the first event, or with the first that
+    /// pruning left. To be said before the first poll.
+    ///
+    /// When events after the sequence were pruned, the reader yields [`ReadError::Pruned`] and ends. So it does when a prune
+    /// overtakes it: it holds up none.
     pub fn after(mut self, sequence: u64) -> Self {
+        self.starts_after = Some(sequence);
         self.position = sequence;
         self
     }
@@ -104,9 +114,14 @@ impl Pull {
         loop {
             let page = match self.page(after).await {
                 Ok(Some(page)) => page,
+                Err(ReadError::Pruned { pruned_through, .. }) if self.takes_what_is_left => {
+                    after = pruned_through;
+                    continue;
+                }
                 end => return (self, end),
             };
             if !page.batches.is_empty() {
+                self.takes_what_is_left = false;
                 return (self, Ok(Some(page)));
             }
             after = page.through;
@@ -138,21 +153,32 @@ impl Pull {
     }
 }
 
-async fn begin(source: Arc<Source>, query: Arc<EventQuery>, after: u64, end: End) -> Taken {
-    let head = match end {
-        End::AtHead => source.log.head().await.map(Some),
-        End::Never => Ok(None),
+async fn begin(source: Arc<Source>, query: Arc<EventQuery>, starts_after: Option<u64>, end: End) -> Taken {
+    let extent = match end {
+        // It ends at once, and nothing has to be opened again for that.
+        End::Never if source.log.is_closed() => Ok(Extent::default()),
+        End::AtHead | End::Never => source.log.extent().await,
     };
+    let extent = extent.and_then(|extent| match starts_after {
+        Some(after) if after < extent.pruned_through => Err(ReadError::Pruned {
+            after,
+            pruned_through: extent.pruned_through,
+        }),
+        _ => Ok(extent),
+    });
+    let left = extent.as_ref().map_or(0, |extent| extent.pruned_through);
+    let after = starts_after.unwrap_or(left);
     let feed = Feed::new(Arc::clone(&source), query, after);
     source.feed_begins();
     let mut pull = Pull {
         source,
         feed,
         through: None,
+        takes_what_is_left: starts_after.is_none(),
     };
-    match head {
-        Ok(through) => {
-            pull.through = through;
+    match extent {
+        Ok(extent) => {
+            pull.through = (end == End::AtHead).then_some(extent.head);
             pull.next(after).await
         }
         Err(error) => (pull, Err(error)),
@@ -172,7 +198,7 @@ impl Stream for EventReader {
                 Step::Working(work) => work,
                 Step::Idle(Begin::Begun(pull)) => Box::pin(pull.next(self.position)),
                 Step::Idle(Begin::New(source, query)) => {
-                    Box::pin(begin(source, query, self.position, self.end))
+                    Box::pin(begin(source, query, self.starts_after, self.end))
                 }
             };
             let Poll::Ready((pull, taken)) = work.as_mut().poll(context) else {

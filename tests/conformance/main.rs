@@ -8,6 +8,7 @@ mod common;
 mod durable;
 mod guards;
 mod log;
+mod retention;
 mod streams;
 mod subject;
 
@@ -123,6 +124,20 @@ conformance! {
         durable::d6_a_name_that_was_unsubscribed_is_free,
         durable::d7_a_changed_query_is_refused,
         durable::d8_lost_wake_ups_delay_by_the_poll_interval,
+        retention::prune_removes_whole_batches_only,
+        retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
+        retention::prune_gives_no_sequence_again_when_nothing_is_left,
+        retention::prune_is_held_by_the_slowest_cursor_and_says_so,
+        retention::prune_is_not_held_by_a_cursor_that_rests_behind_its_stream,
+        retention::prune_is_held_by_a_running_stream_without_a_cursor,
+        retention::prune_past_cursors_is_told_to_the_stream_that_was_passed,
+        retention::prune_stops_a_running_stream_that_needs_what_is_gone,
+        retention::prune_is_told_to_whoever_starts_before_what_is_left,
+        retention::prune_lets_no_append_overlook_what_was_pruned,
+        retention::prune_holds_up_neither_appends_nor_streams,
+        retention::prune_stops_between_two_steps_when_it_is_dropped,
+        retention::a_prune_that_fails_leaves_the_step_undone,
+        retention::a_pruned_log_finds_what_is_left_by_type_tag_and_payload,
     }
     only files {
         log::l4_events_cannot_be_changed,

@@ -93,6 +93,8 @@ pub(crate) struct Checker {
     batch_ids: HashSet<String>,
     streams: [StreamCheck; 3],
     acknowledged: usize,
+    /// Everything up to here may be gone, and is.
+    pruned_through: usize,
 }
 
 impl Checker {
@@ -104,11 +106,16 @@ impl Checker {
             batch_ids: HashSet::new(),
             streams: [0, 1, 2].map(StreamCheck::new),
             acknowledged: 0,
+            pruned_through: 0,
         }
     }
 
     pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged
+    }
+
+    pub(crate) fn pruned_through(&self) -> usize {
+        self.pruned_through
     }
 
     pub(crate) fn head(&self) -> usize {
@@ -129,6 +136,7 @@ impl Checker {
             return self.check_journals_of_nothing(run);
         };
         self.read_new_events(&connection)?;
+        self.check_pruned(&connection)?;
         self.check_nothing_vanished(&connection)?;
         self.check_acknowledged(run)?;
         for stream in &mut self.streams {
@@ -150,6 +158,8 @@ impl Checker {
         }
         if end == End::Closed {
             let mut again = Self::new(&self.dir);
+            let pruned = &self.contents[..self.pruned_through];
+            again.contents = pruned.to_vec();
             again.read_new_events(&connection)?;
             ensure(again.contents == self.contents, || {
                 "events changed after they were read first".to_owned()
@@ -234,13 +244,43 @@ impl Checker {
         Ok(())
     }
 
-    /// What an earlier look found is still there (L4).
+    /// The log was pruned by whole batches, not beyond a cursor, and what was pruned does not come back.
+    fn check_pruned(&mut self, connection: &Connection) -> Checked {
+        let pruned: i64 = connection.query_row("SELECT pruned_through FROM log", [], |row| row.get(0))?;
+        let is_batch_end = pruned == 0 || self.batch_ends.binary_search(&pruned).is_ok();
+        ensure(is_batch_end, || {
+            format!("the log is pruned through {pruned}, which is not the end of a batch")
+        })?;
+        ensure(pruned as usize >= self.pruned_through, || {
+            format!(
+                "the log was pruned through {}, now through {pruned}",
+                self.pruned_through
+            )
+        })?;
+        let sql = "SELECT count(*) FROM cursor WHERE position < ?1";
+        let passed: i64 = connection.query_row(sql, [pruned], |row| row.get(0))?;
+        ensure(passed == 0, || {
+            format!("the log is pruned beyond {passed} cursors")
+        })?;
+        self.pruned_through = pruned as usize;
+        Ok(())
+    }
+
+    /// What an earlier look found, and was not pruned, is still there (L4).
     fn check_nothing_vanished(&self, connection: &Connection) -> Checked {
-        let sql = "SELECT count(*), ifnull(max(sequence), 0) FROM event";
-        let found: (i64, i64) = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let head = self.head() as i64;
-        ensure(found == (head, head), || {
-            format!("of {head} events {} are left, to {}", found.0, found.1)
+        let sql = "SELECT count(*), ifnull(min(sequence), 1) - 1, ifnull(max(sequence), 0) FROM event";
+        let found: (i64, i64, i64) =
+            connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (pruned, head) = (self.pruned_through as i64, self.head() as i64);
+        let expected = match head - pruned {
+            0 => (0, 0, 0),
+            left => (left, pruned, head),
+        };
+        ensure(found == expected, || {
+            format!(
+                "of {head} events, pruned through {pruned}, {} are left, after {} to {}",
+                found.0, found.1, found.2
+            )
         })
     }
 
@@ -402,10 +442,13 @@ fn check_integrity(connection: &Connection) -> Checked {
     check_index(connection)
 }
 
-/// The runs of the index hold, for every event up to `indexed_through`, an entry for each of its tags, and nothing else.
+/// The runs of the index hold, for every event up to `indexed_through`, an entry for each of its tags, and nothing else but
+/// entries of pruned events, which leave with the next merge.
 fn check_index(connection: &Connection) -> Checked {
-    let indexed_through: i64 =
-        connection.query_row("SELECT indexed_through FROM log", [], |row| row.get(0))?;
+    let (indexed_through, pruned_through): (i64, i64) =
+        connection.query_row("SELECT indexed_through, pruned_through FROM log", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     let mut entries = Vec::new();
     let mut statement = connection.prepare(
         "SELECT run.after, run.through, block.entries FROM index_run AS run JOIN index_block AS block USING (run)",
@@ -421,7 +464,9 @@ fn check_index(connection: &Connection) -> Checked {
             ensure(after < sequence && sequence <= through, || {
                 format!("the run of {after} to {through} has an entry of event {sequence}")
             })?;
-            entries.push((sequence, key));
+            if sequence > pruned_through {
+                entries.push((sequence, key));
+            }
         }
     }
     let mut expected = Vec::new();

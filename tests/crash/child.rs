@@ -46,8 +46,9 @@ impl Worker {
             .durability(durability)
             .window_bytes(1 << (12 + dice.below(12)));
         let mut builder = with_faults(builder, hook(orders.task));
-        // Mostly the index is so small that it is spilled and merged all the time.
-        if dice.below(4) > 0 {
+        // Mostly the index is so small that it is spilled and merged all the time. A larger one would not get to a late pass
+        // of its upkeep.
+        if dice.below(4) > 0 || stops_in_upkeep(orders.task) {
             builder = with_small_index(builder);
         }
         Self {
@@ -62,6 +63,8 @@ impl Worker {
 
     async fn work(self, orders: &Orders) {
         let worker = Arc::new(self);
+        // What the checker has seen may go.
+        let seen = worker.store.head();
         // A history in front of the streams makes them catch up.
         let history = if orders.is_quiet {
             400
@@ -91,6 +94,9 @@ impl Worker {
             Arc::clone(&worker).append_from_all(batches).await;
             if worker.dice.below(4) == 0 {
                 worker.settled().await;
+            }
+            if worker.dice.below(4) == 0 {
+                worker.prune(seen).await;
             }
         }
         panic!("nobody came to kill this process");
@@ -174,6 +180,14 @@ impl Worker {
         stream.expect("a durable stream goes on after a crash")
     }
 
+    /// Prunes some of the events up to a sequence.
+    async fn prune(&self, through: u64) {
+        let before = 1 + self.dice.below(through + 1);
+        let pruned = self.store.prune(before).await;
+        let pruned = pruned.expect("a prune works until the kill");
+        assert!(pruned.pruned_through <= through);
+    }
+
     async fn settled(&self) {
         self.store.settled().await.expect("no stream stops");
     }
@@ -222,6 +236,11 @@ fn journal(orders: &Orders, name: &str) -> File {
         .create_new(true)
         .open(path)
         .expect("a new journal")
+}
+
+fn stops_in_upkeep(task: Task) -> bool {
+    let upkeep = [FaultPoint::BeforeUpkeep, FaultPoint::AfterUpkeep];
+    matches!(task, Task::StopAt { point, .. } if upkeep.contains(&POINTS[point].0))
 }
 
 /// Says on stdout that the point is reached, and stops the thread there.

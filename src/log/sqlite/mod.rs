@@ -1,8 +1,8 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert` and `checkpoint` (the committer's half), `candidates` (which
-//! events a query can concern), `statement` (how rows are read), `read` (the readers' half).
+//! `index` (where tags and payloads are found), `write`, `insert`, `prune` and `checkpoint` (the committer's half), `candidates`
+//! (which events a query can concern), `statement` (how rows are read), `read` (the readers' half).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
@@ -11,6 +11,7 @@ mod checkpoint;
 pub(crate) mod connection;
 pub(crate) mod index;
 mod insert;
+mod prune;
 mod read;
 mod schema;
 mod statement;

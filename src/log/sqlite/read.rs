@@ -14,13 +14,14 @@ use crate::event::draft::Drafts;
 use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
-use crate::log::LogReader;
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search, Shared};
+use crate::log::sqlite::prune;
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
+use crate::log::{Extent, LogReader};
 use crate::sync::Mutex;
 
 /// Connections for reading, opened when they are needed and kept for the next read.
@@ -97,19 +98,16 @@ impl ReadConnection {
             index: IndexView::new(Arc::clone(index)),
         })
     }
-
-    fn source(&mut self) -> Source<'_> {
-        Source {
-            connection: &self.connection,
-            type_names: &mut self.type_names,
-            index: &mut self.index,
-        }
-    }
 }
 
 impl LogReader for SqliteReader {
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        self.with_connection(|lent| page(&mut lent.source(), query, range, bounds))
+        let mut first = None;
+        self.pages(query, range, bounds, &mut |page| {
+            first = Some(page);
+            More::No
+        })?;
+        Ok(first.expect("there is always a page, if an empty one"))
     }
 
     fn pages(
@@ -119,19 +117,41 @@ impl LogReader for SqliteReader {
         bounds: PageBounds,
         take: &mut dyn FnMut(Page) -> More,
     ) -> Result<(), ReadError> {
-        self.with_connection(|lent| pages(&mut lent.source(), query, range, bounds, take))
+        self.with_connection(|lent| {
+            let connection = &lent.connection;
+            let mut source = Source {
+                connection,
+                type_names: &mut lent.type_names,
+                index: &mut lent.index,
+            };
+            let mut after = range.after;
+            let mut refused = None;
+            pages(
+                &mut source,
+                query,
+                range,
+                bounds,
+                &mut |page| match prune::check(connection, after) {
+                    Ok(()) => {
+                        after = page.through;
+                        take(page)
+                    }
+                    Err(error) => {
+                        refused = Some(error);
+                        More::No
+                    }
+                },
+            )?;
+            refused.map_or(Ok(()), Err)
+        })
+    }
+
+    fn extent(&self) -> Result<Extent, StorageError> {
+        self.with_connection(|lent| prune::extent(&lent.connection).map_err(storage("read the head")))
     }
 
     fn head(&self) -> Result<u64, StorageError> {
-        self.with_connection(|lent| {
-            lent.connection
-                .prepare_cached(
-                    "SELECT max(removed_through, coalesce((SELECT max(sequence) FROM event), 0)) FROM log",
-                )
-                .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)))
-                .map(|head| head as u64)
-                .map_err(storage("read the head"))
-        })
+        Ok(self.extent()?.head)
     }
 
     fn log_id(&self) -> &str {

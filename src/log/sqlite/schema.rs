@@ -93,6 +93,18 @@ const FORMAT_2: &str = r#"
 ALTER TABLE log ADD COLUMN indexed_through INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE log ADD COLUMN index_generation INTEGER NOT NULL DEFAULT 0;
 
+-- Everything up to here was pruned, and when the last of it was recorded.
+ALTER TABLE log ADD COLUMN pruned_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN pruned_recorded_at INTEGER NOT NULL DEFAULT 0;
+
+-- Pruned rows are known by one number and cost no update each.
+DROP TRIGGER event_removed;
+CREATE TRIGGER event_removed AFTER DELETE ON event
+WHEN old.sequence > (SELECT pruned_through FROM log)
+BEGIN
+    UPDATE log SET removed_through = max(removed_through, old.sequence);
+END;
+
 -- A row per run: the sorted entries of the events after one sequence, up to and with another.
 CREATE TABLE index_run (
     run INTEGER PRIMARY KEY,

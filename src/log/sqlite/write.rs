@@ -11,11 +11,13 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::prune::HeldBy;
 use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
 use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
+use crate::log::sqlite::prune;
 use crate::log::sqlite::read::{self, Source, TypeNames};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
@@ -147,17 +149,18 @@ impl SqliteWriter {
 
     fn read_tail(&self) -> rusqlite::Result<Tail> {
         let mut statement = self.statement(
-            "SELECT removed_through, (SELECT max(sequence) FROM event),
-                    (SELECT recorded_at FROM event ORDER BY sequence DESC LIMIT 1)
+            "SELECT max(removed_through, pruned_through), (SELECT max(sequence) FROM event),
+                    coalesce((SELECT recorded_at FROM event ORDER BY sequence DESC LIMIT 1), pruned_recorded_at),
+                    pruned_through
              FROM log",
         )?;
         statement.query_row([], |row| {
             let removed: i64 = row.get(0)?;
             let newest: Option<i64> = row.get(1)?;
-            let recorded_at: Option<i64> = row.get(2)?;
             Ok(Tail {
                 head: newest.unwrap_or(0).max(removed) as u64,
-                recorded_at: Timestamp::from_micros(recorded_at.unwrap_or(0)),
+                recorded_at: Timestamp::from_micros(row.get(2)?),
+                pruned_through: row.get::<_, i64>(3)? as u64,
             })
         })
     }
@@ -268,6 +271,26 @@ impl LogWriter for SqliteWriter {
                 ])
         };
         Ok(update().map_err(storage("store a cursor"))? > 0)
+    }
+
+    fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError> {
+        prune::slowest_cursor(&self.connection, log_id).map_err(storage("read the cursors"))
+    }
+
+    fn oldest_batch(&mut self) -> Result<Option<Range>, StorageError> {
+        self.flush().map_err(storage("append"))?;
+        prune::oldest_batch(&self.connection).map_err(storage("prune"))
+    }
+
+    fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError> {
+        self.flush().map_err(storage("append"))?;
+        prune::batch_at(&self.connection, sequence).map_err(storage("prune"))
+    }
+
+    fn remove_through(&mut self, through: u64) -> Result<u64, StorageError> {
+        let removed = prune::remove_through(&self.connection, through).map_err(storage("prune"))?;
+        self.index.pruned(through);
+        Ok(removed)
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {

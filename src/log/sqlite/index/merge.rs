@@ -59,8 +59,8 @@ pub(super) fn begin(connection: &Connection, level: u32, covers: Range) -> rusql
     Ok(())
 }
 
-/// Writes the next entries of a level's merge, a whole number of blocks, without those of events up to `pruned_through`. `true`: it
-/// was the last step, and the merged run has taken the place of the others.
+/// Merges the next entries of a level, and writes them without those of events up to `pruned_through`. `true`: it was the last
+/// step, and the merged run has taken the place of the others.
 pub(super) fn step(
     connection: &Connection,
     level: u32,
@@ -80,9 +80,9 @@ pub(super) fn step(
     let inputs: Vec<Run> = runs.iter().filter(is_input).copied().collect();
     let mut merged = Merged::new(connection, &inputs, merge.next)?;
     let mut output = Vec::with_capacity(step_entries);
-    while output.len() < step_entries
-        && let Some(entry) = merged.next()?
-    {
+    let mut is_last = true;
+    let mut merged_entries = 0;
+    while let Some(entry) = merged.next()? {
         if entry.sequence > pruned_through {
             output.push(entry);
         }
@@ -90,9 +90,14 @@ pub(super) fn step(
             sequence: entry.sequence + 1,
             ..entry
         };
+        // Entries that are left out count too: they were read.
+        merged_entries += 1;
+        if merged_entries == step_entries {
+            is_last = false;
+            break;
+        }
     }
     run::insert_blocks(connection, merge.output, &output)?;
-    let is_last = output.len() < step_entries;
     if is_last {
         finish(connection, &merge, &inputs)?;
     } else {

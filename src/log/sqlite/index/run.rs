@@ -16,6 +16,8 @@ pub(crate) struct Stand {
     pub(crate) indexed_through: u64,
     /// Changes with the runs.
     pub(crate) generation: i64,
+    /// The events up to here are gone, and their entries of no use.
+    pub(crate) pruned_through: u64,
 }
 
 /// The runs, as they were read last: they are the same as long as the generation is.
@@ -43,11 +45,12 @@ impl Runs {
 
 pub(crate) fn stand(connection: &Connection) -> rusqlite::Result<Stand> {
     connection
-        .prepare_cached("SELECT indexed_through, index_generation FROM log")?
+        .prepare_cached("SELECT indexed_through, index_generation, pruned_through FROM log")?
         .query_row([], |row| {
             Ok(Stand {
                 indexed_through: row.get::<_, i64>(0)? as u64,
                 generation: row.get(1)?,
+                pruned_through: row.get::<_, i64>(2)? as u64,
             })
         })
 }

@@ -33,6 +33,12 @@ pub(crate) fn due(runs: &[Run], is_merging: impl Fn(u32) -> bool) -> Option<(u32
     Some((first.level, covers))
 }
 
+/// A run of which no event is left since the log was pruned. One that is being merged leaves with the merged run.
+pub(crate) fn outlived(runs: &[Run], pruned_through: u64, is_merging: impl Fn(u32) -> bool) -> Option<i64> {
+    let mut gone = runs.iter().filter(|run| run.covers.through <= pruned_through);
+    gone.find(|run| !is_merging(run.level)).map(|run| run.id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +83,23 @@ mod tests {
             assert!(runs.is_sorted_by_key(|run| std::cmp::Reverse(run.level)));
             assert!(runs.len() <= 5 * (FAN_IN - 1));
         }
+    }
+
+    #[test]
+    fn a_run_goes_when_all_its_events_are_pruned() {
+        let run = |id: u64, level| Run {
+            id: id as i64,
+            level,
+            covers: Range {
+                after: id * 10,
+                through: id * 10 + 10,
+            },
+        };
+        let runs = [run(0, 2), run(1, 1), run(2, 0)];
+        assert_eq!(outlived(&runs, 9, |_| false), None);
+        assert_eq!(outlived(&runs, 10, |_| false), Some(0));
+        assert_eq!(outlived(&runs[1..], 29, |_| false), Some(1));
+        assert_eq!(outlived(&runs[1..], 30, |level| level == 1), Some(2));
     }
 
     #[test]

@@ -69,9 +69,20 @@ pub(crate) struct Upkeep {
 pub(crate) enum Chore {
     CatchUp,
     Spill,
-    BeginMerge { level: u32, covers: Range },
-    Merge { level: u32 },
-    Sweep { run: i64 },
+    BeginMerge {
+        level: u32,
+        covers: Range,
+    },
+    Merge {
+        level: u32,
+    },
+    /// A run of which no event is left.
+    Retire {
+        run: i64,
+    },
+    Sweep {
+        run: i64,
+    },
 }
 
 impl Upkeep {
@@ -93,6 +104,11 @@ impl Upkeep {
     /// The log was seen to end at `head`.
     pub(crate) fn saw(&mut self, head: u64) {
         self.head = self.head.max(head);
+    }
+
+    /// The transaction prunes the events up to here. When it does not come to be, the next one reads what is true.
+    pub(crate) fn pruned(&mut self, through: u64) {
+        self.stand.pruned_through = through;
     }
 
     /// A transaction has begun, in which the log ends at `head`.
@@ -189,6 +205,11 @@ impl Upkeep {
     }
 
     fn merge_chore(&self) -> Option<Chore> {
+        if let Some(run) = tier::outlived(&self.runs, self.stand.pruned_through, |level| {
+            self.merging.contains(&level)
+        }) {
+            return Some(Chore::Retire { run });
+        }
         let due = tier::due(&self.runs, |level| self.merging.contains(&level));
         let under_way = self.merging.first().copied();
         match (due, under_way) {
@@ -211,10 +232,20 @@ impl Upkeep {
             }
             Chore::Merge { level } => {
                 self.debt = self.debt.saturating_sub(self.step_entries());
-                if merge::step(connection, level, &self.runs, self.step_entries(), 0)? {
+                if merge::step(
+                    connection,
+                    level,
+                    &self.runs,
+                    self.step_entries(),
+                    self.stand.pruned_through,
+                )? {
                     self.changed(connection, self.stand.indexed_through)?;
                 }
                 Ok(())
+            }
+            Chore::Retire { run } => {
+                merge::retire(connection, run)?;
+                self.changed(connection, self.stand.indexed_through)
             }
             Chore::Sweep { run } => {
                 self.debt = self.debt.saturating_sub(self.step_entries());
@@ -262,7 +293,8 @@ impl Upkeep {
     fn spill(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let (covers, entries): (Range, Vec<Entry>) = {
             let stage = &self.view.shared.lock().stage;
-            (stage.covers(), stage.entries().collect())
+            let is_left = |entry: &Entry| entry.sequence > self.stand.pruned_through;
+            (stage.covers(), stage.entries().filter(is_left).collect())
         };
         if !entries.is_empty() {
             let id = run::new_id(connection)?;
@@ -278,6 +310,7 @@ impl Upkeep {
         self.stand = Stand {
             indexed_through,
             generation: self.stand.generation + 1,
+            ..self.stand
         };
         run::set_stand(connection, self.stand)?;
         self.runs = Arc::clone(self.view.runs.at(connection, self.stand.generation)?);

@@ -120,7 +120,7 @@ impl IndexView {
         } else {
             run::Stand {
                 indexed_through: u64::MAX,
-                generation: 0,
+                ..run::Stand::default()
             }
         };
         let no_runs = Arc::default();
