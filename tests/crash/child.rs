@@ -65,6 +65,10 @@ impl Worker {
         let worker = Arc::new(self);
         // What the checker has seen may go.
         let seen = worker.store.head();
+        if !orders.is_quiet && worker.dice.below(2) == 0 {
+            // Cursors are as far behind as the kill left them.
+            worker.prune(seen).await;
+        }
         // A history in front of the streams makes them catch up.
         let history = if orders.is_quiet {
             400
