@@ -254,7 +254,10 @@ impl StoreBuilder {
             room_requests: Arc::new(Semaphore::new(self.queue_requests)),
             room_bytes: Arc::new(Semaphore::new(room_bytes)),
             read_slots: Arc::new(Semaphore::new(self.readers)),
-            shared: Arc::new(SharedPages::new(shelf_bytes_max(self.window_bytes))),
+            shared: Arc::new(SharedPages::new(
+                shelf_bytes_max(self.window_bytes),
+                self.faults.clone(),
+            )),
         });
         let page = PageBounds {
             batches_max: self.page_batches,

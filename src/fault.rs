@@ -28,6 +28,8 @@ pub enum FaultPoint {
     BeforeCursor,
     /// Cursors are stored.
     AfterCursor,
+    /// Pages of the log are about to be read for all streams. Failing makes the reading fail as if the file were busy.
+    BeforeRead,
 }
 
 /// What a test hangs on the failure points of one store.

@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
     append::measure(&runtime, folder.path(), scale, &mut report)?;
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
+    replay::measure_shared(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     report.finish()
 }

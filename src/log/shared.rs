@@ -10,8 +10,9 @@ use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::error::ReadError;
+use crate::error::{ReadError, StorageError};
 use crate::event::query::EventQuery;
+use crate::fault::{FaultPoint, Faults};
 use crate::log::LogReader;
 use crate::log::handle::{LogHandle, outcome};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -21,6 +22,7 @@ use crate::sync::Mutex;
 /// The shelf, and those who wait for what is being put there.
 pub(crate) struct SharedPages {
     state: Mutex<State>,
+    faults: Faults,
 }
 
 struct State {
@@ -42,8 +44,9 @@ pub(crate) struct RunTicket {
 }
 
 impl SharedPages {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize, faults: Faults) -> Self {
         Self {
+            faults,
             state: Mutex::new(State {
                 shelf: Shelf::new(bytes_max),
                 waiting: Vec::new(),
@@ -130,6 +133,10 @@ impl RunTicket {
 
     /// What is to be read: the stretch, up to the end of the batch in which it ends.
     fn stretch(&self, reader: &dyn LogReader) -> Result<Range, ReadError> {
+        if self.pages.faults.hit(FaultPoint::BeforeRead) {
+            let problem = std::io::Error::other("a fault was injected");
+            return Err(StorageError::new("read a page", problem).busy().into());
+        }
         let Range { after, through } = self.run.left;
         let through = reader.batch_end(through)?;
         self.pages.change(|shelf| shelf.align(self.run.id, through));
@@ -196,5 +203,59 @@ impl LogHandle {
                 drop(slot);
             });
         }
+    }
+}
+
+#[cfg(all(test, millstream_loom))]
+mod models {
+    use super::*;
+    use loom::future::block_on;
+    use loom::thread;
+
+    const RANGE: Range = Range { after: 0, through: 4 };
+
+    fn empty_page() -> Arc<Page> {
+        let batches = Vec::new();
+        Arc::new(Page { batches, through: 4 })
+    }
+
+    async fn turn(pages: &Arc<SharedPages>) -> Turn {
+        std::future::poll_fn(|context| pages.poll_turn(RANGE, context)).await
+    }
+
+    /// One who wants the page, and reads it if nobody else does; `true`, if it was read here.
+    fn stream(pages: &Arc<SharedPages>) -> bool {
+        match block_on(turn(pages)) {
+            Turn::Take(page) => {
+                assert_eq!(page.through, 4);
+                false
+            }
+            Turn::Read(ticket) => {
+                ticket.shelve(&empty_page());
+                true
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_who_want_a_page_one_reads_and_the_other_is_woken() {
+        loom::model(|| {
+            let pages = Arc::new(SharedPages::new(1 << 20, Faults::default()));
+            let other = Arc::clone(&pages);
+            let other = thread::spawn(move || stream(&other));
+            let here = stream(&pages);
+            assert!(here ^ other.join().unwrap(), "exactly one reads");
+        });
+    }
+
+    #[test]
+    fn one_who_gives_up_leaves_nobody_hanging() {
+        loom::model(|| {
+            let pages = Arc::new(SharedPages::new(1 << 20, Faults::default()));
+            let other = Arc::clone(&pages);
+            let other = thread::spawn(move || drop(block_on(turn(&other))));
+            stream(&pages);
+            other.join().unwrap();
+        });
     }
 }
