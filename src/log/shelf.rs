@@ -176,8 +176,11 @@ impl Shelf {
     /// at the same pace, and never meet; so who is in front lets the run behind it end first. A stream whose handler is
     /// slow has no run under way, and keeps nobody.
     fn is_followed(&self, position: u64) -> bool {
-        let is_near =
-            |run: &Run| run.left.after < position && position - run.left.after <= FOLLOWED_EVENTS_MAX;
+        let is_near = |run: &Run| {
+            let is_over = run.left.after >= run.left.through;
+            let is_behind = run.left.after < position && position - run.left.after <= FOLLOWED_EVENTS_MAX;
+            is_behind && !is_over
+        };
         self.runs.iter().any(is_near)
     }
 
