@@ -24,6 +24,11 @@ use crate::log::shared::SharedPages;
 use crate::log::sqlite;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::connection::Durability;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::path::PayloadPath;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::upkeep::Sizes;
+use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
 use crate::store::Store;
 use crate::stream::feed::{Source, shelf_bytes_max};
@@ -50,6 +55,9 @@ use crate::log::broken::{self, Sabotage};
 pub struct StoreBuilder {
     #[cfg(feature = "sqlite")]
     durability: Durability,
+    #[cfg(feature = "sqlite")]
+    index_sizes: Sizes,
+    indexed_paths: Vec<String>,
     limits: Limits,
     window_bytes: usize,
     page_bytes: usize,
@@ -69,6 +77,9 @@ impl Default for StoreBuilder {
         Self {
             #[cfg(feature = "sqlite")]
             durability: Durability::default(),
+            #[cfg(feature = "sqlite")]
+            index_sizes: Sizes::default(),
+            indexed_paths: Vec::new(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
             page_bytes: 2 << 20,
@@ -90,6 +101,36 @@ impl StoreBuilder {
     #[cfg(feature = "sqlite")]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Indexes a path into the payload, written as a JSON pointer through the members of objects: `/order`, or `/order/id`.
+    /// May be given up to 16 times.
+    ///
+    /// Queries with a payload predicate that has a scalar at the path, such as `{"order": 7}`, then find their events
+    /// without reading the others: in [`query`](Store::query), [`read`](Store::read), [`append_if`](Store::append_if) and
+    /// the replay of a durable stream. Without it a predicate is asked about every event that the types and tags of its
+    /// filter select. Live streams need no index.
+    ///
+    /// The path is stored in the file and stays indexed, also for those who open the file without it. A path that is new
+    /// to a file with events is indexed in the background, which reads the log once; until then queries find the same
+    /// events, but read more. A log in memory has no index and ignores it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("shop.db");
+    /// use millstream::{EventFilter, NewEvent, Store};
+    /// use serde_json::json;
+    ///
+    /// let store = Store::builder().index_payload("/order").open(&path)?;
+    /// store.append([NewEvent::new("order-placed", json!({"order": 7, "total": 1250}))]).await?;
+    /// let order_7 = EventFilter::types(["order-placed"]).payload(json!({"order": 7}));
+    /// assert_eq!(store.query(&order_7.into()).await?.events.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn index_payload(mut self, pointer: impl Into<String>) -> Self {
+        self.indexed_paths.push(pointer.into());
         self
     }
 
@@ -157,6 +198,12 @@ impl StoreBuilder {
         self
     }
 
+    #[cfg(all(feature = "internals", feature = "sqlite"))]
+    pub(crate) fn index_sizes(mut self, sizes: Sizes) -> Self {
+        self.index_sizes = sizes;
+        self
+    }
+
     #[cfg(feature = "internals")]
     pub(crate) fn sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
@@ -170,7 +217,13 @@ impl StoreBuilder {
     #[cfg(feature = "sqlite")]
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.validate()?;
-        let (writer, reader) = sqlite::open(path.as_ref(), self.durability, self.readers)?;
+        let options = sqlite::Options {
+            durability: self.durability,
+            idle_readers_max: self.readers,
+            paths: self.paths()?,
+            sizes: self.index_sizes,
+        };
+        let (writer, reader) = sqlite::open(path.as_ref(), &options)?;
         self.wire(writer, reader)
     }
 
@@ -187,6 +240,15 @@ impl StoreBuilder {
         }
         let (writer, reader) = memory::open();
         self.wire(writer, reader)
+    }
+
+    /// The indexed paths, read.
+    #[cfg(feature = "sqlite")]
+    fn paths(&self) -> Result<Vec<PayloadPath>, OpenError> {
+        let read = |pointer: &String| {
+            PayloadPath::parse(pointer).map_err(|problem| invalid("index_payload", pointer, problem))
+        };
+        self.indexed_paths.iter().map(read).collect()
     }
 
     fn validate(&self) -> Result<(), OpenError> {
@@ -246,11 +308,14 @@ impl StoreBuilder {
         let head = writer.tail()?.head;
         let log_id = reader.log_id().to_owned();
         let queue = Arc::new(Queue::new());
+        let tempo = Arc::new(Tempo::new());
         let room_bytes = self.queue_bytes.max(self.limits.batch_bytes_max);
         let log = Arc::new(LogHandle {
             reader: Arc::new(reader),
             queue: Arc::clone(&queue),
             limits: self.limits,
+            tempo: Arc::clone(&tempo),
+            room_requests_max: self.queue_requests,
             room_requests: Arc::new(Semaphore::new(self.queue_requests)),
             room_bytes: Arc::new(Semaphore::new(room_bytes)),
             read_slots: Arc::new(Semaphore::new(self.readers)),
@@ -268,10 +333,12 @@ impl StoreBuilder {
             source: Arc::new(Source::new(log, bus, page, self.window_bytes)),
             registry: Arc::new(Registry::new()),
             faults: self.faults.clone(),
+            threads: Arc::default(),
         });
         let committer = Committer {
             writer,
             queue,
+            tempo,
             publish: Box::new(hub.publisher()),
             head,
             log_id,
@@ -280,6 +347,7 @@ impl StoreBuilder {
             data_version: None,
             in_hand: Vec::new(),
             cursor_retries: HashMap::new(),
+            upkeep_rests_until: None,
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

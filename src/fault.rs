@@ -30,6 +30,10 @@ pub enum FaultPoint {
     AfterCursor,
     /// Pages of the log are about to be read for all streams. Failing makes the reading fail as if the file were busy.
     BeforeRead,
+    /// A piece of the log's upkeep is written, its transaction is not yet committed. Failing makes the commit fail.
+    BeforeUpkeep,
+    /// A piece of the log's upkeep is committed.
+    AfterUpkeep,
 }
 
 /// What a test hangs on the failure points of one store.

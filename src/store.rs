@@ -209,9 +209,10 @@ impl Store {
     pub async fn query(&self, query: &EventQuery) -> Result<QueryResult, ReadError> {
         self.check_open()?;
         let log = &self.inner.hub.source.log;
-        let head = log.head().await?;
         let query = Arc::new(query.clone());
+        let (head, first) = log.first_page(&query, QUERY_BOUNDS).await?;
         let mut found = Found::up_to(head);
+        found.take(first);
         while let Some(range) = found.left() {
             found.take(log.page(&query, range, QUERY_BOUNDS).await?);
         }

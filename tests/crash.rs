@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_millis(8);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The points to be killed at, and among how many passes of a point the fatal one is chosen.
-const POINTS: [(FaultPoint, u64); 7] = [
+const POINTS: [(FaultPoint, u64); 9] = [
     (FaultPoint::BeforeCommit, 60),
     (FaultPoint::AfterCommit, 60),
     (FaultPoint::AfterPublish, 60),
@@ -44,6 +44,8 @@ const POINTS: [(FaultPoint, u64); 7] = [
     (FaultPoint::AfterHandler, 300),
     (FaultPoint::BeforeCursor, 40),
     (FaultPoint::AfterCursor, 40),
+    (FaultPoint::BeforeUpkeep, 200),
+    (FaultPoint::AfterUpkeep, 200),
 ];
 /// Its place among them.
 const AFTER_HANDLER: usize = 4;
@@ -61,11 +63,11 @@ enum Occasion {
 }
 
 impl Occasion {
-    /// Of ten kills each point gets one, and the quiet catch-up.
+    /// Of twelve kills each point gets one, and the quiet catch-up.
     fn of(kill: u64) -> Self {
-        match (kill % 10) as usize {
+        match (kill % 12) as usize {
             point if point < POINTS.len() => Self::Point(point),
-            7 => Self::QuietCatchUp,
+            9 => Self::QuietCatchUp,
             _ => Self::AnyTime,
         }
     }

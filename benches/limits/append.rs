@@ -17,9 +17,9 @@ pub(crate) fn measure(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let shapes = [
-        Shape::new("append_1_writer", 1, 1, Target::AtLeast(0.70)),
-        Shape::new("append_64_writers", 64, 1, Target::AtLeast(0.55)),
-        Shape::new("append_batches_of_100", 1, 100, Target::AtLeast(0.80)),
+        Shape::new("append_1_writer", 1, 1, Target::AtLeast(0.85)),
+        Shape::new("append_64_writers", 64, 1, Target::AtLeast(0.80)),
+        Shape::new("append_batches_of_100", 1, 100, Target::AtLeast(0.90)),
     ];
     for shape in shapes {
         if report.wants(shape.name) {

@@ -4,6 +4,7 @@
 //! `-- --only NAME` runs the scenarios whose name contains NAME.
 
 mod append;
+mod fan_out;
 mod fill;
 mod latency;
 mod memory;
@@ -11,6 +12,7 @@ mod order;
 mod plain;
 mod replay;
 mod report;
+mod tagged;
 
 use std::path::Path;
 
@@ -75,8 +77,11 @@ fn main() -> Result<(), Failure> {
     let mut report = Report::new(&arguments.only);
     append::measure(&runtime, folder.path(), scale, &mut report)?;
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
+    latency::measure_slowest(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
     replay::measure_shared(&runtime, folder.path(), scale, &mut report)?;
+    tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
+    fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, order::Order};
+use crate::{Failure, Scale, append, fan_out, order::Order};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -48,12 +48,12 @@ pub(crate) fn measure(folder: &Path, scale: Scale, report: &mut Report) -> Resul
 }
 
 /// Resident memory, in MiB.
-struct Resident {
-    idle: f64,
-    peak: f64,
+pub(crate) struct Resident {
+    pub(crate) idle: f64,
+    pub(crate) peak: f64,
 }
 
-fn run(what: &str, path: &Path, argument: &str) -> Result<Resident, Failure> {
+pub(crate) fn run(what: &str, path: &Path, argument: &str) -> Result<Resident, Failure> {
     let output = Command::new(std::env::current_exe()?)
         .arg("--child")
         .args([
@@ -82,6 +82,7 @@ pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failu
         match what {
             "replay" => replay(&store).await?,
             "slow" => fall_behind(&store, argument.parse()?).await?,
+            "streams" => fan_out::rest(&store, argument.parse()?).await?,
             other => return Err(format!("there is no scenario {other}").into()),
         }
         println!("{idle} {}", resident("VmHWM")?);

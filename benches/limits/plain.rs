@@ -14,7 +14,7 @@ use crate::order::{Fact, Order, RARE_TYPE, TYPE};
 pub(crate) fn open(path: &Path) -> Result<Connection, Failure> {
     drop(Store::open(path)?);
     let connection = Connection::open(path)?;
-    connection.execute_batch("PRAGMA synchronous=FULL")?;
+    connection.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=0")?;
     connection.execute("INSERT INTO event_type (id, name) VALUES (1, ?1)", [TYPE])?;
     Ok(connection)
 }

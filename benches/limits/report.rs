@@ -47,6 +47,11 @@ impl Report {
         wanted
     }
 
+    /// Whether any of some scenarios, which are measured together, is wanted.
+    pub(crate) fn wants_any(&self, scenarios: &[&str]) -> bool {
+        scenarios.iter().any(|scenario| self.wants(scenario))
+    }
+
     /// Adds the median of what was measured in turn. The ratio is the median of the rounds' ratios.
     pub(crate) fn add(&mut self, scenario: &str, unit: &'static str, rounds: &[(f64, f64)], target: Target) {
         let of = |value: fn(&(f64, f64)) -> f64| median(rounds.iter().map(value).collect());

@@ -17,6 +17,8 @@
 mod index;
 #[cfg(all(test, millstream_loom))]
 mod models;
+mod place;
+mod sharded;
 mod window;
 
 use std::sync::Arc;
@@ -24,7 +26,8 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use crate::bus::index::QueryIndex;
+use crate::bus::index::{Asked, Placement, QueryIndex};
+use crate::bus::place::Words;
 use crate::bus::window::{Tail, Window};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
@@ -34,6 +37,7 @@ use crate::sync::Mutex;
 pub(crate) use index::select_by_index;
 
 pub(crate) struct Bus {
+    words: Words,
     state: Mutex<State>,
 }
 
@@ -50,11 +54,14 @@ struct State {
 struct Seat {
     serial: u64,
     query: Arc<EventQuery>,
+    placement: Placement,
     /// What lies at or below is of no interest to the stream.
     position: u64,
     /// From here on there may be something to see.
     mark: Option<u64>,
-    /// Whom to wake when the mark is set. It is there exactly while the stream rests.
+    /// Whether the stream found nothing when it looked last, and is to be woken when the mark is set.
+    rests: bool,
+    /// Whom to wake. It stays when the stream goes on, for the next time.
     waker: Option<Waker>,
 }
 
@@ -92,6 +99,7 @@ impl Bus {
     /// A bus onto a log that ends at `head`, with an empty window of so many bytes.
     pub(crate) fn new(head: u64, window_bytes_max: usize) -> Self {
         Self {
+            words: Words::default(),
             state: Mutex::new(State {
                 window: Window::new(head, window_bytes_max),
                 seats: Slab::new(),
@@ -109,18 +117,22 @@ impl Bus {
 
     /// Takes a seat for a stream that has seen everything up to `position`.
     pub(crate) fn join(&self, query: Arc<EventQuery>, position: u64) -> SeatKey {
+        let routes = place::routes(&self.words, &query);
         let mut state = self.state.lock();
         let mark = (position < state.window.head()).then(|| position + 1);
         state.serials += 1;
         let serial = state.serials;
-        let index = state.seats.insert(Seat {
+        let index = state.seats.vacant_key();
+        let placement = state.index.insert(index, routes);
+        state.seats.insert(Seat {
             serial,
-            query: Arc::clone(&query),
+            query,
+            placement,
             position,
             mark,
+            rests: false,
             waker: None,
         });
-        state.index.insert(index, &query);
         SeatKey { index, serial }
     }
 
@@ -128,7 +140,7 @@ impl Bus {
     pub(crate) fn leave(&self, key: SeatKey) {
         let mut state = self.state.lock();
         let seat = state.seats.remove(key.index);
-        state.index.remove(key.index, &seat.query);
+        state.index.remove(key.index, &seat.placement);
         drop(state);
         drop(seat);
     }
@@ -136,6 +148,7 @@ impl Bus {
     /// Shows batches in the order of the log, and returns whom to wake, outside the lock.
     #[must_use = "a wake-up that is not passed on delays its stream by the poll interval"]
     pub(crate) fn publish(&self, batches: &[Arc<CommittedBatch>]) -> Vec<Waker> {
+        self.parse_ahead(batches);
         let mut wakers = Vec::new();
         let mut evicted = Vec::new();
         let mut state = self.state.lock();
@@ -143,17 +156,39 @@ impl Bus {
             window, seats, index, ..
         } = &mut *state;
         for batch in batches {
-            index.for_each_candidate(batch, |key| {
+            index.for_each_candidate(&self.words, batch, |key, event| {
                 let seat = &mut seats[key];
-                if seat.mark.is_none() && batch.last_sequence > seat.position && selects(&seat.query, batch) {
-                    seat.mark = Some(batch.first_sequence);
-                    wakers.extend(seat.waker.clone());
+                if seat.mark.is_some() {
+                    return Asked::Done;
                 }
+                if event.sequence <= seat.position || !seat.query.selects(event) {
+                    return Asked::NotSelected;
+                }
+                seat.mark = Some(batch.first_sequence);
+                wakers.extend(seat.to_wake());
+                Asked::Done
             });
             window.push(Arc::clone(batch), &mut evicted);
         }
         drop(state);
         wakers
+    }
+
+    /// Parses the payloads that a stream asks for. The lock is held only to find out which; a stream that joins in between
+    /// has them parsed under it.
+    fn parse_ahead(&self, batches: &[Arc<CommittedBatch>]) {
+        let events = || batches.iter().flat_map(|batch| &batch.events);
+        let state = self.state.lock();
+        if !state.index.looks_into_payloads() {
+            return;
+        }
+        let wanted: Vec<_> = events()
+            .filter(|event| state.index.looks_into(&self.words, event))
+            .collect();
+        drop(state);
+        for event in wanted {
+            event.payload.parsed();
+        }
     }
 
     /// Lets those who rest know that nothing will come any more, and returns whom to wake.
@@ -162,14 +197,14 @@ impl Bus {
         let mut state = self.state.lock();
         state.is_closed = true;
         let seats = state.seats.iter();
-        seats.filter_map(|(_, seat)| seat.waker.clone()).collect()
+        seats.filter_map(|(_, seat)| seat.to_wake()).collect()
     }
 
     /// Repeats the wake-ups of all seats that have something to see and still rest (D8).
     pub(crate) fn overdue(&self) -> Vec<Waker> {
         let state = self.state.lock();
         let rests = state.seats.iter().filter(|(_, seat)| seat.mark.is_some());
-        rests.filter_map(|(_, seat)| seat.waker.clone()).collect()
+        rests.filter_map(|(_, seat)| seat.to_wake()).collect()
     }
 
     /// Looks at what there is after `position`; a look consumes nothing. With nothing to see, the waker of one who is going to rest is kept and
@@ -187,20 +222,18 @@ impl Bus {
         };
         let head = window.head();
         seat.position = position;
-        let earlier_waker = seat.waker.take();
+        seat.rests = false;
         let unseen = match seat.mark {
             Some(mark) if position < head => mark.max(position + 1),
             _ => {
                 seat.mark = None;
-                let look = if *is_closed {
-                    Look::Closed
-                } else {
-                    seat.waker = rest.cloned();
-                    Look::Nothing { head }
-                };
+                if *is_closed {
+                    return Look::Closed;
+                }
+                let earlier_waker = rest.and_then(|waker| seat.rest(waker));
                 drop(state);
                 drop(earlier_waker);
-                return look;
+                return Look::Nothing { head };
             }
         };
         let look = match window.after(unseen - 1, bounds) {
@@ -212,8 +245,6 @@ impl Bus {
         };
         // Not moved beyond what is given out: only the position says what was taken, and a look may be repeated.
         seat.mark = Some(unseen);
-        drop(state);
-        drop(earlier_waker);
         look
     }
 
@@ -222,14 +253,23 @@ impl Bus {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
-        let rests = seat.waker.is_some() && seat.mark.is_none();
-        (is_seated && rests).then(|| state.window.head().max(seat.position))
+        (is_seated && seat.rests && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
     }
 }
 
-/// Whether the query selects any event of the batch.
-fn selects(query: &EventQuery, batch: &CommittedBatch) -> bool {
-    batch.events.iter().any(|event| query.selects(event))
+impl Seat {
+    fn to_wake(&self) -> Option<Waker> {
+        self.waker.as_ref().filter(|_| self.rests).cloned()
+    }
+
+    /// Begins to rest, and gives back the waker of somebody else, to be dropped outside the lock.
+    fn rest(&mut self, waker: &Waker) -> Option<Waker> {
+        self.rests = true;
+        match &self.waker {
+            Some(own) if own.will_wake(waker) => None,
+            _ => self.waker.replace(waker.clone()),
+        }
+    }
 }
 
 #[cfg(all(test, not(millstream_loom)))]

@@ -48,7 +48,11 @@ impl CommittedBatch {
 /// Which events of a committed batch a delivery shows.
 #[derive(Clone, Debug)]
 enum Selection {
-    All,
+    /// Neighbours: all of them, one, or what lies after a position. It needs no memory of its own.
+    Run {
+        first: usize,
+        end: usize,
+    },
     Indexes(Arc<[u32]>),
 }
 
@@ -64,23 +68,19 @@ pub struct EventBatch {
 impl EventBatch {
     /// The part of `batch` after `position` that `query` selects, if there is any.
     pub(crate) fn select(batch: &Arc<CommittedBatch>, query: &EventQuery, position: u64) -> Option<Self> {
+        let events = &batch.events;
+        let after = events.partition_point(|event| event.sequence <= position);
         let selects_all = query.selects_everything();
-        if selects_all && batch.events.first()?.sequence > position {
-            return Some(Self::whole(Arc::clone(batch)));
-        }
-        let mut indexes = Vec::new();
-        for (index, event) in (0u32..).zip(&batch.events) {
-            if event.sequence > position && (selects_all || query.matches(event)) {
-                indexes.push(index);
-            }
-        }
-        if indexes.is_empty() {
-            return None;
-        }
-        let selection = if indexes.len() == batch.events.len() {
-            Selection::All
+        let is_shown = |index: &usize| selects_all || query.matches(&events[*index]);
+        let first = (after..events.len()).find(is_shown)?;
+        let is_hidden = |index: &usize| !is_shown(index);
+        let end = (first + 1..events.len()).find(is_hidden).unwrap_or(events.len());
+        let mut others = (end..events.len()).filter(is_shown).peekable();
+        let selection = if others.peek().is_none() {
+            Selection::Run { first, end }
         } else {
-            Selection::Indexes(indexes.into())
+            let indexes = (first..end).chain(others).map(|index| index as u32);
+            Selection::Indexes(indexes.collect())
         };
         Some(Self {
             batch: Arc::clone(batch),
@@ -90,30 +90,31 @@ impl EventBatch {
 
     /// A batch of which every event that is held is shown.
     pub(crate) fn whole(batch: Arc<CommittedBatch>) -> Self {
-        Self {
-            batch,
-            selection: Selection::All,
-        }
+        let selection = Selection::Run {
+            first: 0,
+            end: batch.events.len(),
+        };
+        Self { batch, selection }
     }
 
     /// The committed batch with nothing but the selected events; shared, when that is all of them.
     pub(crate) fn into_selected(self) -> Arc<CommittedBatch> {
-        match &self.selection {
-            Selection::All => self.batch,
-            Selection::Indexes(_) => Arc::new(CommittedBatch {
-                first_sequence: self.batch.first_sequence,
-                last_sequence: self.batch.last_sequence,
-                recorded_at: self.batch.recorded_at,
-                events: self.iter().cloned().collect(),
-            }),
+        if self.len() == self.batch.events.len() {
+            return self.batch;
         }
+        Arc::new(CommittedBatch {
+            first_sequence: self.batch.first_sequence,
+            last_sequence: self.batch.last_sequence,
+            recorded_at: self.batch.recorded_at,
+            events: self.iter().cloned().collect(),
+        })
     }
 
     /// How many events are shown. Never 0: a batch of which nothing is selected is not delivered.
     #[allow(clippy::len_without_is_empty, reason = "a delivered batch is never empty")]
     pub fn len(&self) -> usize {
         match &self.selection {
-            Selection::All => self.batch.events.len(),
+            Selection::Run { first, end } => end - first,
             Selection::Indexes(indexes) => indexes.len(),
         }
     }
@@ -146,13 +147,11 @@ impl EventBatch {
     }
 
     fn get(&self, index: usize) -> Option<&EventRecord> {
-        match &self.selection {
-            Selection::All => self.batch.events.get(index),
-            Selection::Indexes(indexes) => {
-                let index = *indexes.get(index)?;
-                self.batch.events.get(index as usize)
-            }
-        }
+        let index = match &self.selection {
+            Selection::Run { first, end } => Some(first + index).filter(|index| index < end)?,
+            Selection::Indexes(indexes) => *indexes.get(index)? as usize,
+        };
+        self.batch.events.get(index)
     }
 }
 
@@ -211,5 +210,25 @@ mod tests {
         assert_eq!(some.len(), 1);
         assert_eq!((some.first_sequence(), some.last_sequence()), (5, 9));
         assert!(EventBatch::select(&batch, &EventQuery::all(), 9).is_none());
+    }
+
+    #[test]
+    fn neighbours_are_shown_like_events_that_lie_apart() {
+        let batch = batch(1, &["a", "b", "b", "c", "b"]);
+        let shown = |names: &[&str], after| {
+            let selected = EventBatch::select(&batch, &EventQuery::types(names.to_vec()), after);
+            selected.map(|selected| {
+                let sequences: Vec<u64> = selected.iter().map(EventRecord::sequence).collect();
+                assert_eq!(sequences.len(), selected.len());
+                assert_eq!(selected.into_selected().events.len(), sequences.len());
+                sequences
+            })
+        };
+        assert_eq!(shown(&["a"], 0), Some(vec![1]));
+        assert_eq!(shown(&["a", "b"], 0), Some(vec![1, 2, 3, 5]));
+        assert_eq!(shown(&["b"], 2), Some(vec![3, 5]));
+        assert_eq!(shown(&["b", "c"], 1), Some(vec![2, 3, 4, 5]));
+        assert_eq!(shown(&["a", "b", "c"], 0), Some(vec![1, 2, 3, 4, 5]));
+        assert_eq!(shown(&["a"], 1), None);
     }
 }

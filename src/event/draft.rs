@@ -113,6 +113,26 @@ impl Drafts {
         }
     }
 
+    /// As [`place`](Self::place), with a payload that becomes the buffer itself when it is the first text.
+    pub(crate) fn place_owned<'a>(
+        &mut self,
+        tags: impl Iterator<Item = &'a str>,
+        payload: String,
+        metadata: Option<&str>,
+    ) -> Place {
+        if !self.text.is_empty() {
+            return self.place(tags, &payload, metadata);
+        }
+        self.text = payload;
+        let payload = 0..self.text.len();
+        let Place { tags, metadata, .. } = self.place(tags, "", metadata);
+        Place {
+            tags,
+            payload,
+            metadata,
+        }
+    }
+
     /// The tags, joined, and the payload of an event that was placed.
     #[cfg(feature = "sqlite")]
     pub(crate) fn texts(&self, place: &Place) -> (&str, &str) {

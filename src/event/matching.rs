@@ -45,34 +45,58 @@ pub(crate) fn is_subset(predicate: &Value, payload: &Value) -> bool {
         (Value::Array(wanted), Value::Array(found)) => wanted
             .iter()
             .all(|value| found.iter().any(|candidate| is_subset(value, candidate))),
-        (Value::Number(wanted), Value::Number(found)) => is_same_number(wanted, found),
-        _ => predicate == payload,
+        _ => match (Scalar::of(predicate), Scalar::of(payload)) {
+            (Some(wanted), Some(found)) => wanted == found,
+            _ => false,
+        },
     }
 }
 
-/// Whether two numbers have the same mathematical value: 1 equals 1.0, and an integer equals a float only when the
-/// float is exactly that integer.
-fn is_same_number(one: &Number, other: &Number) -> bool {
-    match (as_integer(one), as_integer(other)) {
-        (Some(one), Some(other)) => one == other,
-        (None, None) => one.as_f64() == other.as_f64(),
-        (Some(integer), None) => is_integer_of(other, integer),
-        (None, Some(integer)) => is_integer_of(one, integer),
+/// A JSON value without parts. Two that match each other are equal, and have equal hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scalar<'a> {
+    Null,
+    Flag(bool),
+    Number(NumberValue),
+    Text(&'a str),
+}
+
+impl<'a> Scalar<'a> {
+    pub(crate) fn of(value: &'a Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Null),
+            Value::Bool(flag) => Some(Self::Flag(*flag)),
+            Value::Number(number) => Some(Self::Number(NumberValue::of(number))),
+            Value::String(text) => Some(Self::Text(text)),
+            Value::Array(_) | Value::Object(_) => None,
+        }
     }
 }
 
-fn as_integer(number: &Number) -> Option<i128> {
-    number
-        .as_i64()
-        .map(i128::from)
-        .or_else(|| number.as_u64().map(i128::from))
+/// A number's mathematical value: 1 equals 1.0, and an integer equals a float only when the float is exactly that
+/// integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NumberValue {
+    Whole(i128),
+    /// The bits of a float that is not whole, or so large that no integer of 64 bits equals it.
+    Float(u64),
 }
 
-fn is_integer_of(float: &Number, integer: i128) -> bool {
-    // Integers of 64 bits convert to i128 and back without loss, and every whole float in their range fits i128.
-    float
-        .as_f64()
-        .is_some_and(|float| float.fract() == 0.0 && float.abs() < 1e20 && float as i128 == integer)
+impl NumberValue {
+    fn of(number: &Number) -> Self {
+        let integer = number.as_i64().map(i128::from);
+        if let Some(integer) = integer.or_else(|| number.as_u64().map(i128::from)) {
+            return Self::Whole(integer);
+        }
+        // What has no nearest float is larger than all of them.
+        let float = number.as_f64().unwrap_or(f64::INFINITY);
+        // Both zeros are whole, so that floats which are equal have equal bits here; and i128 holds what is below the bound.
+        if float.fract() == 0.0 && float.abs() < 1e20 {
+            Self::Whole(float as i128)
+        } else {
+            Self::Float(float.to_bits())
+        }
+    }
 }
 
 #[cfg(test)]

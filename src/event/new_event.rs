@@ -143,14 +143,14 @@ impl NewEvent {
         limits.check_type(&self.event_type)?;
         let tags = each_once(self.tags);
         limits.check_tags(&tags)?;
-        let payload = match &self.payload {
+        let payload = match self.payload {
             Content::Serialised(text) => {
-                limits.check_payload(text)?;
+                limits.check_payload(&text)?;
                 text
             }
             Content::Raw(text) => {
-                limits.check_payload(text)?;
-                serde_json::from_str::<Value>(text)
+                limits.check_payload(&text)?;
+                serde_json::from_str::<Value>(&text)
                     .map_err(|error| InvalidEvent::InvalidJson(Arc::new(error)))?;
                 text
             }
@@ -162,7 +162,7 @@ impl NewEvent {
         let event_type = drafts
             .last_type(&self.event_type)
             .unwrap_or_else(|| self.event_type.into());
-        let place = drafts.place(tags.iter().map(String::as_str), payload, metadata.as_deref());
+        let place = drafts.place_owned(tags.iter().map(String::as_str), payload, metadata.as_deref());
         drafts.keep(0, event_type, place);
         Ok(())
     }

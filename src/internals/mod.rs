@@ -14,6 +14,8 @@ use crate::event::query::EventQuery;
 use crate::fault::Faults;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
+#[cfg(feature = "sqlite")]
+use crate::log::sqlite::index::upkeep::Sizes;
 
 mod machine;
 
@@ -27,6 +29,16 @@ pub fn with_faults(
     hook: impl Fn(FaultPoint) -> bool + Send + Sync + 'static,
 ) -> StoreBuilder {
     builder.faults(Faults::new(hook))
+}
+
+/// Makes the parts of a file's index so small that a few batches spill and merge them.
+#[cfg(feature = "sqlite")]
+pub fn with_small_index(builder: StoreBuilder) -> StoreBuilder {
+    builder.index_sizes(Sizes {
+        stage_entries: 12,
+        stage_events: 40,
+        step_blocks: 1,
+    })
 }
 
 /// Lets [`StoreBuilder::in_memory`] open a log that breaks a promise.

@@ -14,9 +14,10 @@ use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
 use crate::log::page::{PageBounds, Range};
-use crate::log::queue::{Queue, Wait, Work};
+use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::tempo::Tempo;
+use crate::log::{LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -25,6 +26,7 @@ pub(crate) struct Committer<W> {
     pub(crate) writer: W,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) publish: Publish,
+    pub(crate) tempo: Arc<Tempo>,
     /// The last sequence that was published.
     pub(crate) head: u64,
     pub(crate) log_id: String,
@@ -35,10 +37,18 @@ pub(crate) struct Committer<W> {
     /// The cells that were taken from the queue; when the committer panics, their streams are told.
     pub(crate) in_hand: Vec<Arc<CursorCell>>,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
+    /// Upkeep failed and is not tried again before this time.
+    pub(crate) upkeep_rests_until: Option<Instant>,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
+/// How many pieces of upkeep the next group may have to wait for.
+const CHORES_PER_GROUP_MAX: usize = 8;
+/// The pause after upkeep that failed.
+const UPKEEP_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long nothing is to come before upkeep is done that could wait.
+const IDLE_AFTER: Duration = Duration::from_millis(1);
 /// How often storing a cursor is tried, and the pause between two tries.
 const CURSOR_ATTEMPTS_MAX: u32 = 5;
 const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
@@ -54,14 +64,32 @@ impl<W: LogWriter> Committer<W> {
         let mut look_at = Instant::now() + self.poll_interval;
         let mut group = 0;
         loop {
+            let until = if self.has_chore(Pace::Busy) {
+                Instant::now()
+            } else if self.has_chore(Pace::Idle) {
+                look_at.min(Instant::now() + IDLE_AFTER)
+            } else {
+                look_at
+            };
             let work = self.queue.take(Wait {
-                until: look_at,
+                until,
                 spin: if group > 0 { SPIN } else { Duration::ZERO },
-                group,
+                meanwhile: if group > 1 {
+                    Meanwhile::Yield
+                } else {
+                    Meanwhile::Keep
+                },
             });
-            group = work.requests.len();
-            let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
-            self.work(work);
+            let is_idle = work.requests.is_empty() && work.cursors.is_empty();
+            let is_done = work.is_closed && is_idle;
+            group = self.work(work, group);
+            // The callers are answered: whatever the log has to do for itself is done here, in small steps.
+            self.keep_up(if is_idle && !is_done {
+                Pace::Idle
+            } else {
+                Pace::Busy
+            });
+            self.writer.tidy();
             if Instant::now() >= look_at {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
@@ -72,16 +100,64 @@ impl<W: LogWriter> Committer<W> {
         }
     }
 
-    fn work(&mut self, work: Work<Request>) {
+    /// Works off what was taken, and says how many requests that were.
+    fn work(&mut self, work: Work<Request>, expected: usize) -> usize {
         if !work.requests.is_empty() {
-            self.commit_group(work);
-        } else if !work.cursors.is_empty() {
+            return self.commit_group(work, expected);
+        }
+        if !work.cursors.is_empty() {
             self.flush_cursors(&work.cursors);
+        }
+        0
+    }
+
+    /// Does the log's upkeep: some of what is due after a group, or one piece when there is nothing else to do. Each piece
+    /// is a transaction of its own, and a piece that fails comes up again.
+    fn keep_up(&mut self, pace: Pace) {
+        let chores_max = match pace {
+            Pace::Busy => CHORES_PER_GROUP_MAX,
+            Pace::Idle => 1,
+        };
+        for _ in 0..chores_max {
+            if !self.has_chore(pace) {
+                return;
+            }
+            let outcome = self.begin(Sync::Ordered).and_then(|_| {
+                self.writer.do_chore()?;
+                if self.faults.hit(FaultPoint::BeforeUpkeep) {
+                    return Err(injected("keep the log up"));
+                }
+                self.writer.commit()
+            });
+            if let Err(error) = outcome {
+                self.writer.rollback();
+                self.upkeep_rests_until = Some(Instant::now() + UPKEEP_RETRY_AFTER);
+                tracing::warn!(%error, "the upkeep of the log failed, it is tried again later");
+                return;
+            }
+            self.faults.hit(FaultPoint::AfterUpkeep);
         }
     }
 
+    fn has_chore(&mut self, pace: Pace) -> bool {
+        if self
+            .upkeep_rests_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return false;
+        }
+        self.upkeep_rests_until = None;
+        self.writer.has_chore(pace)
+    }
+
     /// Commits, publishes and answers one group. When anything fails, everything does.
-    fn commit_group(&mut self, work: Work<Request>) {
+    fn commit_group(&mut self, work: Work<Request>, expected: usize) -> usize {
+        let started = Instant::now();
+        let mut growth = Growth {
+            requests: 0,
+            expected,
+            since: started,
+        };
         let mut requests = work.requests.into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
@@ -89,8 +165,12 @@ impl<W: LogWriter> Committer<W> {
         self.in_hand.clone_from(&cursors);
         let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
-            for request in requests.by_ref() {
-                self.apply(request, &mut tail, &mut batches, &mut answers)?;
+            while requests.len() > 0 {
+                growth.requests += requests.len();
+                for request in requests.by_ref() {
+                    self.apply(request, &mut tail, &mut batches, &mut answers)?;
+                }
+                requests = self.queue.more(growth).into_iter();
             }
             if let Err(error) = self.move_cursors(&cursors, &mut moves) {
                 // The appends do not suffer for it; the cursors are tried again.
@@ -109,6 +189,7 @@ impl<W: LogWriter> Committer<W> {
                 self.publish(&batches);
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
+                self.tempo.note(started.elapsed());
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {
@@ -123,6 +204,7 @@ impl<W: LogWriter> Committer<W> {
                 }
             }
         }
+        growth.requests
     }
 
     /// Applies one request inside the transaction. An error here is one of the storage, which fails the group; a refusal

@@ -16,12 +16,16 @@ use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, Request};
 use crate::log::shared::SharedPages;
+use crate::log::tempo::{self, Tempo};
 
 /// The queue to the committer and the readers, each with its bound.
 pub(crate) struct LogHandle {
     pub(crate) reader: Arc<dyn LogReader>,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) limits: Limits,
+    pub(crate) tempo: Arc<Tempo>,
+    /// All of `room_requests`.
+    pub(crate) room_requests_max: usize,
     /// Requests that may be queued or in commit.
     pub(crate) room_requests: Arc<Semaphore>,
     /// Bytes that may be queued or in commit.
@@ -58,7 +62,13 @@ impl LogHandle {
                 false => committer_gone().into(),
             });
         }
-        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+        // Callers who are under way together share a commit, and are better put to sleep.
+        let is_alone = self.room_requests.available_permits() + 1 >= self.room_requests_max;
+        let outcome = match self.tempo.stay_awake().filter(|_| is_alone) {
+            Some(patience) => tempo::awake(answer, patience).await,
+            None => answer.await.ok(),
+        };
+        outcome.unwrap_or_else(|| Err(committer_gone().into()))
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.
@@ -121,6 +131,21 @@ impl LogHandle {
     /// The last committed sequence, as the log itself knows it.
     pub(crate) async fn head(&self) -> Result<u64, ReadError> {
         self.read(|reader| Ok(reader.head()?)).await
+    }
+
+    /// The last committed sequence, as the log itself knows it, and the first page of what lies up to it.
+    pub(crate) async fn first_page(
+        &self,
+        query: &Arc<EventQuery>,
+        bounds: PageBounds,
+    ) -> Result<(u64, Page), ReadError> {
+        let query = Arc::clone(query);
+        self.read(move |reader| {
+            let through = reader.head()?;
+            let page = reader.page(&query, Range { after: 0, through }, bounds)?;
+            Ok((through, page))
+        })
+        .await
     }
 
     async fn read<T: Send + 'static>(

@@ -8,7 +8,7 @@ use crate::error::{ReadError, StorageError};
 use crate::event::batch::{CommittedBatch, EventBatch};
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
-use crate::log::page::{Page, PageBounds, Range, clip};
+use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::{LogReader, LogWriter, Sync, Tail};
 use crate::sync::Mutex;
 
@@ -62,7 +62,10 @@ impl Contents {
     }
 
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Page {
-        let range = clip(range);
+        let range = Range {
+            through: range.through.min(range.after.saturating_add(EXAMINED_MAX)),
+            ..range
+        };
         let mut batches = Vec::new();
         let mut bytes = 0;
         let mut through = range.after;

@@ -22,6 +22,7 @@ pub(crate) mod queue;
 pub(crate) mod request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
+pub(crate) mod tempo;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
@@ -56,7 +57,17 @@ pub(crate) enum Sync {
     Ordered,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail` and `page` is called between `begin` and `commit` or `rollback`.
+/// How much upkeep a log may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Only what cannot wait: requests may be queued.
+    Busy,
+    /// Whatever there is: nothing else is to be done.
+    Idle,
+}
+
+/// The writing half of a log. Every method but `data_version`, `tail`, `has_chore`, `tidy` and `page` is called between
+/// `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -93,6 +104,18 @@ pub(crate) trait LogWriter: Send {
 
     /// Reads a page as the transaction, or the newest commit, shows it.
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
+
+    /// Whether there is upkeep to do, a small piece of it at a time.
+    fn has_chore(&mut self, _: Pace) -> bool {
+        false
+    }
+
+    /// Does the piece that `has_chore` found, inside a transaction.
+    fn do_chore(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+    /// Does a little of what keeps the log in order, between two transactions: so little that no append is held up by it.
+    fn tidy(&mut self) {}
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;

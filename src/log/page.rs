@@ -40,13 +40,5 @@ pub(crate) enum More {
     No,
 }
 
-/// How much of the log one read may examine, in events: bounds the time of a page whose query selects next to nothing.
-pub(crate) const PAGE_SPAN_MAX: u64 = 100_000;
-
-/// The events that a read may examine.
-pub(crate) fn clip(range: Range) -> Range {
-    Range {
-        after: range.after,
-        through: range.through.min(range.after.saturating_add(PAGE_SPAN_MAX)),
-    }
-}
+/// How many events one page may examine: bounds the time of a page whose query selects next to nothing.
+pub(crate) const EXAMINED_MAX: u64 = 100_000;

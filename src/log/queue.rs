@@ -58,8 +58,25 @@ pub(crate) struct Wait {
     pub(crate) until: Instant,
     /// How long to look for work before going to sleep: waking up costs more than a short look.
     pub(crate) spin: Duration,
+    pub(crate) meanwhile: Meanwhile,
+}
+
+/// What becomes of the processor while the committer looks for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meanwhile {
+    /// It is kept, for the shortest delay.
+    Keep,
+    /// Those who are to come may need it.
+    Yield,
+}
+
+/// How far a group has grown.
+#[derive(Clone, Copy)]
+pub(crate) struct Growth {
+    pub(crate) requests: usize,
     /// How many requests the last group had.
-    pub(crate) group: usize,
+    pub(crate) expected: usize,
+    pub(crate) since: Instant,
 }
 
 /// A group that grows is taken when no request came for so long, or when it has grown for so long.
@@ -168,7 +185,9 @@ impl<R> Queue<R> {
 
     /// Waits for work: requests, cursors that are due, the end, or the time to be back.
     pub(crate) fn take(&self, wait: Wait) -> Work<R> {
-        self.look_for_work(wait);
+        if !wait.spin.is_zero() {
+            self.look_for_work(Instant::now() + wait.spin, wait.meanwhile);
+        }
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
@@ -206,30 +225,29 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Looks for work for a short while without sleeping; and when the last group was large, lets this one grow to its
-    /// size as long as requests keep coming, because callers who were answered together come back together.
-    fn look_for_work(&self, wait: Wait) {
-        let started = Instant::now();
-        let mut seen = 0;
-        let mut deadline = started + wait.spin;
-        loop {
-            let waiting = self.waiting.load(Ordering::Relaxed);
-            let now = Instant::now();
-            if waiting >= wait.group.max(1) {
-                return;
-            }
-            if waiting > seen {
-                seen = waiting;
-                deadline = (now + GAP_MAX).min(started + GROW_MAX);
-            }
-            if now >= deadline {
-                return;
-            }
-            if wait.group > 1 {
-                // Those who are to come may need this processor.
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
+    /// What came while the group was applied. When the last group was larger, waits for it as long as requests keep
+    /// coming, because callers who were answered together come back together. Nothing: the group is complete.
+    pub(crate) fn more(&self, growth: Growth) -> Vec<R> {
+        let until = growth.since + GROW_MAX;
+        let now = Instant::now();
+        if growth.requests < growth.expected {
+            self.look_for_work((now + GAP_MAX).min(until), Meanwhile::Yield);
+        }
+        if now >= until || self.waiting.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let mut state = self.state.lock();
+        let cursor_is_due = state.cursors_due.is_some_and(|due| due <= now);
+        self.waiting.store(usize::from(cursor_is_due), Ordering::Relaxed);
+        mem::take(&mut state.requests)
+    }
+
+    /// Looks for work for a short while without sleeping.
+    fn look_for_work(&self, until: Instant, meanwhile: Meanwhile) {
+        while self.waiting.load(Ordering::Relaxed) == 0 && Instant::now() < until {
+            match meanwhile {
+                Meanwhile::Keep => std::hint::spin_loop(),
+                Meanwhile::Yield => std::thread::yield_now(),
             }
         }
     }
@@ -254,7 +272,7 @@ mod models {
         queue.take(Wait {
             until: Instant::now() + Duration::from_secs(3600),
             spin: Duration::ZERO,
-            group: 0,
+            meanwhile: Meanwhile::Yield,
         })
     }
 

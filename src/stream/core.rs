@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::bus::SeatKey;
 use crate::error::{StopCause, WaitError};
@@ -13,7 +13,9 @@ use crate::event::query::EventQuery;
 use crate::fault::Faults;
 use crate::log::cursor::CursorCell;
 use crate::log::queue::Due;
+use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
+use crate::stream::crowd;
 use crate::stream::feed::{self, Feed, Found, Source};
 use crate::stream::gate::Gate;
 use crate::stream::pump::{self, Pump};
@@ -35,10 +37,8 @@ pub(crate) struct StreamCore {
     pub(crate) interrupt: Notify,
     /// Interrupts a handler call: the drain limit is over.
     pub(crate) abort: Notify,
-    runtime: Handle,
-    progress: watch::Sender<Progress>,
-    /// Wakes those who wait, when what one of them waits for is reached, or never will be.
-    reached: watch::Sender<()>,
+    pub(crate) runtime: Handle,
+    pub(crate) board: Board,
 }
 
 /// The parts that a core is made of.
@@ -70,29 +70,24 @@ impl StreamCore {
             interrupt: Notify::new(),
             abort: Notify::new(),
             runtime: parts.runtime,
-            progress: watch::Sender::new(Progress::new(parts.position)),
-            reached: watch::Sender::new(()),
+            board: Board::new(parts.position),
         }
     }
 
     /// Begins to deliver.
-    pub(crate) fn begin(self: &Arc<Self>, pump: Pump) {
+    pub(crate) fn begin(self: &Arc<Self>, pump: Box<Pump>) {
         if let Some(cell) = &self.cursor {
             let waker = WakeIfThere(Arc::downgrade(self));
             cell.wake_on_failure(Arc::new(waker).into());
         }
-        if self.gate.park(Box::new(pump)).is_ok() {
-            Arc::clone(self).wake();
+        if let Some(pump) = pump::rest_at_once(self, pump) {
+            self.runtime.spawn(pump::run(Arc::clone(self), pump));
         }
     }
 
-    /// Looks at the bus, and leaves a waker there when the stream is going to rest.
-    pub(crate) fn look(self: &Arc<Self>, after: u64, rests: Rests) -> Found {
-        let waker = match rests {
-            Rests::No => None,
-            Rests::Yes => Some(Waker::from(Arc::clone(self))),
-        };
-        feed::look(&self.source, self.seat, &self.query, after, waker.as_ref())
+    /// Looks at the bus, and leaves the waker there when there is nothing.
+    pub(crate) fn look(&self, after: u64, waker: &Waker) -> Found {
+        feed::look(&self.source, self.seat, &self.query, after, Some(waker))
     }
 
     /// Lets no handler call start any more. A loop at rest is ended here, one at work ends itself.
@@ -105,51 +100,18 @@ impl StreamCore {
         }
     }
 
-    /// Changes the progress, and lets those know who watch it, or wait for what it reaches.
-    pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) {
-        self.report_if(|progress| {
-            change(progress);
-            true
-        });
-    }
-
     /// Moves the position, and lets those know for whom it is news.
     pub(crate) fn report_position(&self, position: u64) {
-        self.report_if(|progress| {
+        self.board.report(|progress| {
             let is_news = position > progress.position;
             progress.position = progress.position.max(position);
-            is_news
+            if is_news { News::Yes } else { News::No }
         });
-    }
-
-    fn report_if(&self, change: impl FnOnce(&mut Progress) -> bool) {
-        let mut reaches = false;
-        self.progress.send_if_modified(|progress| {
-            let is_news = change(progress);
-            reaches = progress.reaches();
-            // Asked under the lock: who subscribes later sees the change itself.
-            is_news && self.progress.receiver_count() > 0
-        });
-        if reaches {
-            self.reached.send_replace(());
-        }
-    }
-
-    /// Changes the progress for those who ask, and lets nobody know.
-    pub(crate) fn note(&self, change: impl FnOnce(&mut Progress)) {
-        self.progress.send_if_modified(|progress| {
-            change(progress);
-            false
-        });
-    }
-
-    pub(crate) fn watch_progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
     }
 
     /// The last sequence that is settled, as far as is known now.
     pub(crate) fn position(&self) -> u64 {
-        let handled = self.progress.borrow().position;
+        let handled = self.board.read(|progress| progress.position);
         self.source
             .bus
             .settled(self.seat)
@@ -157,7 +119,7 @@ impl StreamCore {
     }
 
     pub(crate) fn status(&self) -> StreamStatus {
-        let progress = self.progress.borrow().clone();
+        let progress = self.board.read(Progress::clone);
         let position = match progress.phase {
             Phase::Stopped(_) => progress.position,
             _ => self.position().max(progress.position),
@@ -186,7 +148,7 @@ impl StreamCore {
     /// Waits until everything up to `sequence` is settled; fails at once when the stream has stopped before that.
     pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
         self.committed(sequence).await;
-        let mut reached = self.reached.subscribe();
+        let mut reached = self.board.wait();
         loop {
             reached.mark_unchanged();
             let (position, cause) = self.want(sequence);
@@ -212,13 +174,10 @@ impl StreamCore {
 
     /// Says that somebody waits for a position, and looks how far it is.
     fn want(&self, sequence: u64) -> (u64, Option<StopCause>) {
-        let mut seen = (0, None);
-        self.progress.send_if_modified(|progress| {
+        self.board.note(|progress| {
             progress.wanted = progress.wanted.min(sequence);
-            seen = (progress.position, progress.stop_cause().cloned());
-            false
-        });
-        seen
+            (progress.position, progress.stop_cause().cloned())
+        })
     }
 
     /// Waits until `sequence` is published, or the stream has stopped: a seat of its own is woken by that.
@@ -240,7 +199,7 @@ impl StreamCore {
     }
 
     pub(crate) async fn stopped(&self) -> StopCause {
-        let mut reached = self.reached.subscribe();
+        let mut reached = self.board.wait();
         loop {
             reached.mark_unchanged();
             if let Some(cause) = self.stop_cause() {
@@ -253,7 +212,7 @@ impl StreamCore {
     }
 
     pub(crate) fn stop_cause(&self) -> Option<StopCause> {
-        self.progress.borrow().stop_cause().cloned()
+        self.board.read(|progress| progress.stop_cause().cloned())
     }
 
     /// Lets the cursor of a stream at rest ride along with the next append group, when it is far behind the head (D4).
@@ -268,11 +227,10 @@ impl StreamCore {
     }
 }
 
-/// Whether the one who looks is going to rest when there is nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rests {
-    No,
-    Yes,
+impl Drop for StreamCore {
+    fn drop(&mut self) {
+        self.registry.unshare(&self.query);
+    }
 }
 
 /// Wakes a stream, if it is still there.
@@ -287,11 +245,10 @@ impl Wake for WakeIfThere {
 }
 
 impl Wake for StreamCore {
-    /// A stream that rests has no task: waking it means to spawn one. Of several wake-ups one gets hold of the loop.
+    /// A stream that rests has no task, and gets one when it is woken. Of several wake-ups one gets hold of the loop.
     fn wake(self: Arc<Self>) {
-        if let Some(pump) = self.gate.unpark() {
-            let runtime = self.runtime.clone();
-            runtime.spawn(pump::run(self, pump));
+        if let Some(pump) = self.gate.rouse() {
+            crowd::start(self, pump);
         }
     }
 }

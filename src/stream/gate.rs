@@ -1,7 +1,8 @@
 //! The gate of a stream: who may start a handler call, and where the loop's state waits while the stream rests (S7).
 //!
 //! One lock decides both, so that of a wake-up and an unsubscribe exactly one gets hold of a resting loop, and a loop
-//! that is about to rest cannot miss that the gate was closed.
+//! that is about to rest can miss neither that the gate was closed nor that it was woken: it leaves its waker where it will
+//! be woken first, and rests then.
 
 use crate::sync::Mutex;
 
@@ -13,6 +14,19 @@ pub(crate) struct Gate<P, C> {
 struct State<P, C> {
     parked: Option<P>,
     closed: Option<C>,
+    /// The loop was woken while it was at work.
+    was_roused: bool,
+}
+
+/// What becomes of a loop that wants to rest.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parked<P> {
+    /// Its state is left to whoever wakes or ends the stream.
+    Rests,
+    /// It was woken meanwhile and goes on.
+    Roused(P),
+    /// The gate is closed.
+    Closed(P),
 }
 
 impl<P, C: Clone> Gate<P, C> {
@@ -21,6 +35,7 @@ impl<P, C: Clone> Gate<P, C> {
             state: Mutex::new(State {
                 parked: None,
                 closed: None,
+                was_roused: false,
             }),
         }
     }
@@ -39,19 +54,25 @@ impl<P, C: Clone> Gate<P, C> {
         self.state.lock().closed.clone()
     }
 
-    /// Leaves the loop's state to whoever wakes or ends the stream; gives it back when the gate is closed already.
-    pub(crate) fn park(&self, loop_state: P) -> Result<(), P> {
+    /// Leaves the loop's state to whoever wakes or ends the stream; gives it back when that has happened already.
+    pub(crate) fn park(&self, loop_state: P) -> Parked<P> {
         let mut state = self.state.lock();
         if state.closed.is_some() {
-            return Err(loop_state);
+            return Parked::Closed(loop_state);
+        }
+        if std::mem::take(&mut state.was_roused) {
+            return Parked::Roused(loop_state);
         }
         state.parked = Some(loop_state);
-        Ok(())
+        Parked::Rests
     }
 
-    /// Takes the loop's state back, unless somebody else was faster.
-    pub(crate) fn unpark(&self) -> Option<P> {
-        self.state.lock().parked.take()
+    /// Takes the state of a resting loop. A loop at work will not rest before it has gone round once more.
+    pub(crate) fn rouse(&self) -> Option<P> {
+        let mut state = self.state.lock();
+        let parked = state.parked.take();
+        state.was_roused = parked.is_none();
+        parked
     }
 }
 
@@ -93,29 +114,52 @@ mod models {
         loom::model(|| {
             let gate = Arc::new(TestGate::new());
             let owners = Arc::new(AtomicUsize::new(0));
-            let own = |owned: Option<u8>, owners: &AtomicUsize| {
-                if owned.is_some() {
-                    owners.fetch_add(1, Ordering::SeqCst);
+            // Whoever finds the gate closed with the loop's state in hand ends the stream.
+            let rest = |gate: &TestGate, mut pump: u8| loop {
+                match gate.park(pump) {
+                    Parked::Rests => return 0,
+                    Parked::Roused(roused) => pump = roused,
+                    Parked::Closed(_) => return 1,
                 }
             };
             let waker = thread::spawn({
                 let (gate, owners) = (Arc::clone(&gate), Arc::clone(&owners));
                 move || {
-                    let woken = gate.unpark();
-                    let ends = woken.filter(|_| gate.closed().is_some());
-                    // A loop that was woken before the stop sees the closed gate when it wants to rest again.
-                    let ends = ends.or_else(|| woken.and_then(|pump| gate.park(pump).err()));
-                    own(ends, &owners);
+                    if let Some(pump) = gate.rouse() {
+                        owners.fetch_add(rest(&gate, pump), Ordering::SeqCst);
+                    }
                 }
             });
             let stopper = thread::spawn({
                 let (gate, owners) = (Arc::clone(&gate), Arc::clone(&owners));
-                move || own(gate.close("unsubscribed"), &owners)
+                move || {
+                    if gate.close("unsubscribed").is_some() {
+                        owners.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
             });
-            own(gate.park(7).err(), &owners);
+            owners.fetch_add(rest(&gate, 7), Ordering::SeqCst);
             waker.join().unwrap();
             stopper.join().unwrap();
             assert_eq!(owners.load(Ordering::SeqCst), 1, "exactly one ends the stream");
+        });
+    }
+
+    #[test]
+    fn a_wake_up_before_the_loop_rests_is_not_lost() {
+        loom::model(|| {
+            let gate = Arc::new(TestGate::new());
+            let waker = thread::spawn({
+                let gate = Arc::clone(&gate);
+                move || gate.rouse()
+            });
+            let parked = gate.park(7);
+            let woken = waker.join().unwrap();
+            match parked {
+                Parked::Rests => assert_eq!(woken, Some(7), "the wake-up finds a loop at rest"),
+                Parked::Roused(_) => assert_eq!(woken, None, "one of them has the loop"),
+                Parked::Closed(_) => unreachable!("nobody closes the gate"),
+            }
         });
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::error::{StopCause, WaitError};
 use crate::stream::core::StreamCore;
-use crate::stream::status::{Progress, StreamStatus};
+use crate::stream::status::{StreamState, StreamStatus};
 
 /// A registered stream. Dropping it unsubscribes the stream; [`detach`](EventStream::detach) leaves it running.
 ///
@@ -132,13 +132,20 @@ impl fmt::Debug for EventStream {
 #[derive(Clone)]
 pub struct StatusWatch {
     core: Arc<StreamCore>,
-    progress: watch::Receiver<Progress>,
+    changes: watch::Receiver<()>,
+    /// Whether the status in which the stream is seen to have stopped was given out, or came before.
+    has_seen_the_end: bool,
 }
 
 impl StatusWatch {
     pub(crate) fn new(core: Arc<StreamCore>) -> Self {
-        let progress = core.watch_progress();
-        Self { core, progress }
+        let changes = core.board.follow();
+        let has_seen_the_end = core.stop_cause().is_some();
+        Self {
+            core,
+            changes,
+            has_seen_the_end,
+        }
     }
 
     /// The status now.
@@ -152,13 +159,13 @@ impl StatusWatch {
     /// # Cancel safety
     /// A change that was not received is received by the next call.
     pub async fn changed(&mut self) -> Option<StreamStatus> {
-        let has_seen_the_end =
-            self.progress.borrow().stop_cause().is_some() && !self.progress.has_changed().unwrap_or(false);
-        if has_seen_the_end {
+        if self.has_seen_the_end {
             return None;
         }
-        self.progress.changed().await.ok()?;
-        Some(self.core.status())
+        self.changes.changed().await.ok()?;
+        let status = self.core.status();
+        self.has_seen_the_end = matches!(status.state, StreamState::Stopped(_));
+        Some(status)
     }
 }
 

@@ -1,9 +1,9 @@
 //! All that streams of one store share, and how they are registered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use crate::error::{CloseError, ReadError, StopCause, StreamError, WaitError};
@@ -13,6 +13,7 @@ use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim};
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
+use crate::stream::crowd::{self, Crowd};
 use crate::stream::feed::{Feed, Source};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
@@ -24,6 +25,8 @@ pub(crate) struct Hub {
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) faults: Faults,
+    /// A runtime that has threads of its own, if some stream runs on one: it wakes streams when they are many.
+    pub(crate) threads: Arc<OnceLock<Handle>>,
 }
 
 /// How many durable streams are looked at when cursors are swept along.
@@ -108,19 +111,18 @@ impl Hub {
     pub(crate) fn publisher(self: &Arc<Self>) -> impl FnMut(&[Arc<CommittedBatch>]) + Send + use<> {
         let (source, registry) = (Arc::clone(&self.source), Arc::clone(&self.registry));
         let faults = self.faults.clone();
+        let threads = Arc::clone(&self.threads);
         let mut unswept_events = 0;
         move |batches| {
-            let wakers = if batches.is_empty() {
-                source.bus.overdue()
+            if batches.is_empty() {
+                // Not left to anybody: a wake-up may have been lost because of whom it was left to (D8).
+                drop(Crowd::new(source.bus.overdue()));
             } else {
                 let wakers = source.bus.publish(batches);
                 if faults.hit(FaultPoint::Wake) {
                     return;
                 }
-                wakers
-            };
-            for waker in wakers {
-                waker.wake();
+                crowd::wake(wakers, threads.get());
             }
             unswept_events += batches.iter().map(|batch| batch.events.len() as u64).sum::<u64>();
             if unswept_events >= SWEEP_EVENTS {
@@ -211,7 +213,10 @@ impl Hub {
         durable: Option<(Checkpointer, NameClaim)>,
     ) -> Result<EventStream, StreamError> {
         let runtime = self.runtime()?;
-        let query = Arc::new(query);
+        if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
+            self.threads.get_or_init(|| runtime.clone());
+        }
+        let query = self.registry.share(query);
         let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
         let cursor = durable
             .as_ref()
@@ -229,10 +234,11 @@ impl Hub {
         };
         let core = Arc::new(StreamCore::new(parts, &feed));
         let (checkpointer, claim) = durable.unzip();
-        let pump = Pump::new(position, feed, handler, checkpointer, claim);
+        let waker = Arc::clone(&core).into();
+        let pump = Pump::new(position, feed, handler, checkpointer, claim, waker);
         self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
-        core.begin(pump);
+        core.begin(Box::new(pump));
         if self.source.log.is_closed() {
             // The store was closed meanwhile, and may not have seen this stream.
             core.stop(StopCause::Closed);

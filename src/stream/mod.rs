@@ -21,12 +21,15 @@
 //! wakes it by spawning one.
 //!
 //! In reading order: `handler`, `policy` and `options` (what the user says), `machine` (what happens next; pure), `gate`
-//! (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
-//! `core` and `pump` (the loop that does what the machine says), `handle`, `registry` and `hub` (all streams of a store),
+//! (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`
+//! and `board` (what a stream says of itself, and who is told), `core` and `pump` (the loop that does what the machine says), `crowd` (many
+//! loops woken at once), `handle`, `registry` and `hub` (all streams of a store),
 //! `reader` (the same feed, pulled by the user).
 
+pub(crate) mod board;
 pub(crate) mod checkpoint;
 pub(crate) mod core;
+pub(crate) mod crowd;
 pub(crate) mod feed;
 pub(crate) mod gate;
 pub(crate) mod handle;

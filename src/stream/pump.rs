@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{ReadError, StopCause};
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
 use crate::log::page::Range;
+use crate::stream::board::News;
 use crate::stream::checkpoint::Checkpointer;
-use crate::stream::core::{Rests, StreamCore};
+use crate::stream::core::StreamCore;
 use crate::stream::feed::{Feed, Found, Selected};
+use crate::stream::gate::Parked;
 use crate::stream::handler::HandleStream;
 use crate::stream::machine::{Command, Input, Machine};
 use crate::stream::policy::{Failures, Retry, Verdict};
@@ -25,7 +28,11 @@ pub(crate) struct Pump {
     pub(crate) checkpointer: Option<Checkpointer>,
     /// The name is free again when the loop has ended.
     _claim: Option<NameClaim>,
-    failures: Option<Failures>,
+    failures: Option<Box<Failures>>,
+    /// Wakes this stream; left on the bus when there is nothing to see.
+    waker: Waker,
+    /// The position that the board shows.
+    reported: u64,
 }
 
 impl Pump {
@@ -35,6 +42,7 @@ impl Pump {
         handler: HandleStream,
         checkpointer: Option<Checkpointer>,
         claim: Option<NameClaim>,
+        waker: Waker,
     ) -> Self {
         Self {
             machine: Machine::new(position),
@@ -43,12 +51,39 @@ impl Pump {
             checkpointer,
             _claim: claim,
             failures: None,
+            waker,
+            reported: position,
         }
+    }
+
+    fn found_nothing(&mut self, core: &StreamCore, head: u64) {
+        self.reported = self.reported.max(head);
+        core.board.report(|progress| {
+            progress.position = progress.position.max(head);
+            progress.phase = Phase::Live;
+            progress.call = None;
+            News::Yes
+        });
     }
 }
 
 /// How reading a page is repeated when the log cannot be read.
 const READ_ATTEMPTS_MAX: u32 = 8;
+
+/// Lets a stream rest that begins and has nothing to see yet, as most live streams do: it needs no task to find that out.
+/// Gives the loop's state back when there is something to do.
+pub(crate) fn rest_at_once(core: &StreamCore, mut pump: Box<Pump>) -> Option<Box<Pump>> {
+    let Found::Nothing { head } = core.look(pump.machine.position(), &pump.waker) else {
+        return Some(pump);
+    };
+    pump.machine.step(Input::Woken);
+    pump.machine.step(Input::Nothing { head });
+    pump.found_nothing(core, head);
+    match core.gate.park(pump) {
+        Parked::Rests => None,
+        Parked::Roused(pump) | Parked::Closed(pump) => Some(pump),
+    }
+}
 
 /// The loop of a stream that was woken, until it rests again or ends. A future that is dropped, because its runtime was
 /// shut down, ends the stream.
@@ -94,7 +129,7 @@ async fn store_last(ending: Ending) {
             tracing::warn!(stream = core.name.as_deref(), %cause, "the last position of a stream was not stored");
         }
     }
-    core.report(|progress| progress.position = settled);
+    core.report_position(settled);
 }
 
 /// Releases what a stream holds, whether its last cursor could be stored or the runtime was shut down meanwhile.
@@ -115,9 +150,10 @@ impl Drop for Ending {
             }
             _ => tracing::error!(stream = core.name.as_deref(), %cause, "a stream stopped"),
         }
-        core.report(|progress| {
+        core.board.report(|progress| {
             progress.call = None;
             progress.phase = Phase::Stopped(cause);
+            News::Yes
         });
     }
 }
@@ -164,18 +200,13 @@ impl Drop for AtWork<'_> {
     }
 }
 
-/// What a step of the loop leads to.
-enum Next {
-    Input(Input),
-    Rested,
-}
-
 impl Work {
     /// Ends with `Ok` when the loop's state was left in the gate, and with the cause when the stream has to end.
     async fn run(&mut self) -> Result<(), StopCause> {
         let core = Arc::clone(&self.core);
         let _at_work = AtWork::begin(&core);
         let mut input = Input::Woken;
+        let mut pages = 0;
         loop {
             let command = self.pump().machine.step(input);
             if let Some(cause) = core.gate.closed() {
@@ -184,22 +215,31 @@ impl Work {
             if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
                 return Err(failure.into());
             }
-            let next = match command {
+            input = match command {
                 Command::Look { after } => {
-                    self.passed(after);
-                    Next::Input(self.look(after)?)
+                    self.passed(&core, after);
+                    self.look(&core, after)?
                 }
-                Command::Read { after, through } => Next::Input(self.read(Range { after, through }).await?),
-                Command::Call(batch) => Next::Input(self.call(batch).await?),
-                Command::Rest => self.rest()?,
+                // What is rarely under way is kept out of the task, of which there is one per stream that was woken.
+                Command::Read { after, through } => {
+                    Box::pin(self.read(&core, Range { after, through })).await?
+                }
+                Command::Call(batch) => self.call(&core, batch).await?,
+                Command::Rest => {
+                    let pump = self.pump.take().expect("a loop at work has its state");
+                    match core.gate.park(pump) {
+                        Parked::Rests => return Ok(()),
+                        Parked::Roused(pump) | Parked::Closed(pump) => self.pump = Some(pump),
+                    }
+                    Input::Woken
+                }
             };
-            match next {
-                Next::Input(next) => input = next,
-                Next::Rested => return Ok(()),
-            }
             if matches!(input, Input::Page { .. }) {
-                // A handler that never waits must not keep the thread from others.
-                tokio::task::yield_now().await;
+                pages += 1;
+                if pages > 1 {
+                    // A handler that never waits must not keep the thread from others.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -208,58 +248,27 @@ impl Work {
         self.pump.as_mut().expect("a loop at work has its state")
     }
 
-    fn look(&mut self, after: u64) -> Result<Input, StopCause> {
-        let found = self.core.look(after, Rests::No);
-        self.pump().feed.found(&found);
+    /// Looks at the bus. With nothing to see, the waker is there before the loop rests, so that nothing comes unseen.
+    fn look(&mut self, core: &StreamCore, after: u64) -> Result<Input, StopCause> {
+        let pump = self.pump();
+        let found = core.look(after, &pump.waker);
+        pump.feed.found(&found);
         match found {
             Found::Nothing { head } => {
-                self.core.report(|progress| {
-                    progress.position = progress.position.max(head);
-                    progress.phase = Phase::Live;
-                    progress.call = None;
-                });
+                pump.found_nothing(core, head);
                 Ok(Input::Nothing { head })
             }
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
-                self.core.note(|progress| progress.phase = Phase::CatchingUp);
+                core.board.note(|progress| progress.phase = Phase::CatchingUp);
                 Ok(Input::Behind { after, head })
             }
             Found::Closed => Err(StopCause::Closed),
         }
     }
 
-    /// Leaves the loop's state in the gate, and looks once more: with a waker on the bus nothing can come unseen.
-    fn rest(&mut self) -> Result<Next, StopCause> {
-        let core = Arc::clone(&self.core);
-        let pump = self.pump.take().expect("a loop at work has its state");
-        let position = pump.machine.position();
-        if let Err(pump) = core.gate.park(pump) {
-            self.pump = Some(pump);
-            let cause = core.gate.closed();
-            return Err(cause.unwrap_or(StopCause::Unsubscribed));
-        }
-        let found = core.look(position, Rests::Yes);
-        // A failure before the loop was parked woke nobody.
-        let cursor_failed = core.cursor.as_ref().is_some_and(|cell| cell.failure().is_some());
-        if let (Found::Nothing { head }, false) = (found, cursor_failed) {
-            // Who looked between the two looks saw a stream that did not rest yet, and waits for a change.
-            core.report_position(head);
-            return Ok(Next::Rested);
-        }
-        match core.gate.unpark() {
-            // Somebody ended the stream meanwhile.
-            None => Ok(Next::Rested),
-            Some(pump) => {
-                self.pump = Some(pump);
-                Ok(Next::Input(Input::Woken))
-            }
-        }
-    }
-
     /// Reads a page. A log that cannot be read is tried again a few times; then the stream ends loudly.
-    async fn read(&mut self, range: Range) -> Result<Input, StopCause> {
-        let core = Arc::clone(&self.core);
+    async fn read(&mut self, core: &StreamCore, range: Range) -> Result<Input, StopCause> {
         let mut failures = None;
         loop {
             let error = tokio::select! {
@@ -268,7 +277,7 @@ impl Work {
                     Ok(page) => return Ok(page.into()),
                     Err(error) => error,
                 },
-                cause = interrupted(&core) => return Err(cause),
+                cause = interrupted(core) => return Err(cause),
             };
             let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
             let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
@@ -280,13 +289,12 @@ impl Work {
                 return Err(error.into());
             };
             tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
-            pause(&core, delay).await?;
+            pause(core, delay).await?;
         }
     }
 
-    async fn call(&mut self, batch: EventBatch) -> Result<Input, StopCause> {
-        let core = Arc::clone(&self.core);
-        core.note(|progress| {
+    async fn call(&mut self, core: &StreamCore, batch: EventBatch) -> Result<Input, StopCause> {
+        core.board.note(|progress| {
             progress.call = Some(CallInHand {
                 recorded_at: batch.recorded_timestamp(),
                 running_since: Some(Instant::now()),
@@ -301,16 +309,17 @@ impl Work {
         };
         core.faults.hit(FaultPoint::AfterHandler);
         match outcome {
-            Ok(()) => self.handled(events, last_sequence).await,
-            Err(error) => self.failed(error, last_sequence).await,
+            Ok(()) => self.handled(core, events, last_sequence).await,
+            Err(error) => Box::pin(self.failed(core, error, last_sequence)).await,
         }
     }
 
     /// The handler took the batch: the position passes it, and the cursor is handed on (D2).
-    async fn handled(&mut self, events: u64, position: u64) -> Result<Input, StopCause> {
-        let core = Arc::clone(&self.core);
-        let had_failed = self.pump().failures.take().is_some();
-        core.report(|progress| {
+    async fn handled(&mut self, core: &StreamCore, events: u64, position: u64) -> Result<Input, StopCause> {
+        let pump = self.pump();
+        let had_failed = pump.failures.take().is_some();
+        pump.reported = position;
+        core.board.report(|progress| {
             progress.position = progress.position.max(position);
             progress.handled_batches += 1;
             progress.handled_events += events;
@@ -318,8 +327,9 @@ impl Work {
             if had_failed {
                 progress.phase = Phase::CatchingUp;
             }
+            News::Yes
         });
-        if let Some(checkpointer) = &mut self.pump().checkpointer
+        if let Some(checkpointer) = &mut pump.checkpointer
             && checkpointer.handled(position)
         {
             stored(checkpointer, position).await?;
@@ -328,18 +338,22 @@ impl Work {
     }
 
     /// The handler failed: the cursor stays, and the policy says how to go on (D5).
-    async fn failed(&mut self, error: Arc<str>, last_sequence: u64) -> Result<Input, StopCause> {
-        let core = Arc::clone(&self.core);
+    async fn failed(
+        &mut self,
+        core: &StreamCore,
+        error: Arc<str>,
+        last_sequence: u64,
+    ) -> Result<Input, StopCause> {
         let now = Instant::now();
         let policy = *self.pump().handler.retry_policy();
         let failures = self
             .pump()
             .failures
-            .get_or_insert_with(|| Failures::new(policy, now));
+            .get_or_insert_with(|| Box::new(Failures::new(policy, now)));
         let verdict = failures.record(now);
         let attempts = failures.attempts();
         tracing::warn!(stream = core.name.as_deref(), last_sequence, attempts, %error, "a handler failed");
-        core.report(|progress| {
+        core.board.report(|progress| {
             progress.failures += 1;
             progress.last_error = Some(Arc::clone(&error));
             if let Some(call) = &mut progress.call {
@@ -351,10 +365,11 @@ impl Work {
                     next_at: now + delay,
                 };
             }
+            News::Yes
         });
         match verdict {
             Verdict::RetryAfter(delay) => {
-                pause(&core, delay).await?;
+                pause(core, delay).await?;
                 Ok(Input::Retry)
             }
             Verdict::GiveUp => Err(StopCause::HandlerFailed {
@@ -366,9 +381,14 @@ impl Work {
     }
 
     /// The position moved over what the query does not select.
-    fn passed(&mut self, position: u64) {
-        self.core.report_position(position);
-        if let Some(checkpointer) = &self.pump().checkpointer {
+    fn passed(&mut self, core: &StreamCore, position: u64) {
+        let pump = self.pump();
+        if position <= pump.reported {
+            return;
+        }
+        pump.reported = position;
+        core.report_position(position);
+        if let Some(checkpointer) = &pump.checkpointer {
             checkpointer.passed(position);
         }
     }

@@ -1,8 +1,11 @@
 //! All streams of a store, and the names that are taken (D6).
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use crate::event::query::EventQuery;
 use crate::stream::core::StreamCore;
 use crate::sync::Mutex;
 
@@ -14,12 +17,23 @@ struct Contents {
     streams: BTreeMap<u64, Arc<StreamCore>>,
     /// The taken names, with the stream once there is one.
     names: HashMap<Arc<str>, Option<u64>>,
+    /// The newest stream of each name, whether it runs or has stopped.
+    by_name: HashMap<Arc<str>, u64>,
     /// Where the next sweep goes on.
     swept: u64,
 }
 
 pub(crate) struct Registry {
     contents: Mutex<Contents>,
+    /// The queries of all streams, by the hash of their text: streams that ask the same share one, and the memory that
+    /// asking it touches.
+    queries: Mutex<HashMap<u64, Shared>>,
+    texts: RandomState,
+}
+
+struct Shared {
+    query: Arc<EventQuery>,
+    streams: usize,
 }
 
 /// The right to a name. It ends when this is dropped.
@@ -40,6 +54,37 @@ impl Registry {
     pub(crate) fn new() -> Self {
         Self {
             contents: Mutex::new(Contents::default()),
+            queries: Mutex::new(HashMap::new()),
+            texts: RandomState::new(),
+        }
+    }
+
+    /// A query that is shared with the streams that ask the same, until `unshare`.
+    pub(crate) fn share(&self, query: EventQuery) -> Arc<EventQuery> {
+        let hash = self.texts.hash_one(query.canonical_text());
+        let query = Arc::new(query);
+        let mut queries = self.queries.lock();
+        let shared = queries.entry(hash).or_insert_with(|| Shared {
+            query: Arc::clone(&query),
+            streams: 0,
+        });
+        if *shared.query != *query {
+            return query;
+        }
+        shared.streams += 1;
+        Arc::clone(&shared.query)
+    }
+
+    pub(crate) fn unshare(&self, query: &Arc<EventQuery>) {
+        let hash = self.texts.hash_one(query.canonical_text());
+        let mut queries = self.queries.lock();
+        if let Some(shared) = queries.get_mut(&hash)
+            && Arc::ptr_eq(&shared.query, query)
+        {
+            shared.streams -= 1;
+            if shared.streams == 0 {
+                queries.remove(&hash);
+            }
         }
     }
 
@@ -59,16 +104,8 @@ impl Registry {
             }
         }
         contents.names.insert(Arc::clone(name), None);
-        let stopped: Vec<u64> = contents
-            .streams
-            .values()
-            .filter(|core| core.name.as_ref() == Some(name))
-            .map(|core| core.id)
-            .collect();
-        let forgotten: Vec<_> = stopped
-            .iter()
-            .filter_map(|id| contents.streams.remove(id))
-            .collect();
+        let stopped = contents.by_name.remove(name);
+        let forgotten = stopped.and_then(|id| contents.streams.remove(&id));
         drop(contents);
         drop(forgotten);
         Claim::Granted(NameClaim {
@@ -87,18 +124,28 @@ impl Registry {
         let mut contents = self.contents.lock();
         if let Some(name) = &core.name {
             contents.names.insert(Arc::clone(name), Some(core.id));
+            contents.by_name.insert(Arc::clone(name), core.id);
         }
         contents.streams.insert(core.id, Arc::clone(core));
     }
 
     pub(crate) fn forget(&self, id: u64) {
-        let forgotten = self.contents.lock().streams.remove(&id);
+        let mut contents = self.contents.lock();
+        let forgotten = contents.streams.remove(&id);
+        let name = forgotten.as_ref().and_then(|core| core.name.as_ref());
+        if let Some(name) = name.filter(|name| contents.by_name.get(*name) == Some(&id)) {
+            contents.by_name.remove(name);
+        }
+        drop(contents);
         drop(forgotten);
     }
 
     /// Lets go of all streams, those included that stopped with an error: the store is gone.
     pub(crate) fn clear(&self) {
-        let streams = std::mem::take(&mut self.contents.lock().streams);
+        let mut contents = self.contents.lock();
+        contents.by_name.clear();
+        let streams = std::mem::take(&mut contents.streams);
+        drop(contents);
         drop(streams);
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use millstream::internals::{FaultPoint, with_faults};
+use millstream::internals::{FaultPoint, with_faults, with_small_index};
 use millstream::{
     Checkpoint, Durability, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream,
     NewEvent, Retry, Store,
@@ -45,7 +45,11 @@ impl Worker {
         let builder = Store::builder()
             .durability(durability)
             .window_bytes(1 << (12 + dice.below(12)));
-        let builder = with_faults(builder, hook(orders.task));
+        let mut builder = with_faults(builder, hook(orders.task));
+        // Mostly the index is so small that it is spilled and merged all the time.
+        if dice.below(4) > 0 {
+            builder = with_small_index(builder);
+        }
         Self {
             store: builder
                 .open(orders.dir.join("log.db"))

@@ -8,6 +8,7 @@
 mod common;
 mod naive;
 mod run;
+mod selection;
 
 use std::time::Duration;
 

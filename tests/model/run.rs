@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use millstream::internals;
 use millstream::{
     AppendError, Checkpoint, Durability, DurableStream, EventBatch, EventQuery, EventStream, ExpectedContext,
     HandleStream, Retry, Start, StopCause, Store, StreamError,
@@ -554,6 +555,12 @@ fn open(medium: Medium, folder: &TempDir, window_bytes: usize, page_batches: usi
         .poll_interval(Duration::from_millis(20));
     match medium {
         Medium::Memory => builder.in_memory().unwrap(),
-        Medium::File => builder.open(folder.path().join("log.db")).unwrap(),
+        // The second path comes to a file that has events already.
+        Medium::File => {
+            let path = folder.path().join("log.db");
+            let indexed = if path.exists() { "/s" } else { "/n" };
+            let builder = internals::with_small_index(builder).index_payload(indexed);
+            builder.open(path).unwrap()
+        }
     }
 }

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use millstream::{DurableStream, EventQuery, NewEvent, OpenError, Store};
 use rusqlite::Connection;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 
 use crate::Place;
@@ -79,7 +80,7 @@ async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
         "{error:?}"
     );
     assert!(error.to_string().contains("upgrade"), "{error}");
-    format(1);
+    format(2);
     assert_eq!(place.open().head(), 1);
 }
 
@@ -141,4 +142,41 @@ async fn a_long_replay_beside_appends_keeps_the_write_ahead_log_short() {
     gate.add_permits(10_000);
     replay.caught_up().await.unwrap();
     assert!(recorder.sequences().into_iter().eq(1..=2_800));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_overlap_without_a_gap_do_not_make_the_write_ahead_log_grow() {
+    let place = Place::new();
+    let store = place.open();
+    let payload = "x".repeat(32_000);
+    store.append([NewEvent::new("a", 0)]).await.unwrap();
+    let (over, connections) = (
+        Arc::new(AtomicBool::new(false)),
+        [place.by_hand(), place.by_hand()],
+    );
+    let readers = std::thread::spawn({
+        let over = Arc::clone(&over);
+        let begin = |connection: &rusqlite::Connection| {
+            let sql = "BEGIN; SELECT count(*) FROM cursor";
+            connection.execute_batch(sql).unwrap();
+        };
+        move || {
+            begin(&connections[0]);
+            let mut turns = connections.iter().cycle();
+            while !over.load(Ordering::Relaxed) {
+                let leaving = turns.next().unwrap();
+                begin(turns.clone().next().unwrap());
+                leaving.execute_batch("COMMIT").unwrap();
+            }
+        }
+    });
+    let mut longest = 0;
+    for _ in 0..1_200 {
+        store.append([NewEvent::new("a", &payload)]).await.unwrap();
+        let file = std::fs::metadata(place.path().with_extension("db-wal"));
+        longest = longest.max(file.unwrap().len());
+    }
+    over.store(true, Ordering::Relaxed);
+    readers.join().unwrap();
+    assert!(longest < 12 << 20, "the write-ahead log grew to {longest} bytes");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
@@ -130,15 +130,15 @@ async fn an_empty_log_and_a_query_that_selects_nothing_are_caught_up_at_once() {
     }
 }
 
-/// Stands between the two looks of a stream that goes to rest, which it reports to its watchers before the second.
-struct BetweenLooks {
+/// Stands between the last look of a stream and its rest: it reports to its watchers in between.
+struct BeforeRest {
     store: Store,
     stream: EventStream,
     watching: Mutex<Option<BoxFuture<'static, ()>>>,
     waiting: Mutex<Option<BoxFuture<'static, Result<(), WaitError>>>>,
 }
 
-impl BetweenLooks {
+impl BeforeRest {
     /// Asks to be woken by the next report.
     fn watch(self: &Arc<Self>) {
         let mut watch = self.stream.watch();
@@ -149,38 +149,35 @@ impl BetweenLooks {
     }
 }
 
-impl Wake for BetweenLooks {
+impl Wake for BeforeRest {
     fn wake(self: Arc<Self>) {
-        // After a retry a stream counts as live no sooner than its first look has found nothing more.
+        // After a retry a stream counts as live no sooner than a look has found nothing more.
         let status = self.stream.status();
         let is_between = status.handled_batches == 1 && matches!(status.state, StreamState::Live);
         if !is_between {
             return self.watch();
         }
-        // Nobody is woken by this one: the stream has had its first look, and goes to rest.
+        // Nobody is woken by this one: the stream has had its look, and goes to rest.
         self.store.append_blocking(events("noise", 1)).unwrap();
         let waits = Arc::clone(&self);
         let mut waiting = async move { waits.stream.caught_up().await }.boxed();
-        if waiting
-            .poll_unpin(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
-        {
-            *self.waiting.try_lock().unwrap() = Some(waiting);
-        } else {
-            self.watch();
-        }
+        let polled = waiting.poll_unpin(&mut Context::from_waker(Waker::noop()));
+        *self.waiting.try_lock().unwrap() = Some(match polled {
+            Poll::Ready(told) => async { told }.boxed(),
+            Poll::Pending => waiting,
+        });
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_the_head_between_two_looks_of_a_stream_is_told() {
+async fn who_waits_for_the_head_while_a_stream_goes_to_rest_is_told() {
     let store = Store::in_memory().unwrap();
     let query = EventQuery::types(["wanted"]);
     let calls = AtomicUsize::new(0);
     let fails_first = Recorder::new().failing(move |_| calls.fetch_add(1, Ordering::SeqCst) == 0);
     let stream = store.stream_to(&query, fails_first).await.unwrap();
     stream.caught_up().await.unwrap();
-    let between = Arc::new(BetweenLooks {
+    let between = Arc::new(BeforeRest {
         store: store.clone(),
         stream,
         watching: Mutex::default(),
@@ -188,7 +185,7 @@ async fn who_waits_for_the_head_between_two_looks_of_a_stream_is_told() {
     });
     between.watch();
     append(&store, "wanted", 1).await;
-    eventually("somebody waits between the looks", || {
+    eventually("somebody waits before the rest", || {
         between.waiting.try_lock().is_ok_and(|waiting| waiting.is_some())
     })
     .await;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::{OpenError, StorageError};
@@ -33,7 +34,7 @@ impl Durability {
 pub(super) const ORDERED: &str = "PRAGMA synchronous=NORMAL";
 
 /// How long a connection waits for another process that holds the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 64;
 
@@ -43,6 +44,8 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connect
     let open = || {
         let connection = open(path, flags)?;
         connection.execute_batch(durability.pragma())?;
+        // The writer takes the types' numbers from the very table that SQLite would look them up in for each row.
+        connection.execute_batch("PRAGMA foreign_keys=0")?;
         // Asks for the file's content, so that a file which is no database is found out here.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)
@@ -69,6 +72,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Otherwise SQLite plans a statement anew when the bounds of its ranges change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }

@@ -1,18 +1,22 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `write` (the committer's half), `query_sql` (which rows a query can concern), `read` (the readers' half).
+//! `index` (where tags and payloads are found), `write`, `insert` and `checkpoint` (the committer's half), `candidates` (which
+//! events a query can concern), `statement` (how rows are read), `read` (the readers' half).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
+mod candidates;
+mod checkpoint;
 pub(crate) mod connection;
-mod query_sql;
+pub(crate) mod index;
+mod insert;
 mod read;
 mod schema;
+mod statement;
 mod write;
 
 use std::path::Path;
-#[cfg(feature = "internals")]
 use std::sync::Arc;
 
 use crate::error::OpenError;
@@ -22,22 +26,35 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 #[cfg(feature = "internals")]
 use crate::log::page::{PageBounds, Range};
-use crate::log::sqlite::connection::Durability;
+use crate::log::sqlite::checkpoint::Checkpoints;
+use crate::log::sqlite::connection::{Durability, storage};
+use crate::log::sqlite::index::path::PayloadPath;
+use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::read::SqliteReader;
 use crate::log::sqlite::write::SqliteWriter;
 #[cfg(feature = "internals")]
 use crate::log::{LogWriter, Sync};
 
+/// How a log is opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) idle_readers_max: usize,
+    /// Paths into the payload that are to be indexed, beside those that already are.
+    pub(crate) paths: Vec<PayloadPath>,
+    pub(crate) sizes: Sizes,
+}
+
 /// Opens a log, or makes one, and gives its two halves.
-pub(crate) fn open(
-    path: &Path,
-    durability: Durability,
-    idle_readers_max: usize,
-) -> Result<(SqliteWriter, SqliteReader), OpenError> {
-    let mut connection = connection::open_writer(path, durability)?;
+pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, SqliteReader), OpenError> {
+    let mut connection = connection::open_writer(path, options.durability)?;
     let log_id = schema::prepare(&mut connection, path)?;
-    let writer = SqliteWriter::new(connection, durability);
-    let reader = SqliteReader::new(path, log_id, idle_readers_max)?;
+    schema::declare_paths(&mut connection, &options.paths)?;
+    let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
+    let shared = index::view::shared();
+    let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options.idle_readers_max)?;
+    let index = Upkeep::new(shared, options.sizes);
+    let writer = SqliteWriter::new(connection, options.durability, index, Some(checkpoints));
     Ok((writer, reader))
 }
 
@@ -54,7 +71,8 @@ pub(crate) fn select(queries: &[EventQuery], batch: CommittedBatch) -> Vec<Vec<u
     };
     let mut connection = rusqlite::Connection::open_in_memory().expect("memory can be opened");
     schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
-    let mut writer = SqliteWriter::new(connection, Durability::Relaxed);
+    let index = Upkeep::new(index::view::shared(), Sizes::default());
+    let mut writer = SqliteWriter::new(connection, Durability::Relaxed, index, None);
     if !batch.events.is_empty() {
         writer.begin(Sync::Ordered).expect("nobody else writes");
         writer

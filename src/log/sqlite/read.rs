@@ -5,7 +5,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
@@ -15,15 +15,19 @@ use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::LogReader;
-use crate::log::page::{More, Page, PageBounds, Range, clip};
+use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
+use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
-use crate::log::sqlite::query_sql::{COLUMNS, Candidates, Search, candidates};
+use crate::log::sqlite::index::scan::Sequences;
+use crate::log::sqlite::index::view::{IndexView, Search, Shared};
+use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 use crate::sync::Mutex;
 
 /// Connections for reading, opened when they are needed and kept for the next read.
 pub(crate) struct SqliteReader {
     path: PathBuf,
     log_id: String,
+    index: Arc<Mutex<Shared>>,
     idle: Mutex<Idle>,
 }
 
@@ -37,14 +41,28 @@ struct Idle {
 struct ReadConnection {
     connection: Connection,
     type_names: TypeNames,
+    index: IndexView,
+}
+
+/// What a page is read with.
+pub(super) struct Source<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) type_names: &'a mut TypeNames,
+    pub(super) index: &'a mut IndexView,
 }
 
 impl SqliteReader {
-    pub(super) fn new(path: &Path, log_id: String, idle_max: usize) -> Result<Self, StorageError> {
-        let first = ReadConnection::open(path)?;
+    pub(super) fn new(
+        path: &Path,
+        log_id: String,
+        index: Arc<Mutex<Shared>>,
+        idle_max: usize,
+    ) -> Result<Self, StorageError> {
+        let first = ReadConnection::open(path, &index)?;
         Ok(Self {
             path: path.to_owned(),
             log_id,
+            index,
             idle: Mutex::new(Idle {
                 connections: vec![first],
                 connections_max: idle_max,
@@ -60,7 +78,7 @@ impl SqliteReader {
         let idle = self.idle.lock().connections.pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => ReadConnection::open(&self.path)?,
+            None => ReadConnection::open(&self.path, &self.index)?,
         };
         let outcome = read(&mut connection)?;
         let mut idle = self.idle.lock();
@@ -72,17 +90,26 @@ impl SqliteReader {
 }
 
 impl ReadConnection {
-    fn open(path: &Path) -> Result<Self, StorageError> {
+    fn open(path: &Path, index: &Arc<Mutex<Shared>>) -> Result<Self, StorageError> {
         Ok(Self {
             connection: open_reader(path)?,
             type_names: TypeNames::default(),
+            index: IndexView::new(Arc::clone(index)),
         })
+    }
+
+    fn source(&mut self) -> Source<'_> {
+        Source {
+            connection: &self.connection,
+            type_names: &mut self.type_names,
+            index: &mut self.index,
+        }
     }
 }
 
 impl LogReader for SqliteReader {
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        self.with_connection(|lent| page(&lent.connection, &mut lent.type_names, query, range, bounds))
+        self.with_connection(|lent| page(&mut lent.source(), query, range, bounds))
     }
 
     fn pages(
@@ -92,7 +119,7 @@ impl LogReader for SqliteReader {
         bounds: PageBounds,
         take: &mut dyn FnMut(Page) -> More,
     ) -> Result<(), ReadError> {
-        self.with_connection(|lent| pages(&lent.connection, &mut lent.type_names, query, range, bounds, take))
+        self.with_connection(|lent| pages(&mut lent.source(), query, range, bounds, take))
     }
 
     fn head(&self) -> Result<u64, StorageError> {
@@ -130,7 +157,8 @@ impl LogReader for SqliteReader {
     }
 
     fn is_indexed(&self, query: &EventQuery) -> bool {
-        !matches!(candidates(query), Candidates::Everything)
+        let paths = IndexView::new(Arc::clone(&self.index)).paths();
+        !matches!(candidates(query, &paths), Candidates::Everything)
     }
 }
 
@@ -171,14 +199,13 @@ impl TypeNames {
 
 /// Reads the first page of what `query` selects in `range`.
 pub(super) fn page(
-    connection: &Connection,
-    type_names: &mut TypeNames,
+    source: &mut Source<'_>,
     query: &EventQuery,
     range: Range,
     bounds: PageBounds,
 ) -> Result<Page, ReadError> {
     let mut first = None;
-    pages(connection, type_names, query, range, bounds, &mut |page| {
+    pages(source, query, range, bounds, &mut |page| {
         first = Some(page);
         More::No
     })?;
@@ -188,17 +215,16 @@ pub(super) fn page(
 /// Reads what `query` selects in `range`, page by page. The statements end with this call: none is left open to hold an
 /// old head.
 fn pages(
-    connection: &Connection,
-    type_names: &mut TypeNames,
+    source: &mut Source<'_>,
     query: &EventQuery,
     range: Range,
     bounds: PageBounds,
     take: &mut dyn FnMut(Page) -> More,
 ) -> Result<(), ReadError> {
-    let clipped = whole_batches(connection, range, clip(range)).map_err(storage("read a page"))?;
+    let candidates = candidates(query, &source.index.paths());
     let mut builder = PageBuilder {
-        connection,
-        type_names,
+        connection: source.connection,
+        type_names: source.type_names,
         query,
         selects_all: query.selects_everything(),
         bounds: PageBounds {
@@ -207,31 +233,23 @@ fn pages(
         },
         take,
         bytes: 0,
+        examined: 0,
         drafts: Drafts::default(),
         batches: Vec::new(),
         open: None,
         last: range.after,
     };
-    let (is_wanted, through) = match candidates(query) {
-        Candidates::Nothing => (More::Yes, range.through),
-        Candidates::Everything => (builder.scan(clipped)?, clipped.through),
-        Candidates::Rows(search) => (builder.rows(clipped, search)?, clipped.through),
-        Candidates::Sequences(search) => (builder.search(clipped, search)?, clipped.through),
+    let is_wanted = match candidates {
+        Candidates::Nothing => More::Yes,
+        Candidates::Everything => builder.scan(range)?,
+        Candidates::Type(name) => builder.of_type(range, &name)?,
+        Candidates::Searches(searches) => builder.search(range, source.index, &searches)?,
     };
     if is_wanted == More::Yes {
         builder.close_batch();
-        builder.close_page(through);
+        builder.close_page(range.through);
     }
     Ok(())
-}
-
-/// A clipped range that ends inside a batch is extended to the end of that batch.
-fn whole_batches(connection: &Connection, range: Range, clipped: Range) -> rusqlite::Result<Range> {
-    if clipped == range {
-        return Ok(range);
-    }
-    let through = batch_end(connection, clipped.through)?;
-    Ok(Range { through, ..clipped })
 }
 
 /// The end of the batch that `sequence` lies in, or `sequence` itself, when it lies in none.
@@ -248,8 +266,7 @@ fn batch_end(connection: &Connection, sequence: u64) -> rusqlite::Result<u64> {
 
 /// The first event after `after` that `query` selects.
 pub(super) fn first_match(
-    connection: &Connection,
-    type_names: &mut TypeNames,
+    source: &mut Source<'_>,
     query: &EventQuery,
     after: u64,
 ) -> Result<Option<u64>, ReadError> {
@@ -258,7 +275,8 @@ pub(super) fn first_match(
         bytes_max: 1,
     };
     let newest = "SELECT coalesce(max(sequence), 0) FROM event";
-    let head: i64 = connection
+    let head: i64 = source
+        .connection
         .prepare_cached(newest)
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map_err(storage("read the head"))?;
@@ -267,7 +285,7 @@ pub(super) fn first_match(
         through: head as u64,
     };
     while range.after < range.through {
-        let page = page(connection, type_names, query, range, bounds)?;
+        let page = page(source, query, range, bounds)?;
         if let Some(event) = page.batches.iter().flat_map(|batch| &batch.events).next() {
             return Ok(Some(event.sequence));
         }
@@ -277,11 +295,7 @@ pub(super) fn first_match(
 }
 
 /// The event at `sequence`, if it is there.
-pub(super) fn event_at(
-    connection: &Connection,
-    type_names: &mut TypeNames,
-    sequence: u64,
-) -> Result<Option<EventRecord>, ReadError> {
+pub(super) fn event_at(source: &mut Source<'_>, sequence: u64) -> Result<Option<EventRecord>, ReadError> {
     let range = Range {
         after: sequence - 1,
         through: sequence,
@@ -290,7 +304,7 @@ pub(super) fn event_at(
         batches_max: 1,
         bytes_max: 1,
     };
-    let page = page(connection, type_names, &EventQuery::all(), range, bounds)?;
+    let page = page(source, &EventQuery::all(), range, bounds)?;
     let mut events = page.batches.iter().flat_map(|batch| &batch.events);
     Ok(events.next().cloned())
 }
@@ -327,6 +341,8 @@ struct PageBuilder<'a> {
     bounds: PageBounds,
     take: &'a mut dyn FnMut(Page) -> More,
     bytes: usize,
+    /// The rows that were looked at for this page.
+    examined: u64,
     /// The events of the page, whose texts share one buffer.
     drafts: Drafts,
     batches: Vec<BatchDraft>,
@@ -357,17 +373,19 @@ struct Extent {
 impl PageBuilder<'_> {
     /// Reads the whole range, in the order of the primary key, as long as more is wanted.
     fn scan(&mut self, range: Range) -> Result<More, ReadError> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM event WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence");
-        let parameters = Vec::new();
-        self.rows(range, Search { sql, parameters })
+        self.rows(SCAN, [range.after as i64, range.through as i64])
+    }
+
+    /// Reads the events of one type, as long as more is wanted.
+    fn of_type(&mut self, range: Range, name: &str) -> Result<More, ReadError> {
+        self.rows(ROWS_OF_TYPE, (range.after as i64, range.through as i64, name))
     }
 
     /// Reads the rows that one statement yields, as long as more is wanted.
-    fn rows(&mut self, range: Range, search: Search) -> Result<More, ReadError> {
+    fn rows(&mut self, sql: &str, parameters: impl Params) -> Result<More, ReadError> {
         let failed = storage("read a page");
-        let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
-        let mut rows = statement.query(search.parameters(range)).map_err(&failed)?;
+        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut rows = statement.query(parameters).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
             if self.take(row)? == More::No {
                 return Ok(More::No);
@@ -376,21 +394,46 @@ impl PageBuilder<'_> {
         Ok(More::Yes)
     }
 
-    /// Reads the rows whose sequences a search finds, as long as more is wanted.
-    fn search(&mut self, range: Range, search: Search) -> Result<More, ReadError> {
+    /// Reads the rows that the index finds, as long as more is wanted.
+    fn search(
+        &mut self,
+        range: Range,
+        index: &mut IndexView,
+        searches: &[Search],
+    ) -> Result<More, ReadError> {
         let failed = storage("search a page");
-        let mut statement = self.connection.prepare_cached(&search.sql).map_err(&failed)?;
-        let mut found = statement.query(search.parameters(range)).map_err(&failed)?;
-        let sql = format!("SELECT {COLUMNS} FROM event WHERE sequence = ?1");
-        let mut read = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        while let Some(sequence) = found.next().map_err(&failed)? {
-            let sequence: i64 = sequence.get(0).map_err(&failed)?;
-            let mut rows = read.query([sequence]).map_err(&failed)?;
+        let staged = index.staged(searches, range);
+        // The runs, and what they are said to hold, are those of one snapshot.
+        let _snapshot = Snapshot::begin(self.connection).map_err(&failed)?;
+        let stretches = index.stretches(self.connection, searches, range, &staged);
+        for stretch in stretches.map_err(&failed)? {
+            let is_wanted = match stretch.sequences {
+                Some(mut sequences) => self.found(stretch.range, &mut *sequences)?,
+                None => self.scan(stretch.range)?,
+            };
+            if is_wanted == More::No {
+                return Ok(More::No);
+            }
+        }
+        Ok(More::Yes)
+    }
+
+    /// Reads the rows of a stretch whose sequences were found, as long as more is wanted.
+    fn found(&mut self, range: Range, sequences: &mut dyn Sequences) -> Result<More, ReadError> {
+        let failed = storage("search a page");
+        let mut read = self.connection.prepare_cached(ROW).map_err(&failed)?;
+        let mut from = range.after + 1;
+        while let Some(sequence) = sequences.next(self.connection, from).map_err(&failed)? {
+            if sequence > range.through {
+                break;
+            }
+            let mut rows = read.query([sequence as i64]).map_err(&failed)?;
             if let Some(row) = rows.next().map_err(&failed)?
                 && self.take(row)? == More::No
             {
                 return Ok(More::No);
             }
+            from = sequence + 1;
         }
         Ok(More::Yes)
     }
@@ -406,11 +449,12 @@ impl PageBuilder<'_> {
             return Err(ReadError::Damaged { sequence, problem });
         }
         self.last = sequence;
+        self.examined += 1;
         let first_sequence = sequence.saturating_sub(number(1).map_err(&failed)?);
         let is_open = |open: &BatchDraft| open.first_sequence == first_sequence;
         if !self.open.as_ref().is_some_and(is_open) {
             if let Some(through) = self.close_batch()
-                && self.bounds.are_reached(self.batches.len(), self.bytes)
+                && (self.bounds.are_reached(self.batches.len(), self.bytes) || self.examined >= EXAMINED_MAX)
                 && self.close_page(through) == More::No
             {
                 return Ok(More::No);
@@ -488,6 +532,7 @@ impl PageBuilder<'_> {
     /// Hands the page out, and asks whether another one is wanted.
     fn close_page(&mut self, through: u64) -> More {
         self.bytes = 0;
+        self.examined = 0;
         let Extent { events, text_bytes } = self.extent();
         let mut drafts = mem::take(&mut self.drafts).share();
         let batches = self.batches.drain(..).map(|batch| {

@@ -7,12 +7,14 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::clock::Timestamp;
 use crate::error::OpenError;
 use crate::log::sqlite::connection::storage;
+use crate::log::sqlite::index::path::{PATHS_MAX, PayloadPath};
+use crate::log::sqlite::index::run;
 
 /// `application_id` of a millstream log: "mstm" in ASCII.
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -86,6 +88,53 @@ SELECT
 FROM event JOIN event_type ON event_type.id = event.type;
 "#;
 
+const FORMAT_2: &str = r#"
+-- Every entry of the events up to here stands in a run of the index; the generation changes with the runs.
+ALTER TABLE log ADD COLUMN indexed_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN index_generation INTEGER NOT NULL DEFAULT 0;
+
+-- A row per run: the sorted entries of the events after one sequence, up to and with another.
+CREATE TABLE index_run (
+    run INTEGER PRIMARY KEY,
+    level INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    through INTEGER NOT NULL
+) STRICT;
+
+-- The entries of the runs, in blocks: for each a key (the hash of a tag, or of an indexed path with its scalar) and a sequence.
+CREATE TABLE index_block (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    first_key INTEGER NOT NULL,
+    first_sequence INTEGER NOT NULL,
+    entries BLOB NOT NULL
+) STRICT;
+CREATE INDEX index_block_by_key ON index_block (run, first_key, first_sequence);
+
+-- Runs of a level that are becoming one, and the entry that comes next.
+CREATE TABLE index_merge (
+    level INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    through INTEGER NOT NULL,
+    next_key INTEGER NOT NULL,
+    next_sequence INTEGER NOT NULL
+) STRICT;
+
+-- Runs that are out of use and whose blocks are still there.
+CREATE TABLE index_garbage (
+    run INTEGER PRIMARY KEY
+) STRICT;
+
+-- Paths into the payload whose scalars are keys, as JSON pointers.
+CREATE TABLE index_path (
+    path TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- The index is made again from the events, step by step.
+DROP TABLE event_tag;
+"#;
+
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
 /// untouched.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
@@ -110,6 +159,26 @@ pub(super) fn prepare_tables(connection: &mut Connection, path: &Path) -> Result
     connection
         .query_row("SELECT log_id FROM log", [], |row| row.get(0))
         .map_err(|error| storage("read the log's id")(error).into())
+}
+
+/// Adds to the indexed paths.
+pub(super) fn declare_paths(connection: &mut Connection, paths: &[PayloadPath]) -> Result<(), OpenError> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let failed = storage("declare the indexed paths");
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(&failed)?;
+    let count = run::declare_paths(&transaction, paths).map_err(&failed)?;
+    if count > PATHS_MAX {
+        return Err(OpenError::InvalidOption {
+            option: "index_payload",
+            value: format!("{count} paths in all"),
+            problem: "too many; a log has 16 at most",
+        });
+    }
+    transaction.commit().map_err(|error| failed(error).into())
 }
 
 /// The format of the file: 0 for a new one.

@@ -9,13 +9,15 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
-use crate::log::sqlite::query_sql::tag_hash;
-use crate::log::sqlite::read::{self, TypeNames};
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::sqlite::index::run;
+use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
+use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
+use crate::log::sqlite::read::{self, Source, TypeNames};
+use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {
     connection: Connection,
@@ -24,19 +26,39 @@ pub(crate) struct SqliteWriter {
     type_ids: HashMap<Arc<str>, i64>,
     new_types: Vec<(Arc<str>, i64)>,
     type_names: TypeNames,
+    index: Upkeep,
+    chore: Option<Chore>,
+    /// The last sequence that the transaction appended; 0, if none.
+    appended_through: u64,
+    /// The batches of the transaction whose rows are not yet written, and the numbers of their events' types.
+    unwritten: Vec<Arc<CommittedBatch>>,
+    unwritten_types: Vec<i64>,
     /// What the connection's next commit is set to.
     sync: Sync,
+    /// A log without a file has none.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, durability: Durability) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        durability: Durability,
+        index: Upkeep,
+        checkpoints: Option<Checkpoints>,
+    ) -> Self {
         Self {
             connection,
             durability,
             type_ids: HashMap::new(),
             new_types: Vec::new(),
             type_names: TypeNames::default(),
+            index,
+            chore: None,
+            appended_through: 0,
+            unwritten: Vec::new(),
+            unwritten_types: Vec::new(),
             sync: Sync::Durable,
+            checkpoints,
         }
     }
 
@@ -47,7 +69,15 @@ impl SqliteWriter {
         range: Range,
         bounds: PageBounds,
     ) -> Result<Page, ReadError> {
-        read::page(&self.connection, &mut self.type_names, query, range, bounds)
+        read::page(&mut self.source(), query, range, bounds)
+    }
+
+    fn source(&mut self) -> Source<'_> {
+        Source {
+            connection: &self.connection,
+            type_names: &mut self.type_names,
+            index: &mut self.index.view,
+        }
     }
 
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
@@ -76,41 +106,42 @@ impl SqliteWriter {
         Ok(id)
     }
 
-    fn insert(&mut self, batch: &CommittedBatch) -> rusqlite::Result<()> {
-        let type_ids = batch
-            .events
-            .iter()
-            .map(|event| self.type_id(&event.event_type))
-            .collect::<rusqlite::Result<Vec<i64>>>()?;
-        let mut insert_event = self.statement(
-            "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?;
-        let mut insert_tag = None;
-        let mut tags_json = String::new();
-        for (event, type_id) in batch.events.iter().zip(type_ids) {
-            tags_json.clear();
-            push_tags_json(&mut tags_json, event);
-            insert_event.execute(params![
-                event.sequence as i64,
-                (event.sequence - batch.first_sequence) as i64,
-                batch.events.len() as i64,
-                batch.recorded_at.as_micros(),
-                type_id,
-                (!tags_json.is_empty()).then_some(tags_json.as_str()),
-                event.payload.as_str(),
-                event.metadata.as_ref().map(|metadata| metadata.as_str()),
-            ])?;
-            for tag in event.tags() {
-                let insert_tag = match &mut insert_tag {
-                    Some(statement) => statement,
-                    none => {
-                        none.insert(self.statement("INSERT INTO event_tag (tag, sequence) VALUES (?1, ?2)")?)
-                    }
-                };
-                insert_tag.execute([tag_hash(tag), event.sequence as i64])?;
-            }
+    /// Takes a batch into the transaction. Its rows are written with those of its neighbours.
+    fn take(&mut self, batch: &Arc<CommittedBatch>) -> rusqlite::Result<()> {
+        for event in &batch.events {
+            let type_id = self.type_id(&event.event_type)?;
+            self.unwritten_types.push(type_id);
         }
+        self.unwritten.push(Arc::clone(batch));
+        if self.unwritten_types.len() >= ROWS_AT_ONCE {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows that are not yet written, before anybody looks.
+    fn flush(&mut self) -> rusqlite::Result<()> {
+        let of_batch = |batch: &'_ Arc<CommittedBatch>| batch.events.len();
+        debug_assert_eq!(
+            self.unwritten.iter().map(of_batch).sum::<usize>(),
+            self.unwritten_types.len(),
+            "each of these events has the number of its type"
+        );
+        let events = self
+            .unwritten
+            .iter()
+            .flat_map(|batch| batch.events.iter().map(move |event| (&**batch, event)));
+        let rows: Vec<Row<'_>> = events
+            .zip(&self.unwritten_types)
+            .map(|((batch, event), type_id)| Row {
+                batch,
+                event,
+                type_id: *type_id,
+            })
+            .collect();
+        insert::insert(&self.connection, &rows)?;
+        self.unwritten.clear();
+        self.unwritten_types.clear();
         Ok(())
     }
 
@@ -149,53 +180,45 @@ impl SqliteWriter {
     }
 }
 
-/// Adds the event's tags as a JSON array; nothing, when there are none.
-fn push_tags_json(json: &mut String, event: &EventRecord) {
-    if event.tags.is_empty() {
-        return;
-    }
-    let mut separator = '[';
-    for tag in event.tags() {
-        debug_assert!(!tag.contains(TAG_SEPARATOR), "control characters are refused");
-        json.push(separator);
-        if tag.contains(['"', '\\']) {
-            json.push_str(&serde_json::Value::from(tag).to_string());
-        } else {
-            json.push('"');
-            json.push_str(tag);
-            json.push('"');
-        }
-        separator = ',';
-    }
-    json.push(']');
-}
-
 impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         self.set_sync(sync)
             .and_then(|()| self.execute("BEGIN IMMEDIATE"))
-            .and_then(|()| self.read_tail())
+            .and_then(|()| {
+                let tail = self.read_tail()?;
+                let stand = run::stand(&self.connection)?;
+                self.index.begin(&self.connection, tail.head, stand)?;
+                Ok(tail)
+            })
             .map_err(storage("begin a transaction"))
     }
 
     fn tail(&mut self) -> Result<Tail, StorageError> {
-        self.read_tail().map_err(storage("read the head"))
+        let tail = self.read_tail().map_err(storage("read the head"))?;
+        self.index.saw(tail.head);
+        Ok(tail)
     }
 
     fn append(&mut self, batch: &Arc<CommittedBatch>) -> Result<(), StorageError> {
-        self.insert(batch).map_err(storage("append"))
+        self.take(batch).map_err(storage("append"))?;
+        self.index.append(batch);
+        self.appended_through = batch.last_sequence;
+        Ok(())
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
-        read::first_match(&self.connection, &mut self.type_names, query, after)
+        self.flush().map_err(storage("append"))?;
+        read::first_match(&mut self.source(), query, after)
     }
 
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
-        let event = read::event_at(&self.connection, &mut self.type_names, sequence)?;
+        self.flush().map_err(storage("append"))?;
+        let event = read::event_at(&mut self.source(), sequence)?;
         Ok(event.is_some_and(|event| query.matches(&event)))
     }
 
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
+        self.flush().map_err(storage("append"))?;
         read::position_at(&self.connection, time).map_err(storage("find the time"))
     }
 
@@ -248,13 +271,20 @@ impl LogWriter for SqliteWriter {
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {
+        self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
         self.type_ids.extend(self.new_types.drain(..));
+        self.index.committed(self.appended_through);
+        self.appended_through = 0;
         Ok(())
     }
 
     fn rollback(&mut self) {
+        self.unwritten.clear();
+        self.unwritten_types.clear();
         self.new_types.clear();
+        self.index.rolled_back();
+        self.appended_through = 0;
         // A number that the transaction gave to a type will be given to another one.
         self.type_names = TypeNames::default();
         if !self.connection.is_autocommit()
@@ -265,7 +295,31 @@ impl LogWriter for SqliteWriter {
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.flush().map_err(storage("append"))?;
         self.select(&EventQuery::all(), range, bounds)
+    }
+
+    fn has_chore(&mut self, pace: Pace) -> bool {
+        self.chore = self.index.chore(pace == Pace::Idle);
+        self.chore.is_some()
+    }
+
+    fn do_chore(&mut self) -> Result<(), StorageError> {
+        let Some(chore) = self.chore.take() else {
+            return Ok(());
+        };
+        if self.index.chore(true) != Some(chore) {
+            // What another process did meanwhile was seen when the transaction began.
+            return Ok(());
+        }
+        let done = self.index.perform(&self.connection, chore);
+        done.map_err(storage("keep the index up"))
+    }
+
+    fn tidy(&mut self) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.step(&self.connection);
+        }
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {

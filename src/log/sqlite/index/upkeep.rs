@@ -1,0 +1,289 @@
+//! The index follows the log: the writer's half of it.
+//!
+//! Entries are staged when their batch is committed. Everything else is a chore, a small transaction of its own: to stage
+//! what others appended, to spill the stage, to merge runs, to remove what was merged. A group that adds entries also makes
+//! that much merging due, so that the runs stay few under any load and no group waits for more than a step.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use crate::event::batch::CommittedBatch;
+use crate::log::page::Range;
+use crate::log::sqlite::index::entry::{BLOCK_ENTRIES_MAX, Entry};
+use crate::log::sqlite::index::path;
+use crate::log::sqlite::index::run::{self, Stand};
+use crate::log::sqlite::index::stage::Stage;
+use crate::log::sqlite::index::tier::{self, Run};
+use crate::log::sqlite::index::view::{IndexView, Shared};
+use crate::log::sqlite::index::{entry, merge};
+use crate::sync::Mutex;
+
+/// How large the parts of the index grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// How many entries the stage holds before it is spilled.
+    pub(crate) stage_entries: usize,
+    /// The entries of how many events it holds: bounds what has to be read again after a restart.
+    pub(crate) stage_events: u64,
+    /// How many blocks one step of a merge writes.
+    pub(crate) step_blocks: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            stage_entries: 16 << 10,
+            stage_events: 16 << 10,
+            step_blocks: 16,
+        }
+    }
+}
+
+/// How many events of others are staged in one step.
+const CATCH_UP_EVENTS: u32 = 128;
+/// How many entries are merged for each that is added: one for every level that it has to pass, and some to spare.
+const MERGED_PER_ENTRY: usize = 8;
+
+/// The index as the writer keeps it.
+pub(crate) struct Upkeep {
+    sizes: Sizes,
+    pub(crate) view: IndexView,
+    /// What the transaction under way, or the last one, read of `log`.
+    stand: Stand,
+    /// The generation that `merging`, `garbage` and the paths belong to.
+    read_at: Option<i64>,
+    runs: Arc<[Run]>,
+    merging: Vec<u32>,
+    garbage: Vec<i64>,
+    /// The last sequence that is known to be committed.
+    head: u64,
+    /// How many entries are to be merged soon.
+    debt: usize,
+    /// What becomes true with the commit.
+    spilled: Option<u64>,
+}
+
+/// A piece of upkeep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    CatchUp,
+    Spill,
+    BeginMerge { level: u32, covers: Range },
+    Merge { level: u32 },
+    Sweep { run: i64 },
+}
+
+impl Upkeep {
+    pub(crate) fn new(shared: Arc<Mutex<Shared>>, sizes: Sizes) -> Self {
+        Self {
+            sizes,
+            view: IndexView::new(shared),
+            stand: Stand::default(),
+            read_at: None,
+            runs: Arc::default(),
+            merging: Vec::new(),
+            garbage: Vec::new(),
+            head: 0,
+            debt: 0,
+            spilled: None,
+        }
+    }
+
+    /// The log was seen to end at `head`.
+    pub(crate) fn saw(&mut self, head: u64) {
+        self.head = self.head.max(head);
+    }
+
+    /// A transaction has begun, in which the log ends at `head`.
+    pub(crate) fn begin(&mut self, connection: &Connection, head: u64, stand: Stand) -> rusqlite::Result<()> {
+        self.head = head;
+        self.stand = stand;
+        if self.read_at == Some(stand.generation) {
+            return Ok(());
+        }
+        self.runs = Arc::clone(self.view.runs.at(connection, stand.generation)?);
+        self.merging = merge::levels(connection)?;
+        self.garbage = merge::garbage(connection)?;
+        let paths = run::read_paths(connection)?;
+        let mut shared = self.view.shared.lock();
+        let (covers, indexed) = (shared.stage.covers(), stand.indexed_through);
+        if *shared.paths == *paths && covers.after <= indexed && indexed <= covers.through {
+            // Another process may have spilled.
+            shared.stage.spilled(indexed);
+        } else {
+            // The stage does not join on to the runs: it is new, or the index was begun anew for another path.
+            shared.paths = paths.into();
+            shared.stage = Stage::behind(indexed);
+        }
+        self.read_at = Some(stand.generation);
+        Ok(())
+    }
+
+    /// Takes the entries of a batch that was just inserted.
+    pub(crate) fn append(&mut self, batch: &CommittedBatch) {
+        let (staged, paths) = {
+            let shared = self.view.shared.lock();
+            (shared.stage.covers().through, Arc::clone(&shared.paths))
+        };
+        let pending = &mut self.view.pending;
+        if staged.max(pending.through) + 1 != batch.first_sequence {
+            // The stage is behind; it catches up with the rows.
+            return;
+        }
+        for event in &batch.events {
+            let sequence = event.sequence;
+            path::keys(event, &paths, |key| pending.entries.push(Entry { key, sequence }));
+        }
+        pending.through = batch.last_sequence;
+    }
+
+    /// The transaction is committed; the log ends at `head`.
+    pub(crate) fn committed(&mut self, head: u64) {
+        self.head = self.head.max(head);
+        let pending = &mut self.view.pending;
+        let added = pending.entries.len();
+        let mut shared = self.view.shared.lock();
+        if pending.through > 0 {
+            shared.stage.extend(pending.entries.drain(..), pending.through);
+            pending.through = 0;
+        }
+        let spilled = self.spilled.take().map(|through| shared.stage.spilled(through));
+        drop(shared);
+        // Many entries: they are freed where no reader waits.
+        drop(spilled);
+        self.debt = self.debt.saturating_add(added * MERGED_PER_ENTRY);
+    }
+
+    /// The transaction did not come to be.
+    pub(crate) fn rolled_back(&mut self) {
+        self.view.pending.entries.clear();
+        self.view.pending.through = 0;
+        self.view.runs.forget();
+        self.read_at = None;
+        self.spilled = None;
+    }
+
+    /// What is due now; when there is nothing else to do, what could be done as well.
+    pub(crate) fn chore(&mut self, is_idle: bool) -> Option<Chore> {
+        let (covers, entries) = {
+            let stage = &self.view.shared.lock().stage;
+            (stage.covers(), stage.len())
+        };
+        let unspilled = covers.through.saturating_sub(self.stand.indexed_through);
+        if entries >= self.sizes.stage_entries || unspilled >= self.sizes.stage_events {
+            return Some(Chore::Spill);
+        }
+        if covers.through < self.head {
+            return Some(Chore::CatchUp);
+        }
+        let chore = self.merge_chore();
+        if chore.is_none() {
+            self.debt = 0;
+        }
+        chore.filter(|_| is_idle || self.debt >= self.step_entries())
+    }
+
+    fn step_entries(&self) -> usize {
+        self.sizes.step_blocks * BLOCK_ENTRIES_MAX
+    }
+
+    fn merge_chore(&self) -> Option<Chore> {
+        let due = tier::due(&self.runs, |level| self.merging.contains(&level));
+        let under_way = self.merging.first().copied();
+        match (due, under_way) {
+            (Some((level, covers)), under_way) if under_way.is_none_or(|other| level < other) => {
+                Some(Chore::BeginMerge { level, covers })
+            }
+            (_, Some(level)) => Some(Chore::Merge { level }),
+            (_, None) => self.garbage.last().map(|run| Chore::Sweep { run: *run }),
+        }
+    }
+
+    /// Does one chore inside a transaction.
+    pub(crate) fn perform(&mut self, connection: &Connection, chore: Chore) -> rusqlite::Result<()> {
+        match chore {
+            Chore::CatchUp => self.catch_up(connection),
+            Chore::Spill => self.spill(connection),
+            Chore::BeginMerge { level, covers } => {
+                merge::begin(connection, level, covers)?;
+                self.changed(connection, self.stand.indexed_through)
+            }
+            Chore::Merge { level } => {
+                self.debt = self.debt.saturating_sub(self.step_entries());
+                if merge::step(connection, level, &self.runs, self.step_entries(), 0)? {
+                    self.changed(connection, self.stand.indexed_through)?;
+                }
+                Ok(())
+            }
+            Chore::Sweep { run } => {
+                self.debt = self.debt.saturating_sub(self.step_entries());
+                if merge::sweep(connection, run)? {
+                    self.garbage.retain(|other| *other != run);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Stages the entries of events that stand in the log, because another process appended them or this one began after them.
+    fn catch_up(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let (staged, paths) = {
+            let shared = self.view.shared.lock();
+            (shared.stage.covers().through, Arc::clone(&shared.paths))
+        };
+        let pending = &mut self.view.pending;
+        let mut statement = connection.prepare_cached(
+            "SELECT sequence, tags, iif(?3, payload, NULL) FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![staged as i64, CATCH_UP_EVENTS, !paths.is_empty()])?;
+        let mut count = 0;
+        while let Some(row) = rows.next()? {
+            let sequence = row.get::<_, i64>(0)? as u64;
+            let mut take = |key| pending.entries.push(Entry { key, sequence });
+            if let Some(tags) = row.get_ref(1)?.as_str_or_null()? {
+                for tag in serde_json::from_str::<Vec<String>>(tags).unwrap_or_default() {
+                    take(entry::tag_key(&tag));
+                }
+            }
+            if let Some(payload) = row.get_ref(2)?.as_str_or_null()? {
+                path::keys_of_payload(payload, &paths, take);
+            }
+            pending.through = sequence;
+            count += 1;
+        }
+        if count < CATCH_UP_EVENTS {
+            pending.through = self.head;
+        }
+        Ok(())
+    }
+
+    /// Writes the stage as a run.
+    fn spill(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let (covers, entries): (Range, Vec<Entry>) = {
+            let stage = &self.view.shared.lock().stage;
+            (stage.covers(), stage.entries().collect())
+        };
+        if !entries.is_empty() {
+            let id = run::new_id(connection)?;
+            run::insert_run(connection, Run { id, level: 0, covers })?;
+            run::insert_blocks(connection, id, &entries)?;
+        }
+        self.spilled = Some(covers.through);
+        self.changed(connection, covers.through)
+    }
+
+    /// Notes in the file that the runs are others than before.
+    fn changed(&mut self, connection: &Connection, indexed_through: u64) -> rusqlite::Result<()> {
+        self.stand = Stand {
+            indexed_through,
+            generation: self.stand.generation + 1,
+        };
+        run::set_stand(connection, self.stand)?;
+        self.runs = Arc::clone(self.view.runs.at(connection, self.stand.generation)?);
+        self.merging = merge::levels(connection)?;
+        self.garbage = merge::garbage(connection)?;
+        self.read_at = Some(self.stand.generation);
+        Ok(())
+    }
+}
