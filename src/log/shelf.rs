@@ -63,6 +63,10 @@ pub(crate) enum Found {
 const RUN_PAGES: u64 = 4;
 /// How many pages are read ahead of a stream.
 const PAGES_AHEAD_MAX: u64 = 8;
+/// How many pages there is to be room for. What is read ahead of one stream fits, even when it takes none of it meanwhile:
+/// a page that is let go before it was taken was read in vain.
+pub(crate) const PAGES_MIN: usize = 16;
+const _: () = assert!(PAGES_AHEAD_MAX + RUN_PAGES <= PAGES_MIN as u64 / 4 * 3);
 /// How far behind a stream those are whom it lets read first, in events.
 const FOLLOWED_EVENTS_MAX: u64 = 100_000;
 /// How many events a page is taken for, before one was read.
@@ -487,6 +491,44 @@ mod tests {
         ) {
             let head = shape.iter().map(|(size, _)| size).sum();
             drive(&log(&shape), head, bytes_max, steps);
+        }
+    }
+
+    #[test]
+    fn what_is_read_ahead_of_a_stream_fits_and_is_not_let_go_before_it_is_taken() {
+        const EVENTS: u64 = 400;
+        let log = log(&[(1, false); EVENTS as usize]);
+        let bytes = PAGE_BYTES + 4 * batch(&log[0]).weight_bytes();
+        let mut shelf = Shelf::new(PAGES_MIN * bytes);
+        shelf.page_span = 4;
+        let mut evicted = Vec::new();
+        let mut after = 0;
+        while after < EVENTS {
+            let range = Range {
+                after,
+                through: EVENTS,
+            };
+            let mut runs = Vec::new();
+            match shelf.find(range) {
+                Found::Page(page) => after = page.through,
+                Found::Missing(run) => runs.push(run),
+                Found::Underway => panic!("each run is over"),
+            }
+            // The readers are faster than the stream: all that may be read is read before it takes the next page.
+            while let Some(run) = runs.pop().or_else(|| shelf.ahead(Range { after, ..range })) {
+                let mut left = run.left;
+                shelf.align(run.id, left.through);
+                loop {
+                    let page = Arc::new(read(&log, left, 4));
+                    left.after = page.through;
+                    if shelf.shelve(run.id, &page, &mut evicted) == More::No {
+                        break;
+                    }
+                }
+                shelf.finish(run.id);
+                let in_vain = evicted.drain(..).find(|page| page.through > after);
+                assert!(in_vain.is_none(), "{in_vain:?} was let go before {after}");
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::log::handle::{LogHandle, PAGES_AHEAD_MAX, PagesAhead};
 use crate::log::page::{Page, PageBounds, Range};
+use crate::log::shelf;
 
 /// What all feeds of a store share.
 pub(crate) struct Source {
@@ -29,8 +30,6 @@ pub(crate) struct Source {
 
 /// However many streams are at work, each may take so much at once.
 const PAGE_BYTES_MIN: usize = 16 << 10;
-/// How many pages the shelf has room for at the least.
-const SHELF_PAGES_MIN: usize = 8;
 
 /// The share of the pages' budget that is for those on the shelf. The rest is for those in the hands of streams.
 pub(crate) fn shelf_bytes_max(pages_bytes_max: usize) -> usize {
@@ -59,15 +58,18 @@ impl Source {
 
     /// The bounds of the next page: the more streams are at work, the smaller it is (S5).
     fn bounds(&self) -> PageBounds {
-        // Relaxed: an estimate.
-        let at_work = self.feeds_at_work.load(Ordering::Relaxed).max(1);
-        self.page_of((self.pages_bytes_max / at_work).min(self.shelf_bytes_max / SHELF_PAGES_MIN))
+        self.page_of(self.share().min(self.shelf_bytes_max / shelf::PAGES_MIN))
     }
 
     /// The same for a stream that reads its pages alone, some of them ahead.
     fn bounds_alone(&self) -> PageBounds {
-        let bounds = self.bounds();
-        self.page_of(bounds.bytes_max / (1 + PAGES_AHEAD_MAX))
+        self.page_of(self.share().min(self.page.bytes_max) / (1 + PAGES_AHEAD_MAX))
+    }
+
+    /// What each stream at work may have in its hands.
+    fn share(&self) -> usize {
+        // Relaxed: an estimate.
+        self.pages_bytes_max / self.feeds_at_work.load(Ordering::Relaxed).max(1)
     }
 
     fn page_of(&self, share: usize) -> PageBounds {

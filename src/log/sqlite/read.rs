@@ -20,6 +20,7 @@ use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search, Shared};
+use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 use crate::sync::Mutex;
 
@@ -159,41 +160,6 @@ impl LogReader for SqliteReader {
     fn is_indexed(&self, query: &EventQuery) -> bool {
         let paths = IndexView::new(Arc::clone(&self.index)).paths();
         !matches!(candidates(query, &paths), Candidates::Everything)
-    }
-}
-
-/// The names of the types that were met, shared by all events of a type in a page. The one met last comes first: a log has few
-/// types, and they come in runs.
-#[derive(Default)]
-pub(super) struct TypeNames(Vec<(i64, Arc<str>)>);
-
-/// How many names are kept.
-const TYPE_NAMES_MAX: usize = 256;
-
-impl TypeNames {
-    /// Lets the next page have names of its own: whoever drops the events of this one counts on other memory than
-    /// whoever reads the next.
-    fn renew(&mut self) {
-        for (_, name) in &mut self.0 {
-            if Arc::strong_count(name) > 1 {
-                *name = Arc::from(&**name);
-            }
-        }
-    }
-
-    fn name(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Arc<str>> {
-        match self.0.iter().position(|(known, _)| *known == id) {
-            Some(0) => {}
-            Some(index) => self.0.swap(0, index),
-            None => {
-                let name: String = connection
-                    .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
-                    .query_row([id], |row| row.get(0))?;
-                self.0.truncate(TYPE_NAMES_MAX - 1);
-                self.0.insert(0, (id, name.into()));
-            }
-        }
-        Ok(Arc::clone(&self.0[0].1))
     }
 }
 
