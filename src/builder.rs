@@ -19,6 +19,7 @@ use crate::log::committer::Committer;
 use crate::log::handle::LogHandle;
 use crate::log::page::PageBounds;
 use crate::log::queue::Queue;
+use crate::log::shared::SharedPages;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
 #[cfg(feature = "sqlite")]
@@ -30,7 +31,7 @@ use crate::log::sqlite::index::upkeep::Sizes;
 use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
 use crate::store::Store;
-use crate::stream::feed::Source;
+use crate::stream::feed::{Source, shelf_bytes_max};
 use crate::stream::hub::Hub;
 use crate::stream::registry::Registry;
 
@@ -318,6 +319,10 @@ impl StoreBuilder {
             room_requests: Arc::new(Semaphore::new(self.queue_requests)),
             room_bytes: Arc::new(Semaphore::new(room_bytes)),
             read_slots: Arc::new(Semaphore::new(self.readers)),
+            shared: Arc::new(SharedPages::new(
+                shelf_bytes_max(self.window_bytes),
+                self.faults.clone(),
+            )),
         });
         let page = PageBounds {
             batches_max: self.page_batches,

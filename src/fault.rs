@@ -28,6 +28,8 @@ pub enum FaultPoint {
     BeforeCursor,
     /// Cursors are stored.
     AfterCursor,
+    /// Pages of the log are about to be read for all streams. Failing makes the reading fail as if the file were busy.
+    BeforeRead,
     /// A piece of the log's upkeep is written, its transaction is not yet committed. Failing makes the commit fail.
     BeforeUpkeep,
     /// A piece of the log's upkeep is committed.

@@ -79,6 +79,7 @@ fn main() -> Result<(), Failure> {
     latency::measure(&runtime, folder.path(), scale, &mut report)?;
     latency::measure_slowest(&runtime, folder.path(), scale, &mut report)?;
     replay::measure(&runtime, folder.path(), scale, &mut report)?;
+    replay::measure_shared(&runtime, folder.path(), scale, &mut report)?;
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;

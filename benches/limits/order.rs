@@ -1,7 +1,7 @@
 //! The payload: an order, about 200 bytes of JSON.
 
 use millstream::NewEvent;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) const TYPE: &str = "order-placed";
 pub(crate) const RARE_TYPE: &str = "order-refunded";
@@ -49,4 +49,32 @@ impl Order {
     pub(crate) fn event(number: u64) -> NewEvent {
         NewEvent::new(TYPE, Self::new(number))
     }
+}
+
+/// The events of the long log, as a program would decode them: with texts of their own.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "decoding is what is measured")]
+pub(crate) enum Fact {
+    OrderPlaced(Decoded),
+    OrderRefunded(Decoded),
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "decoding is what is measured")]
+pub(crate) struct Decoded {
+    order: u64,
+    customer: String,
+    placed_at: String,
+    currency: String,
+    total_cents: u64,
+    lines: Vec<DecodedLine>,
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "decoding is what is measured")]
+struct DecodedLine {
+    sku: String,
+    quantity: u64,
+    price_cents: u64,
 }

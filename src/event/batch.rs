@@ -36,10 +36,11 @@ impl CommittedBatch {
 
     /// What the batch weighs in memory, as budgets count it.
     pub(crate) fn weight_bytes(&self) -> usize {
-        let texts = self
-            .events
-            .first()
-            .map_or(0, |event| event.payload.buffer_bytes());
+        // The texts of a batch stand side by side in a buffer that may hold those of a whole page.
+        let texts = match (self.events.first(), self.events.last()) {
+            (Some(first), Some(last)) => last.texts().end - first.texts().start,
+            _ => 0,
+        };
         draft::weight_bytes(self.events.len(), texts)
     }
 }

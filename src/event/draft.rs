@@ -1,7 +1,8 @@
-//! The events of one batch in the making: their texts share one buffer.
+//! Events in the making, those of one batch or of one page: their texts share one buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::vec;
 
 use crate::clock::Timestamp;
 use crate::event::payload::{Metadata, Payload};
@@ -32,6 +33,31 @@ struct Draft {
     place: Place,
 }
 
+/// Events that share a finished buffer, to be divided into batches.
+pub(crate) struct SharedDrafts {
+    buffer: Arc<String>,
+    events: vec::IntoIter<Draft>,
+}
+
+impl SharedDrafts {
+    /// The next so many events: those of one batch.
+    pub(crate) fn take(&mut self, count: usize, recorded_at: Timestamp) -> Vec<EventRecord> {
+        let text = |range| SharedText::slice(&self.buffer, range);
+        let events = self.events.by_ref().take(count).map(|draft| EventRecord {
+            sequence: draft.sequence,
+            recorded_at,
+            event_type: draft.event_type,
+            tags: TextRange::new(&self.buffer, draft.place.tags),
+            payload: Payload::new(text(draft.place.payload)),
+            metadata: draft
+                .place
+                .metadata
+                .map(|range| Box::new(Metadata::new(text(range)))),
+        });
+        events.collect()
+    }
+}
+
 /// Where the texts of an event lie in the buffer.
 pub(crate) struct Place {
     tags: Range<usize>,
@@ -50,6 +76,11 @@ impl Drafts {
     #[cfg(feature = "sqlite")]
     pub(crate) fn text_bytes(&self) -> usize {
         self.text.len()
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn events(&self) -> usize {
+        self.events.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -128,25 +159,21 @@ impl Drafts {
         (*last.event_type == *name).then(|| Arc::clone(&last.event_type))
     }
 
-    pub(crate) fn finish(mut self, recorded_at: Timestamp) -> Vec<EventRecord> {
+    pub(crate) fn finish(self, recorded_at: Timestamp) -> Vec<EventRecord> {
+        let events = self.events.len();
+        self.share().take(events, recorded_at)
+    }
+
+    /// Ends the buffer: from now on the events share it.
+    pub(crate) fn share(mut self) -> SharedDrafts {
         if self.text.capacity() > 2 * self.text.len() {
             // What was discarded is not to be kept.
             self.text.shrink_to_fit();
         }
-        let buffer = Arc::new(self.text);
-        let text = |range| SharedText::slice(&buffer, range);
-        let events = self.events.into_iter().map(|draft| EventRecord {
-            sequence: draft.sequence,
-            recorded_at,
-            event_type: draft.event_type,
-            tags: TextRange::new(&buffer, draft.place.tags),
-            payload: Payload::new(text(draft.place.payload)),
-            metadata: draft
-                .place
-                .metadata
-                .map(|range| Box::new(Metadata::new(text(range)))),
-        });
-        events.collect()
+        SharedDrafts {
+            buffer: Arc::new(self.text),
+            events: self.events.into_iter(),
+        }
     }
 
     fn push(&mut self, text: &str) -> Range<usize> {

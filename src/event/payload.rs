@@ -1,6 +1,7 @@
 //! JSON that keeps its text and is parsed on demand.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
@@ -13,6 +14,9 @@ use crate::event::text::{SharedText, TextRange};
 ///
 /// A payload keeps the text that was appended. [`json`](Payload::json) parses it once and caches the result,
 /// [`decode`](Payload::decode) goes from the text straight to a type of yours.
+///
+/// The text is a part of a buffer that the events which were committed, or read, together share: a payload that is kept
+/// keeps all of it. `payload.as_str().to_owned()` is a copy on its own.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,14 +66,14 @@ impl Payload {
         serde_json::from_str(self.as_str()).map_err(DecodeError::new)
     }
 
-    /// Another text in the buffer that the texts of the whole batch share.
+    /// Another text in the buffer that the texts of the whole batch, or page, share.
     pub(crate) fn sibling(&self, range: TextRange) -> &str {
         self.text.sibling(range)
     }
 
-    /// The size of the buffer that the texts of the whole batch share.
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        self.text.buffer_bytes()
+    /// Where the text lies in that buffer.
+    pub(crate) fn as_range(&self) -> Range<usize> {
+        self.text.as_range()
     }
 
     /// The parsed JSON, or nothing when the text is not JSON.
@@ -111,6 +115,10 @@ impl Metadata {
         Self {
             object: Payload::new(text),
         }
+    }
+
+    pub(crate) fn object(&self) -> &Payload {
+        &self.object
     }
 
     /// The JSON text of the object.

@@ -1,5 +1,6 @@
 //! A committed event, as it is read and delivered.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,9 @@ pub(crate) const TAG_SEPARATOR: char = '\n';
 /// One committed event: an immutable fact with its place in the log.
 ///
 /// Cloning shares the text of the payload and copies no part of it.
+///
+/// The texts of all events that were committed, or read from the log, together are one allocation, which lives as long as any
+/// of these events or a clone of it. To keep something of an event for long, decode it, or copy what is needed.
 #[derive(Clone, Debug)]
 pub struct EventRecord {
     pub(crate) sequence: u64,
@@ -65,6 +69,12 @@ impl EventRecord {
     /// What travels with the event, if anything was given.
     pub fn metadata(&self) -> Option<&Metadata> {
         self.metadata.as_deref()
+    }
+
+    /// Where the texts of the event lie in their buffer.
+    pub(crate) fn texts(&self) -> Range<usize> {
+        let last = self.metadata.as_deref().map_or(&self.payload, Metadata::object);
+        self.tags.as_range().start..last.as_range().end
     }
 
     /// Decodes a typed event: the inverse of [`NewEvent::encode`](crate::NewEvent::encode).

@@ -40,8 +40,12 @@ impl TextRange {
         self.start == self.end
     }
 
+    pub(crate) fn as_range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
     fn of(self, buffer: &str) -> &str {
-        &buffer[self.start as usize..self.end as usize]
+        &buffer[self.as_range()]
     }
 }
 
@@ -63,8 +67,8 @@ impl SharedText {
         range.of(&self.buffer)
     }
 
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        self.buffer.capacity()
+    pub(crate) fn as_range(&self) -> Range<usize> {
+        self.range.as_range()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
+use crate::log::shared::SharedPages;
 use crate::log::tempo::{self, Tempo};
 use crate::log::{Extent, LogReader};
 
@@ -32,6 +33,8 @@ pub(crate) struct LogHandle {
     pub(crate) room_bytes: Arc<Semaphore>,
     /// Reads that may be under way at once.
     pub(crate) read_slots: Arc<Semaphore>,
+    /// The pages that streams read together.
+    pub(crate) shared: Arc<SharedPages>,
 }
 
 impl LogHandle {
@@ -245,7 +248,7 @@ impl PagesAhead {
 }
 
 /// What a thread read. A runtime that is being shut down reads nothing.
-async fn outcome<T>(task: JoinHandle<Result<T, ReadError>>) -> Result<T, ReadError> {
+pub(crate) async fn outcome<T>(task: JoinHandle<Result<T, ReadError>>) -> Result<T, ReadError> {
     match task.await {
         Ok(outcome) => outcome,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

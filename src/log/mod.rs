@@ -11,7 +11,8 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
-//! `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), and the implementations.
+//! `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), `shelf` and `shared`
+//! (the pages that several streams read), and the implementations.
 
 pub(crate) mod committer;
 pub(crate) mod cursor;
@@ -20,6 +21,8 @@ pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod request;
+pub(crate) mod shared;
+pub(crate) mod shelf;
 pub(crate) mod tempo;
 
 #[cfg(feature = "internals")]
@@ -176,4 +179,14 @@ pub(crate) trait LogReader: Send + std::marker::Sync {
 
     /// Whether reading may wait for a disk, so that it belongs on a thread of its own.
     fn is_blocking(&self) -> bool;
+
+    /// The end of the batch that `sequence` lies in, or `sequence` itself, when it lies in none.
+    fn batch_end(&self, sequence: u64) -> Result<u64, StorageError> {
+        Ok(sequence)
+    }
+
+    /// Whether an index serves the query, so that its pages cost less than those with all events.
+    fn is_indexed(&self, _query: &EventQuery) -> bool {
+        false
+    }
 }

@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
+use tokio::runtime::Handle;
+
 use crate::bus::{Bus, Look, LookBounds, SeatKey};
 use crate::error::ReadError;
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::log::handle::{LogHandle, PAGES_AHEAD_MAX, PagesAhead};
-use crate::log::page::{PageBounds, Range};
+use crate::log::page::{Page, PageBounds, Range};
+use crate::log::shelf;
 
 /// What all feeds of a store share.
 pub(crate) struct Source {
     pub(crate) log: Arc<LogHandle>,
     pub(crate) bus: Arc<Bus>,
     page: PageBounds,
-    /// What the pages of all streams at work may weigh together, as long as that leaves each of them `PAGE_BYTES_MIN`.
+    /// What the shared pages may weigh together.
+    shelf_bytes_max: usize,
+    /// What the pages in the hands of all streams at work may weigh together, as long as that leaves each of them
+    /// `PAGE_BYTES_MIN`.
     pages_bytes_max: usize,
     feeds_at_work: AtomicUsize,
 }
@@ -25,13 +31,19 @@ pub(crate) struct Source {
 /// However many streams are at work, each may take so much at once.
 const PAGE_BYTES_MIN: usize = 16 << 10;
 
+/// The share of the pages' budget that is for those on the shelf. The rest is for those in the hands of streams.
+pub(crate) fn shelf_bytes_max(pages_bytes_max: usize) -> usize {
+    pages_bytes_max / 4 * 3
+}
+
 impl Source {
     pub(crate) fn new(log: Arc<LogHandle>, bus: Arc<Bus>, page: PageBounds, pages_bytes_max: usize) -> Self {
         Self {
             log,
             bus,
             page,
-            pages_bytes_max,
+            shelf_bytes_max: shelf_bytes_max(pages_bytes_max),
+            pages_bytes_max: pages_bytes_max - shelf_bytes_max(pages_bytes_max),
             feeds_at_work: AtomicUsize::new(0),
         }
     }
@@ -46,12 +58,23 @@ impl Source {
 
     /// The bounds of the next page: the more streams are at work, the smaller it is (S5).
     fn bounds(&self) -> PageBounds {
+        self.page_of(self.share().min(self.shelf_bytes_max / shelf::PAGES_MIN))
+    }
+
+    /// The same for a stream that reads its pages alone, some of them ahead.
+    fn bounds_alone(&self) -> PageBounds {
+        self.page_of(self.share().min(self.page.bytes_max) / (1 + PAGES_AHEAD_MAX))
+    }
+
+    /// What each stream at work may have in its hands.
+    fn share(&self) -> usize {
         // Relaxed: an estimate.
-        let at_work = self.feeds_at_work.load(Ordering::Relaxed).max(1);
-        let pages = at_work * (1 + PAGES_AHEAD_MAX);
-        let share = (self.pages_bytes_max / pages).max(PAGE_BYTES_MIN);
+        self.pages_bytes_max / self.feeds_at_work.load(Ordering::Relaxed).max(1)
+    }
+
+    fn page_of(&self, share: usize) -> PageBounds {
         PageBounds {
-            bytes_max: self.page.bytes_max.min(share),
+            bytes_max: self.page.bytes_max.min(share.max(PAGE_BYTES_MIN)),
             ..self.page
         }
     }
@@ -64,6 +87,8 @@ pub(crate) struct Feed {
     seat: SeatKey,
     /// The pages that are read while the ones before them are handled.
     ahead: Option<PagesAhead>,
+    /// Whether the log has an index for the query, once it was asked.
+    is_indexed: Option<bool>,
 }
 
 /// What there is for the stream after a position.
@@ -89,6 +114,7 @@ impl Feed {
             query,
             seat,
             ahead: None,
+            is_indexed: None,
         }
     }
 
@@ -112,8 +138,32 @@ impl Feed {
 
     /// Reads a page of the log, and sees to it that those after it are read meanwhile.
     ///
+    /// A page with all events is shared with other streams. A query that an index serves reads its own events only,
+    /// unless the shared page is there anyway.
+    ///
     /// Cancel safe: the position is the caller's, and a page that is not taken is read again.
     pub(crate) async fn read(&mut self, range: Range) -> Result<Selected, ReadError> {
+        let log = Arc::clone(&self.source.log);
+        let page = match Handle::try_current() {
+            Ok(runtime) if log.reader.is_blocking() => {
+                let ask = || log.reader.is_indexed(&self.query);
+                if !*self.is_indexed.get_or_insert_with(ask) {
+                    Some(log.shared_page(&runtime, range, self.source.bounds()).await?)
+                } else if self.ahead.is_none() {
+                    log.shared.page(range.after)
+                } else {
+                    None
+                }
+            }
+            _ => None,
+        };
+        match page {
+            Some(page) => Ok(Selected::of(&page, &self.query, range)),
+            None => self.read_alone(range).await,
+        }
+    }
+
+    async fn read_alone(&mut self, range: Range) -> Result<Selected, ReadError> {
         let ahead = match &mut self.ahead {
             Some(ahead) => ahead.page(range.after).await.transpose()?,
             None => None,
@@ -122,10 +172,8 @@ impl Feed {
             Some(page) => page,
             None => {
                 self.ahead = None;
-                self.source
-                    .log
-                    .page(&self.query, range, self.source.bounds())
-                    .await?
+                let bounds = self.source.bounds_alone();
+                self.source.log.page(&self.query, range, bounds).await?
             }
         };
         let reads_ahead = self.ahead.as_ref().is_some_and(|ahead| !ahead.are_over());
@@ -134,7 +182,7 @@ impl Feed {
                 after: page.through,
                 through: range.through,
             };
-            let bounds = self.source.bounds();
+            let bounds = self.source.bounds_alone();
             self.ahead = self.source.log.pages_ahead(&self.query, next, bounds);
         }
         let batches = page.batches.into_iter().map(EventBatch::whole);
@@ -142,6 +190,25 @@ impl Feed {
             batches: batches.collect(),
             through: page.through,
         })
+    }
+}
+
+impl Selected {
+    /// What a shared page has for a query in a range that begins inside it.
+    fn of(page: &Page, query: &EventQuery, range: Range) -> Self {
+        let begin = page
+            .batches
+            .partition_point(|batch| batch.last_sequence <= range.after);
+        let through = page.through.min(range.through);
+        let batches = page.batches[begin..]
+            .iter()
+            .take_while(|batch| batch.first_sequence <= through);
+        Self {
+            batches: batches
+                .filter_map(|batch| EventBatch::select(batch, query, range.after))
+                .collect(),
+            through,
+        }
     }
 }
 

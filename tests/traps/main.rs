@@ -7,6 +7,7 @@ mod files;
 mod handlers;
 mod live;
 mod queries;
+mod replays;
 mod runtimes;
 
 use std::path::PathBuf;

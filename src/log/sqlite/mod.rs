@@ -11,6 +11,7 @@ mod checkpoint;
 pub(crate) mod connection;
 pub(crate) mod index;
 mod insert;
+mod names;
 mod prune;
 mod read;
 mod schema;

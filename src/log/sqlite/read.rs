@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
-use crate::event::draft::Drafts;
+use crate::event::draft::{Drafts, weight_bytes};
 use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
@@ -19,6 +19,7 @@ use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search, Shared};
+use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::prune;
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 use crate::log::{Extent, LogReader};
@@ -151,7 +152,7 @@ impl LogReader for SqliteReader {
     }
 
     fn head(&self) -> Result<u64, StorageError> {
-        Ok(self.extent()?.head)
+        Ok(self.fill()?.head)
     }
 
     fn log_id(&self) -> &str {
@@ -169,30 +170,16 @@ impl LogReader for SqliteReader {
     fn is_blocking(&self) -> bool {
         true
     }
-}
 
-/// The names of the types that were met, shared by all events of a type. The one met last comes first: a log has few
-/// types, and they come in runs.
-#[derive(Default)]
-pub(super) struct TypeNames(Vec<(i64, Arc<str>)>);
+    fn batch_end(&self, sequence: u64) -> Result<u64, StorageError> {
+        self.with_connection(|lent| {
+            batch_end(&lent.connection, sequence).map_err(storage("read the end of a batch"))
+        })
+    }
 
-/// How many names are kept.
-const TYPE_NAMES_MAX: usize = 256;
-
-impl TypeNames {
-    fn name(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Arc<str>> {
-        match self.0.iter().position(|(known, _)| *known == id) {
-            Some(0) => {}
-            Some(index) => self.0.swap(0, index),
-            None => {
-                let name: String = connection
-                    .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
-                    .query_row([id], |row| row.get(0))?;
-                self.0.truncate(TYPE_NAMES_MAX - 1);
-                self.0.insert(0, (id, name.into()));
-            }
-        }
-        Ok(Arc::clone(&self.0[0].1))
+    fn is_indexed(&self, query: &EventQuery) -> bool {
+        let paths = IndexView::new(Arc::clone(&self.index)).paths();
+        !matches!(candidates(query, &paths), Candidates::Everything)
     }
 }
 
@@ -226,11 +213,14 @@ fn pages(
         type_names: source.type_names,
         query,
         selects_all: query.selects_everything(),
-        bounds,
+        bounds: PageBounds {
+            bytes_max: bounds.bytes_max.min(PAGE_BYTES_MAX),
+            ..bounds
+        },
         take,
         bytes: 0,
-        text_bytes: 0,
         examined: 0,
+        drafts: Drafts::default(),
         batches: Vec::new(),
         open: None,
         last: range.after,
@@ -246,6 +236,18 @@ fn pages(
         builder.close_page(range.through);
     }
     Ok(())
+}
+
+/// The end of the batch that `sequence` lies in, or `sequence` itself, when it lies in none.
+fn batch_end(connection: &Connection, sequence: u64) -> rusqlite::Result<u64> {
+    let end: Option<i64> = connection
+        .prepare_cached(
+            "SELECT sequence - batch_index + batch_size - 1 FROM event WHERE sequence <= ?1
+             ORDER BY sequence DESC LIMIT 1",
+        )?
+        .query_row([sequence as i64], |row| row.get(0))
+        .optional()?;
+    Ok(end.map_or(sequence, |end| sequence.max(end as u64)))
 }
 
 /// The first event after `after` that `query` selects.
@@ -325,27 +327,34 @@ struct PageBuilder<'a> {
     bounds: PageBounds,
     take: &'a mut dyn FnMut(Page) -> More,
     bytes: usize,
-    /// The bytes of the last batch's texts, which are probably those of the next.
-    text_bytes: usize,
     /// The rows that were looked at for this page.
     examined: u64,
-    batches: Vec<Arc<CommittedBatch>>,
-    open: Option<OpenBatch>,
+    /// The events of the page, whose texts share one buffer.
+    drafts: Drafts,
+    batches: Vec<BatchDraft>,
+    open: Option<BatchDraft>,
     /// The sequence of the row taken last.
     last: u64,
 }
 
-/// For how many events room is made before they are read.
-const CAPACITY_MAX: u64 = 64;
-/// How many bytes of room are made for texts before they are read.
-const TEXT_CAPACITY_MAX: usize = 64 << 10;
+/// No page weighs more, whatever the options say: ranges of its buffer have 32 bits.
+const PAGE_BYTES_MAX: usize = 1 << 30;
 
-/// The batch whose rows are being read. The texts of its events share one buffer.
-struct OpenBatch {
+/// A batch of the page, whose events are still drafts.
+struct BatchDraft {
     first_sequence: u64,
     last_sequence: u64,
     recorded_at: Timestamp,
-    drafts: Drafts,
+    /// What the page held before it.
+    before: Fill,
+    events: usize,
+}
+
+/// How much a page holds.
+#[derive(Clone, Copy)]
+struct Fill {
+    events: usize,
+    text_bytes: usize,
 }
 
 impl PageBuilder<'_> {
@@ -429,7 +438,7 @@ impl PageBuilder<'_> {
         self.last = sequence;
         self.examined += 1;
         let first_sequence = sequence.saturating_sub(number(1).map_err(&failed)?);
-        let is_open = |open: &OpenBatch| open.first_sequence == first_sequence;
+        let is_open = |open: &BatchDraft| open.first_sequence == first_sequence;
         if !self.open.as_ref().is_some_and(is_open) {
             if let Some(through) = self.close_batch()
                 && (self.bounds.are_reached(self.batches.len(), self.bytes) || self.examined >= EXAMINED_MAX)
@@ -438,17 +447,13 @@ impl PageBuilder<'_> {
                 return Ok(More::No);
             }
             let size = number(2).map_err(&failed)?.max(1);
-            let events = if self.selects_all {
-                size.min(CAPACITY_MAX)
-            } else {
-                1
-            };
             let recorded_at = row.get(3).map_err(&failed)?;
-            self.open = Some(OpenBatch {
+            self.open = Some(BatchDraft {
                 first_sequence,
                 last_sequence: first_sequence + size - 1,
                 recorded_at: Timestamp::from_micros(recorded_at),
-                drafts: Drafts::with_capacity(events as usize, self.text_bytes),
+                before: self.fill(),
+                events: 0,
             });
         }
         self.take_event(row, sequence)?;
@@ -462,9 +467,6 @@ impl PageBuilder<'_> {
             .type_names
             .name(self.connection, type_id)
             .map_err(storage("read the name of a type"))?;
-        let Some(open) = &mut self.open else {
-            unreachable!("a row is taken into an open batch");
-        };
         let text_of = |column: usize| {
             let value = row.get_ref(column).map_err(storage("read a row"))?;
             let text = value.as_str_or_null();
@@ -475,7 +477,7 @@ impl PageBuilder<'_> {
             Some(json) => stored_tags(json).map_err(|error| damaged(error.to_string()))?,
             None => StoredTags::None,
         };
-        let drafts = &mut open.drafts;
+        let drafts = &mut self.drafts;
         let place = drafts.place(tags.iter(), payload, text_of(7)?);
         if !self.selects_all {
             let (tags, payload) = drafts.texts(&place);
@@ -494,19 +496,22 @@ impl PageBuilder<'_> {
         Ok(())
     }
 
+    fn fill(&self) -> Fill {
+        Fill {
+            events: self.drafts.events(),
+            text_bytes: self.drafts.text_bytes(),
+        }
+    }
+
     /// Ends the open batch and says where it ended. A batch of which nothing is selected is left out.
     fn close_batch(&mut self) -> Option<u64> {
-        let open = self.open.take()?;
+        let mut open = self.open.take()?;
         let last_sequence = open.last_sequence;
-        if !open.drafts.is_empty() {
-            self.bytes += open.drafts.weight_bytes();
-            self.text_bytes = open.drafts.text_bytes().min(TEXT_CAPACITY_MAX);
-            self.batches.push(Arc::new(CommittedBatch {
-                first_sequence: open.first_sequence,
-                last_sequence,
-                recorded_at: open.recorded_at,
-                events: open.drafts.finish(open.recorded_at),
-            }));
+        let fill = self.fill();
+        open.events = fill.events - open.before.events;
+        if open.events > 0 {
+            self.bytes += weight_bytes(open.events, fill.text_bytes - open.before.text_bytes);
+            self.batches.push(open);
         }
         Some(last_sequence)
     }
@@ -515,10 +520,27 @@ impl PageBuilder<'_> {
     fn close_page(&mut self, through: u64) -> More {
         self.bytes = 0;
         self.examined = 0;
-        (self.take)(Page {
-            batches: mem::take(&mut self.batches),
+        let Fill { events, text_bytes } = self.fill();
+        let mut drafts = mem::take(&mut self.drafts).share();
+        let batches = self.batches.drain(..).map(|batch| {
+            Arc::new(CommittedBatch {
+                first_sequence: batch.first_sequence,
+                last_sequence: batch.last_sequence,
+                recorded_at: batch.recorded_at,
+                events: drafts.take(batch.events, batch.recorded_at),
+            })
+        });
+        let page = Page {
+            batches: batches.collect(),
             through,
-        })
+        };
+        self.type_names.renew();
+        let more = (self.take)(page);
+        if more == More::Yes {
+            // The next page is probably as large.
+            self.drafts = Drafts::with_capacity(events, text_bytes + text_bytes / 8);
+        }
+        more
     }
 }
 

@@ -17,8 +17,9 @@ use crate::log::sqlite::connection::{Durability, ORDERED, storage};
 use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
+use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::prune;
-use crate::log::sqlite::read::{self, Source, TypeNames};
+use crate::log::sqlite::read::{self, Source};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {
