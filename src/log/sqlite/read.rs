@@ -152,7 +152,7 @@ impl LogReader for SqliteReader {
     }
 
     fn head(&self) -> Result<u64, StorageError> {
-        Ok(self.fill()?.head)
+        Ok(self.extent()?.head)
     }
 
     fn log_id(&self) -> &str {
