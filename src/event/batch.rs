@@ -201,6 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_weighs_what_was_checked() {
+        let text = "x".repeat(1000);
+        let event = || NewEvent::new("a", &text);
+        for events in [
+            vec![event()],
+            vec![event().tag("t").correlation_id("c"), event().tag("u")],
+        ] {
+            let (records, bytes) = check_batch(events, &Limits::default()).unwrap();
+            let batch = CommittedBatch::stamp(records, 1, Timestamp::EPOCH);
+            assert_eq!(batch.weight_bytes(), bytes);
+        }
+    }
+
+    #[test]
     fn a_batch_that_overlaps_the_position_is_delivered_from_there() {
         let batch = batch(5, &["a", "b", "a", "b", "a"]);
         let all = EventBatch::select(&batch, &EventQuery::all(), 6).unwrap();

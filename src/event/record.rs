@@ -71,10 +71,15 @@ impl EventRecord {
         self.metadata.as_deref()
     }
 
-    /// Where the texts of the event lie in their buffer.
+    /// Where the texts of the event lie in their buffer: side by side, tags or payload first.
     pub(crate) fn texts(&self) -> Range<usize> {
-        let last = self.metadata.as_deref().map_or(&self.payload, Metadata::object);
-        self.tags.as_range().start..last.as_range().end
+        let (tags, payload) = (self.tags.as_range(), self.payload.as_range());
+        let metadata = self
+            .metadata
+            .as_deref()
+            .map(|metadata| metadata.object().as_range());
+        let end = metadata.map_or(0, |range| range.end);
+        tags.start.min(payload.start)..tags.end.max(payload.end).max(end)
     }
 
     /// Decodes a typed event: the inverse of [`NewEvent::encode`](crate::NewEvent::encode).
