@@ -151,7 +151,12 @@ impl Checker {
             ensure(is_batch_end, || {
                 format!("{name}: the cursor {cursor} is not the end of a batch")
             })?;
-            stream.check(cursor, &journal(&self.dir, name, run)?, end)?;
+            stream.check(
+                cursor,
+                self.pruned_through as i64,
+                &journal(&self.dir, name, run)?,
+                end,
+            )?;
         }
         if end == End::Closed || run.is_multiple_of(4) {
             check_integrity(&connection)?;
@@ -389,13 +394,11 @@ impl StreamCheck {
 
     /// The effects of a run are exactly what follows the cursor that it found, in order and without a gap (S2, S3, D1);
     /// the cursor that it left covers nothing unhandled (D2), and not too little (D3).
-    fn check(&mut self, cursor: i64, effects: &[String], end: End) -> Checked {
+    fn check(&mut self, cursor: i64, pruned: i64, effects: &[String], end: End) -> Checked {
         let Spec {
             name, repeats_max, ..
         } = SPECS[self.spec];
-        let resumed = self
-            .deliveries
-            .partition_point(|delivery| delivery.last <= self.cursor);
+        let resumed = self.resumed(cursor, pruned, effects);
         for (place, effect) in (resumed..).zip(effects) {
             let expected = self.deliveries.get(place).map(|delivery| delivery.line.as_str());
             ensure(expected == Some(effect), || {
@@ -433,6 +436,24 @@ impl StreamCheck {
         self.handled = self.handled.max(handled);
         self.cursor = cursor;
         Ok(())
+    }
+
+    /// With which delivery the run began: with the first after the cursor; under a new name with the first of what was
+    /// left then, which is no more than what is pruned by now.
+    fn resumed(&self, cursor: i64, pruned: i64, effects: &[String]) -> usize {
+        let after = |position| {
+            self.deliveries
+                .partition_point(|delivery| delivery.last <= position)
+        };
+        if self.cursor > 0 {
+            return after(self.cursor);
+        }
+        let first = effects.first().and_then(|effect| {
+            self.deliveries
+                .iter()
+                .position(|delivery| delivery.line == *effect)
+        });
+        first.unwrap_or(after(cursor)).min(after(pruned))
     }
 }
 
