@@ -34,6 +34,9 @@ struct Arguments {
     /// Shorter and fewer rounds: for a look, not for a verdict. Leaves the documentation alone.
     #[arg(long)]
     quick: bool,
+    /// Write the documentation from a quick run too; it says there how short the rounds were.
+    #[arg(long)]
+    write: bool,
     /// Only peers whose name contains this.
     #[arg(long, default_value = "", value_name = "PEER")]
     only: String,
@@ -95,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         data: children.data(),
     };
     println!("\n{}", report.tables());
-    let charts = if is_whole && !arguments.quick {
+    let charts = if is_whole && (arguments.write || !arguments.quick) {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../docs")
             .canonicalize()?;
