@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use futures::future::try_join_all;
-use millstream::{DurableStream, EventQuery, EventStream, HandleStream, NewEvent, Store};
+use millstream::{DurableStream, EventQuery, EventStream, HandleStream, Store};
 use tokio::runtime::Runtime;
 
 use crate::report::{Report, Target, per_second};
@@ -134,7 +134,7 @@ async fn append_if(store: &Store, round: usize, appends: usize) -> Result<(), Fa
             let context = EventQuery::tags([tag.as_str()]);
             let mut version = store.query(&context).await?.context_version;
             for number in 0..appends {
-                let event = NewEvent::new("deposited", Order::new(number as u64)).tag(&tag);
+                let event = Order::event(number as u64).tag(&tag);
                 version = store.append_if([event], &context, version).await?.last_sequence;
             }
             Ok::<(), Failure>(())
