@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -145,6 +145,39 @@ CREATE TABLE index_path (
 
 -- The index is made again from the events, step by step.
 DROP TABLE event_tag;
+"#;
+
+const FORMAT_3: &str = r#"
+-- Who paused the stream and since when, in microseconds since the Unix epoch; NULL: it is not paused.
+ALTER TABLE cursor ADD COLUMN paused_by TEXT;
+ALTER TABLE cursor ADD COLUMN paused_at INTEGER;
+-- Changes with every word from outside (pause, reset and the like): whoever runs the stream reads the row again then.
+ALTER TABLE cursor ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
+-- The last sequence of the batch that the handler was given and has not taken yet, and how often it was given.
+ALTER TABLE cursor ADD COLUMN attempt_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE cursor ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+
+-- What the failure policy of a durable stream set aside, or had to leave behind it.
+CREATE TABLE dead_letter (
+    stream TEXT NOT NULL,
+    -- The first and the last of the selected events that it stands for.
+    first_sequence INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    -- The key whose later events queue behind it; NULL: nothing does.
+    key TEXT,
+    -- 'parked': its handling failed; 'queued': it waits behind a parked one of its key; 'skipped': it is only recorded.
+    state TEXT NOT NULL,
+    -- 'error', 'panic', 'timeout', 'undecodable' or 'crash'; NULL for one that is queued.
+    category TEXT,
+    cause TEXT,
+    attempts INTEGER NOT NULL,
+    -- Microseconds since the Unix epoch.
+    first_failed_at INTEGER,
+    last_failed_at INTEGER,
+    parked_at INTEGER NOT NULL,
+    PRIMARY KEY (stream, first_sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dead_letter_by_key ON dead_letter (stream, key, first_sequence) WHERE key IS NOT NULL;
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
