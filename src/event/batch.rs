@@ -67,7 +67,7 @@ pub struct EventBatch {
 
 impl EventBatch {
     /// The part of `batch` after `position` that `query` selects, if there is any.
-    pub(crate) fn select(batch: &Arc<CommittedBatch>, query: &EventQuery, position: u64) -> Option<Self> {
+    pub(crate) fn select(batch: Arc<CommittedBatch>, query: &EventQuery, position: u64) -> Option<Self> {
         let events = &batch.events;
         let after = events.partition_point(|event| event.sequence <= position);
         let selects_all = query.selects_everything();
@@ -82,10 +82,7 @@ impl EventBatch {
             let indexes = (first..end).chain(others).map(|index| index as u32);
             Selection::Indexes(indexes.collect())
         };
-        Some(Self {
-            batch: Arc::clone(batch),
-            selection,
-        })
+        Some(Self { batch, selection })
     }
 
     /// A batch of which every event that is held is shown.
@@ -217,20 +214,20 @@ mod tests {
     #[test]
     fn a_batch_that_overlaps_the_position_is_delivered_from_there() {
         let batch = batch(5, &["a", "b", "a", "b", "a"]);
-        let all = EventBatch::select(&batch, &EventQuery::all(), 6).unwrap();
+        let all = EventBatch::select(Arc::clone(&batch), &EventQuery::all(), 6).unwrap();
         let sequences: Vec<u64> = all.iter().map(EventRecord::sequence).collect();
         assert_eq!(sequences, [7, 8, 9]);
-        let some = EventBatch::select(&batch, &EventQuery::types(["b"]), 6).unwrap();
+        let some = EventBatch::select(Arc::clone(&batch), &EventQuery::types(["b"]), 6).unwrap();
         assert_eq!(some.len(), 1);
         assert_eq!((some.first_sequence(), some.last_sequence()), (5, 9));
-        assert!(EventBatch::select(&batch, &EventQuery::all(), 9).is_none());
+        assert!(EventBatch::select(Arc::clone(&batch), &EventQuery::all(), 9).is_none());
     }
 
     #[test]
     fn neighbours_are_shown_like_events_that_lie_apart() {
         let batch = batch(1, &["a", "b", "b", "c", "b"]);
         let shown = |names: &[&str], after| {
-            let selected = EventBatch::select(&batch, &EventQuery::types(names.to_vec()), after);
+            let selected = EventBatch::select(Arc::clone(&batch), &EventQuery::types(names.to_vec()), after);
             selected.map(|selected| {
                 let sequences: Vec<u64> = selected.iter().map(EventRecord::sequence).collect();
                 assert_eq!(sequences.len(), selected.len());

@@ -224,7 +224,7 @@ impl World {
     fn select(&self, batches: &[Arc<CommittedBatch>], after: u64) -> std::collections::VecDeque<EventBatch> {
         let selected = batches
             .iter()
-            .filter_map(|batch| EventBatch::select(batch, &self.query, after));
+            .filter_map(|batch| EventBatch::select(Arc::clone(batch), &self.query, after));
         selected.collect()
     }
 }

@@ -16,7 +16,7 @@ use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
 use crate::log::shared::SharedPages;
-use crate::log::tempo::{self, Tempo};
+use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogReader};
 
 /// The queue to the committer and the readers, each with its bound.
@@ -65,9 +65,10 @@ impl LogHandle {
         }
         // Callers who are under way together share a commit, and are better put to sleep.
         let is_alone = self.room_requests.available_permits() + 1 >= self.room_requests_max;
-        let outcome = match self.tempo.stay_awake().filter(|_| is_alone) {
-            Some(patience) => tempo::awake(answer, patience).await,
-            None => answer.await.ok(),
+        let outcome = if is_alone {
+            self.tempo.answer(answer).await
+        } else {
+            answer.await.ok()
         };
         outcome.unwrap_or_else(|| Err(committer_gone().into()))
     }

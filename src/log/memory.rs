@@ -79,7 +79,7 @@ impl Contents {
                 break;
             }
             through = batch.last_sequence;
-            if let Some(selected) = EventBatch::select(batch, query, range.after) {
+            if let Some(selected) = EventBatch::select(Arc::clone(batch), query, range.after) {
                 let selected = selected.into_selected();
                 bytes += selected.weight_bytes();
                 batches.push(selected);
@@ -94,7 +94,7 @@ impl Contents {
     fn first_match(&self, query: &EventQuery, after: u64) -> Option<u64> {
         let batch = self
             .beyond(after)
-            .find_map(|batch| EventBatch::select(batch, query, after))?;
+            .find_map(|batch| EventBatch::select(Arc::clone(batch), query, after))?;
         batch.iter().map(|event| event.sequence()).next()
     }
 }

@@ -11,8 +11,8 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
-//! `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), `shelf` and `shared`
-//! (the pages that several streams read), and the implementations.
+//! `request`, `queue` and `committer` (how it is written), `tempo` and `trial` (how a caller waits for it), `handle` (what
+//! the rest of the crate holds), `shelf` and `shared` (the pages that several streams read), and the implementations.
 
 pub(crate) mod committer;
 pub(crate) mod cursor;
@@ -24,6 +24,7 @@ pub(crate) mod request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
 pub(crate) mod tempo;
+mod trial;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;

@@ -1,6 +1,6 @@
-//! How long commits take of late, by which a lone caller decides whether to sleep or to stay awake for its answer.
+//! How a lone caller waits for its answer: asleep, or awake for as long as commits take of late.
 //!
-//! Waking a thread takes about as long as a fast disk takes to sync. So a caller that nobody shares the commit with looks
+//! Waking a thread takes about as long as a fast disk takes to sync. So a caller that nobody shares the commit with may look
 //! for its answer instead: in short turns, between which whatever else is ready on its executor gets on.
 
 use std::future::poll_fn;
@@ -12,14 +12,18 @@ use std::{hint, thread};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-/// The running mean of the time from the begin of a group to its answers.
+use crate::log::trial::{Manner, Trial};
+use crate::sync::Mutex;
+
 pub(crate) struct Tempo {
+    /// The running mean of the time from the begin of a group to its answers.
     micros: AtomicU32,
     /// How many requests the last group had. Callers of a larger group come back together, and need the threads that they would
     /// keep each other from.
     last_group: AtomicUsize,
     /// With one processor to share, the committer needs it more than the caller.
     has_processors: bool,
+    trial: Mutex<Trial>,
 }
 
 /// Through a commit that takes longer a caller sleeps: the wake-up is a small part of it, and staying awake would cost much.
@@ -40,6 +44,7 @@ impl Tempo {
             micros: AtomicU32::new(micros(TOOK_MAX)),
             last_group: AtomicUsize::new(0),
             has_processors: thread::available_parallelism().is_ok_and(|processors| processors.get() > 1),
+            trial: Mutex::new(Trial::new()),
         }
     }
 
@@ -52,8 +57,23 @@ impl Tempo {
         self.last_group.store(requests, Ordering::Relaxed);
     }
 
-    /// How long to stay awake for an answer; nothing, when it is better to sleep.
-    pub(crate) fn stay_awake(&self) -> Option<Duration> {
+    /// Waits for the answer to a lone request, in the manner that is faster of late. `None`: nobody will give one.
+    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<T>) -> Option<T> {
+        let Some(patience) = self.patience() else {
+            return answer.await.ok();
+        };
+        let manner = self.trial.lock().manner();
+        let started = Instant::now();
+        let answer = match manner {
+            Manner::Awake => awake(answer, patience).await,
+            Manner::Asleep => answer.await.ok(),
+        };
+        self.trial.lock().note(manner, started.elapsed());
+        answer
+    }
+
+    /// How long it may be worth staying awake; nothing, when it is better to sleep.
+    fn patience(&self) -> Option<Duration> {
         let mean = Duration::from_micros(self.micros.load(Ordering::Relaxed).into());
         let is_alone = self.last_group.load(Ordering::Relaxed) <= 1;
         (self.has_processors && is_alone && mean <= AWAKE_MAX).then(|| mean * PATIENCE)
@@ -65,7 +85,7 @@ fn micros(time: Duration) -> u32 {
 }
 
 /// Stays awake for the answer, and sleeps when it does not come in time. `None`: nobody will give one.
-pub(crate) async fn awake<T>(mut answer: oneshot::Receiver<T>, patience: Duration) -> Option<T> {
+async fn awake<T>(mut answer: oneshot::Receiver<T>, patience: Duration) -> Option<T> {
     let started = Instant::now();
     while started.elapsed() < patience {
         let turn = Instant::now();
@@ -115,12 +135,12 @@ mod tests {
             has_processors: true,
             ..Tempo::new()
         };
-        assert_eq!(unknown.stay_awake(), None);
-        assert_eq!(tempo(Duration::from_secs(100)).stay_awake(), None);
+        assert_eq!(unknown.patience(), None);
+        assert_eq!(tempo(Duration::from_secs(100)).patience(), None);
         let shared = tempo(Duration::from_micros(160));
         shared.note(Duration::from_micros(160), 2);
-        assert_eq!(shared.stay_awake(), None);
-        let patience = tempo(Duration::from_micros(160)).stay_awake().unwrap();
+        assert_eq!(shared.patience(), None);
+        let patience = tempo(Duration::from_micros(160)).patience().unwrap();
         assert!(
             (300..400).contains(&patience.as_micros()),
             "about twice the mean, not {patience:?}"

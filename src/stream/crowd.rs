@@ -71,7 +71,7 @@ async fn run(crowd: Arc<Crowd>) {
             continue;
         };
         if core.runtime.id() == here.id() {
-            run_here(core, pump).await;
+            run_here(core, pump, &here).await;
         } else {
             spawn(core, pump);
         }
@@ -83,12 +83,11 @@ async fn run(crowd: Arc<Crowd>) {
 }
 
 /// Runs a loop until it rests, ends, or has to wait.
-async fn run_here(core: Arc<StreamCore>, pump: Box<Pump>) {
-    let runtime = core.runtime.clone();
+async fn run_here(core: Arc<StreamCore>, pump: Box<Pump>, here: &Handle) {
     let mut running = Box::pin(pump::run(core, pump));
     let polled = std::future::poll_fn(|context| Poll::Ready(running.as_mut().poll(context))).await;
     if polled.is_pending() {
-        runtime.spawn(running);
+        here.spawn(running);
     }
 }
 

@@ -205,7 +205,7 @@ impl Selected {
             .take_while(|batch| batch.first_sequence <= through);
         Self {
             batches: batches
-                .filter_map(|batch| EventBatch::select(batch, query, range.after))
+                .filter_map(|batch| EventBatch::select(Arc::clone(batch), query, range.after))
                 .collect(),
             through,
         }
@@ -231,7 +231,7 @@ pub(crate) fn look(
         Look::Closed => Found::Closed,
         Look::Batches { batches, through } => Found::Page(Selected {
             batches: batches
-                .iter()
+                .into_iter()
                 .filter_map(|batch| EventBatch::select(batch, query, after))
                 .collect(),
             through,

@@ -20,13 +20,13 @@ struct State<P, C> {
 
 /// What becomes of a loop that wants to rest.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Parked<P> {
+pub(crate) enum Parked<P, C> {
     /// Its state is left to whoever wakes or ends the stream.
     Rests,
     /// It was woken meanwhile and goes on.
     Roused(P),
     /// The gate is closed.
-    Closed(P),
+    Closed { state: P, cause: C },
 }
 
 impl<P, C: Clone> Gate<P, C> {
@@ -55,10 +55,13 @@ impl<P, C: Clone> Gate<P, C> {
     }
 
     /// Leaves the loop's state to whoever wakes or ends the stream; gives it back when that has happened already.
-    pub(crate) fn park(&self, loop_state: P) -> Parked<P> {
+    pub(crate) fn park(&self, loop_state: P) -> Parked<P, C> {
         let mut state = self.state.lock();
-        if state.closed.is_some() {
-            return Parked::Closed(loop_state);
+        if let Some(cause) = state.closed.clone() {
+            return Parked::Closed {
+                state: loop_state,
+                cause,
+            };
         }
         if std::mem::take(&mut state.was_roused) {
             return Parked::Roused(loop_state);
@@ -119,7 +122,7 @@ mod models {
                 match gate.park(pump) {
                     Parked::Rests => return 0,
                     Parked::Roused(roused) => pump = roused,
-                    Parked::Closed(_) => return 1,
+                    Parked::Closed { .. } => return 1,
                 }
             };
             let waker = thread::spawn({
@@ -158,7 +161,7 @@ mod models {
             match parked {
                 Parked::Rests => assert_eq!(woken, Some(7), "the wake-up finds a loop at rest"),
                 Parked::Roused(_) => assert_eq!(woken, None, "one of them has the loop"),
-                Parked::Closed(_) => unreachable!("nobody closes the gate"),
+                Parked::Closed { .. } => unreachable!("nobody closes the gate"),
             }
         });
     }

@@ -81,7 +81,7 @@ pub(crate) fn rest_at_once(core: &StreamCore, mut pump: Box<Pump>) -> Option<Box
     pump.found_nothing(core, head);
     match core.gate.park(pump) {
         Parked::Rests => None,
-        Parked::Roused(pump) | Parked::Closed(pump) => Some(pump),
+        Parked::Roused(pump) | Parked::Closed { state: pump, .. } => Some(pump),
     }
 }
 
@@ -209,7 +209,10 @@ impl Work {
         let mut pages = 0;
         loop {
             let command = self.pump().machine.step(input);
-            if let Some(cause) = core.gate.closed() {
+            // A look does no harm, and whoever is about to rest is told by the gate.
+            if matches!(command, Command::Read { .. } | Command::Call(_))
+                && let Some(cause) = core.gate.closed()
+            {
                 return Err(cause);
             }
             if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
@@ -229,7 +232,11 @@ impl Work {
                     let pump = self.pump.take().expect("a loop at work has its state");
                     match core.gate.park(pump) {
                         Parked::Rests => return Ok(()),
-                        Parked::Roused(pump) | Parked::Closed(pump) => self.pump = Some(pump),
+                        Parked::Roused(pump) => self.pump = Some(pump),
+                        Parked::Closed { state, cause } => {
+                            self.pump = Some(state);
+                            return Err(cause);
+                        }
                     }
                     Input::Woken
                 }

@@ -2,16 +2,19 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `prune` and `checkpoint` (the committer's half), `candidates`
-//! (which events a query can concern), `statement` (how rows are read), `read` (the readers' half).
+//! (which events a query can concern), `statement` and `pages` (how rows are read), `read` (the readers' half).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
+#[cfg(test)]
+mod explain;
 pub(crate) mod index;
 mod insert;
 mod names;
+mod pages;
 mod prune;
 mod read;
 mod schema;

@@ -18,8 +18,8 @@ use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::names::TypeNames;
-use crate::log::sqlite::prune;
-use crate::log::sqlite::read::{self, Source};
+use crate::log::sqlite::pages::Source;
+use crate::log::sqlite::{prune, read};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {

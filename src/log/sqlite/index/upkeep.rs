@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use crate::event::batch::CommittedBatch;
 use crate::log::page::Range;
 use crate::log::sqlite::index::entry::{BLOCK_ENTRIES_MAX, Entry};
-use crate::log::sqlite::index::path;
+use crate::log::sqlite::index::path::{self, PayloadPath};
 use crate::log::sqlite::index::run::{self, Stand};
 use crate::log::sqlite::index::stage::Stage;
 use crate::log::sqlite::index::tier::{self, Run};
@@ -118,10 +118,8 @@ impl Upkeep {
         if self.read_at == Some(stand.generation) {
             return Ok(());
         }
-        self.runs = Arc::clone(self.view.runs.at(connection, stand.generation)?);
-        self.merging = merge::levels(connection)?;
-        self.garbage = merge::garbage(connection)?;
         let paths = run::read_paths(connection)?;
+        self.read_runs(connection)?;
         let mut shared = self.view.shared.lock();
         let (covers, indexed) = (shared.stage.covers(), stand.indexed_through);
         if *shared.paths == *paths && covers.after <= indexed && indexed <= covers.through {
@@ -132,16 +130,28 @@ impl Upkeep {
             shared.paths = paths.into();
             shared.stage = Stage::behind(indexed);
         }
-        self.read_at = Some(stand.generation);
         Ok(())
+    }
+
+    /// Reads which runs there are, and what is being done with them, as the transaction shows it.
+    fn read_runs(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let generation = self.stand.generation;
+        self.runs = Arc::clone(self.view.runs.at(connection, generation)?);
+        self.merging = merge::levels(connection)?;
+        self.garbage = merge::garbage(connection)?;
+        self.read_at = Some(generation);
+        Ok(())
+    }
+
+    /// Through which event the stage knows all entries, and of which paths.
+    fn staged(&self) -> (u64, Arc<[PayloadPath]>) {
+        let shared = self.view.shared.lock();
+        (shared.stage.covers().through, Arc::clone(&shared.paths))
     }
 
     /// Takes the entries of a batch that was just inserted.
     pub(crate) fn append(&mut self, batch: &CommittedBatch) {
-        let (staged, paths) = {
-            let shared = self.view.shared.lock();
-            (shared.stage.covers().through, Arc::clone(&shared.paths))
-        };
+        let (staged, paths) = self.staged();
         let pending = &mut self.view.pending;
         if staged.max(pending.through) + 1 != batch.first_sequence {
             // The stage is behind; it catches up with the rows.
@@ -259,10 +269,7 @@ impl Upkeep {
 
     /// Stages the entries of events that stand in the log, because another process appended them or this one began after them.
     fn catch_up(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let (staged, paths) = {
-            let shared = self.view.shared.lock();
-            (shared.stage.covers().through, Arc::clone(&shared.paths))
-        };
+        let (staged, paths) = self.staged();
         let pending = &mut self.view.pending;
         let mut statement = connection.prepare_cached(
             "SELECT sequence, tags, iif(?3, payload, NULL) FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
@@ -313,10 +320,6 @@ impl Upkeep {
             ..self.stand
         };
         run::set_stand(connection, self.stand)?;
-        self.runs = Arc::clone(self.view.runs.at(connection, self.stand.generation)?);
-        self.merging = merge::levels(connection)?;
-        self.garbage = merge::garbage(connection)?;
-        self.read_at = Some(self.stand.generation);
-        Ok(())
+        self.read_runs(connection)
     }
 }
