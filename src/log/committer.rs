@@ -44,6 +44,8 @@ pub(crate) struct Committer<W> {
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
+/// From how many callers on they are served in two halves. With fewer, the sync of another commit costs more than it gains.
+const HALVES_FROM: usize = 24;
 /// How many pieces of upkeep the next group may have to wait for.
 const CHORES_PER_GROUP_MAX: usize = 8;
 /// The pause after upkeep that failed.
@@ -63,7 +65,7 @@ impl<W: LogWriter> Committer<W> {
     /// Works until the queue is closed and empty.
     pub(crate) fn run(mut self) {
         let mut look_at = Instant::now() + self.poll_interval;
-        let mut group = 0;
+        let mut expected = 0;
         loop {
             let until = if self.has_chore(Pace::Busy) {
                 Instant::now()
@@ -74,8 +76,8 @@ impl<W: LogWriter> Committer<W> {
             };
             let work = self.queue.take(Wait {
                 until,
-                spin: if group > 0 { SPIN } else { Duration::ZERO },
-                meanwhile: if group > 1 {
+                spin: if expected > 0 { SPIN } else { Duration::ZERO },
+                meanwhile: if expected > 1 {
                     Meanwhile::Yield
                 } else {
                     Meanwhile::Keep
@@ -83,7 +85,7 @@ impl<W: LogWriter> Committer<W> {
             });
             let is_idle = work.requests.is_empty() && work.cursors.is_empty();
             let is_done = work.is_closed && is_idle;
-            group = self.work(work, group);
+            expected = self.work(work, expected);
             // The callers are answered: whatever the log has to do for itself is done here, in small steps.
             self.keep_up(if is_idle && !is_done {
                 Pace::Idle
@@ -101,7 +103,7 @@ impl<W: LogWriter> Committer<W> {
         }
     }
 
-    /// Works off what was taken, and says how many requests that were.
+    /// Works off what was taken, and says how many requests the next group may wait for.
     fn work(&mut self, work: Work<Request>, expected: usize) -> usize {
         if !work.requests.is_empty() {
             return self.commit_group(work, expected);
@@ -151,7 +153,7 @@ impl<W: LogWriter> Committer<W> {
         self.writer.has_chore(pace)
     }
 
-    /// Commits, publishes and answers one group. When anything fails, everything does.
+    /// Commits, publishes and answers one group, and says how large the next one is to be. When anything fails, everything does.
     fn commit_group(&mut self, work: Work<Request>, expected: usize) -> usize {
         let started = Instant::now();
         let mut growth = Growth {
@@ -184,6 +186,8 @@ impl<W: LogWriter> Committer<W> {
             }
             self.writer.commit()
         });
+        // Who is not waiting by now was answered with the last group, and has not come back.
+        let waiting = self.queue.waiting();
         match outcome {
             Ok(()) => {
                 self.faults.hit(FaultPoint::AfterCommit);
@@ -205,7 +209,7 @@ impl<W: LogWriter> Committer<W> {
                 }
             }
         }
-        growth.requests
+        next_group(growth.requests, waiting)
     }
 
     /// Applies one request inside the transaction. An error here is one of the storage, which fails the group; a refusal
@@ -485,6 +489,19 @@ impl<W: LogWriter> Committer<W> {
     }
 }
 
+/// How many requests the next group waits for, after one of so many during which so many others came.
+///
+/// Callers who are answered together come back together. A few are waited for, so that they share a commit. Many are served
+/// in two halves: while one is committed, the other prepares what comes next.
+fn next_group(requests: usize, waiting: usize) -> usize {
+    let callers = requests + waiting;
+    if callers >= HALVES_FROM {
+        callers.div_ceil(2)
+    } else {
+        requests
+    }
+}
+
 /// A cursor that was written inside a transaction.
 struct Move {
     cell: Arc<CursorCell>,
@@ -530,5 +547,21 @@ impl<W> Drop for Committer<W> {
                 cell.fail(CursorFailure::CommitterEnded);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_callers_are_served_in_halves_and_few_together() {
+        assert_eq!(next_group(1, 0), 1);
+        assert_eq!(next_group(16, 3), 16);
+        // All of them came at once, and from then on half of them each time.
+        assert_eq!(next_group(64, 0), 32);
+        assert_eq!(next_group(32, 32), 32);
+        // Some were late.
+        assert_eq!(next_group(32, 10), 21);
     }
 }

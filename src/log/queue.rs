@@ -74,7 +74,7 @@ pub(crate) enum Meanwhile {
 #[derive(Clone, Copy)]
 pub(crate) struct Growth {
     pub(crate) requests: usize,
-    /// How many requests the last group had.
+    /// How many requests it waits for, as long as they keep coming.
     pub(crate) expected: usize,
     pub(crate) since: Instant,
 }
@@ -162,6 +162,11 @@ impl<R> Queue<R> {
         }
     }
 
+    /// How many requests wait, more or less.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Takes no more requests. What is queued is still worked off.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
@@ -225,8 +230,8 @@ impl<R> Queue<R> {
         }
     }
 
-    /// What came while the group was applied. When the last group was larger, waits for it as long as requests keep
-    /// coming, because callers who were answered together come back together. Nothing: the group is complete.
+    /// What came while the group was applied. When more was expected, waits for it as long as requests keep coming.
+    /// Nothing: the group is complete.
     pub(crate) fn more(&self, growth: Growth) -> Vec<R> {
         let until = growth.since + GROW_MAX;
         let now = Instant::now();
