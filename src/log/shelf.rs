@@ -533,6 +533,24 @@ mod tests {
     }
 
     #[test]
+    fn who_is_in_front_waits_for_a_run_behind_it_and_for_nobody_without_one() {
+        let head = 3 * FOLLOWED_EVENTS_MAX;
+        let from = |after| Range { after, through: head };
+        let mut shelf = Shelf::new(usize::MAX);
+        let Found::Missing(behind) = shelf.find(from(0)) else {
+            panic!("nobody reads");
+        };
+        let in_front = from(FOLLOWED_EVENTS_MAX);
+        assert!(matches!(shelf.find(in_front), Found::Underway));
+        assert_eq!(shelf.ahead(in_front), None);
+        let far_in_front = from(2 * FOLLOWED_EVENTS_MAX);
+        assert!(matches!(shelf.find(far_in_front), Found::Missing(_)));
+        // The run that is over, or was given up, keeps nobody, whatever becomes of the stream that it was for.
+        shelf.finish(behind.id);
+        assert!(matches!(shelf.find(in_front), Found::Missing(_)));
+    }
+
+    #[test]
     fn what_was_taken_is_let_go_before_what_is_still_to_be_taken() {
         let log = log(&[(1, false); 8]);
         let bytes = PAGE_BYTES + batch(&log[0]).weight_bytes();

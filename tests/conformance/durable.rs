@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream::internals::FaultPoint;
 use millstream::{
@@ -284,11 +284,14 @@ pub(crate) async fn d3_a_crash_repeats_no_more_than_the_checkpoint_allows(subjec
     }
 }
 
+/// How often a store looks for other processes' commits, where a test wants many looks.
+const POLL: Duration = Duration::from_millis(1);
+
 pub(crate) async fn d4_a_query_that_selects_nothing_has_no_lag_and_is_swept_along(subject: &Subject) {
     let stores = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&stores);
     let store = subject.open_faulty(
-        |builder| builder,
+        |builder| builder.poll_interval(POLL),
         move |point| {
             if point == FaultPoint::AfterCursor {
                 counted.fetch_add(1, Ordering::SeqCst);
@@ -313,6 +316,13 @@ pub(crate) async fn d4_a_query_that_selects_nothing_has_no_lag_and_is_swept_alon
     }
     assert_eq!(stores.load(Ordering::SeqCst), 0, "an idle stream costs no writes");
     append(&store, "a", 10_000).await;
+    let written = stores.load(Ordering::SeqCst);
+    let many_looks = Instant::now() + 50 * POLL;
+    while Instant::now() < many_looks {
+        store.query(&nothing).await.unwrap();
+    }
+    let idle = stores.load(Ordering::SeqCst);
+    assert_eq!(idle, written, "nothing is written while nothing is appended");
     eventually("the next groups take the cursor along", || {
         store.append_blocking(events("a", 1)).unwrap();
         cursor(&stream) >= 10_000
