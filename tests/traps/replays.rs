@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::Place;
-use crate::common::{Recorder, in_time};
+use crate::common::{Recorder, in_time, takes_all};
 
 const BATCHES: u64 = 400;
 
@@ -119,6 +119,25 @@ async fn a_stream_that_begins_inside_a_batch_cuts_it_for_nobody_else() {
         BATCHES,
         "each batch comes as one"
     );
+    drop((begun, all));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_begins_inside_a_batch_of_a_page_that_is_there_gets_the_rest_of_it() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 0..BATCHES).await;
+    store.close().await.unwrap();
+    let store = place.open();
+    let whole = DurableStream::new("whole");
+    let all = store.stream_all_durable(&whole, takes_all()).await.unwrap();
+    in_time("all pages were read", all.caught_up()).await.unwrap();
+    // Sequences 11 to 15 are one batch.
+    let inside = Recorder::new();
+    let name = DurableStream::new("inside").start(Start::After(12));
+    let begun = store.stream_all_durable(&name, inside.handler()).await.unwrap();
+    in_time("the rest was delivered", begun.caught_up()).await.unwrap();
+    assert_eq!(inside.sequences(), (13..=store.head()).collect::<Vec<_>>());
     drop((begun, all));
 }
 
