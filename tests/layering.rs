@@ -22,6 +22,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // 5. The wiring.
     ("store", &["sync", "error", "event", "log", "stream", "builder"]),
+    // What an operator asks of a whole log.
+    ("inspect", &["error", "log", "store"]),
     (
         "builder",
         &[

@@ -1,6 +1,5 @@
 //! The readers' half: pages, decoded from rows.
 
-use std::cell::OnceCell;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,20 +7,23 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, StorageError};
+use crate::error::{BackupError, ReadError, StorageError, VerifyError};
 use crate::event::batch::CommittedBatch;
 use crate::event::draft::{Drafts, weight_bytes};
-use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
-use crate::event::record::{EventRecord, TAG_SEPARATOR};
+use crate::event::record::EventRecord;
+use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search, Shared};
 use crate::log::sqlite::names::TypeNames;
-use crate::log::sqlite::prune;
+use crate::log::sqlite::row::{RowView, StoredTags, stored_tags};
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
+use crate::log::sqlite::{backup, prune, statistics, verify};
+use crate::log::statistics::LogStatistics;
+use crate::log::verification::Verification;
 use crate::log::{Extent, LogReader};
 use crate::sync::Mutex;
 
@@ -153,6 +155,28 @@ impl LogReader for SqliteReader {
 
     fn head(&self) -> Result<u64, StorageError> {
         Ok(self.extent()?.head)
+    }
+
+    fn position_at(&self, time: Timestamp) -> Result<u64, StorageError> {
+        self.with_connection(|lent| position_at(&lent.connection, time).map_err(storage("find the time")))
+    }
+
+    fn statistics(&self) -> Result<LogStatistics, StorageError> {
+        self.with_connection(|lent| {
+            statistics::statistics(&lent.connection).map_err(storage("count what the log holds"))
+        })
+    }
+
+    fn verify(&self, is_wanted: &mut dyn FnMut() -> More) -> Result<Verification, VerifyError> {
+        self.with_connection(|lent| verify::verify(&lent.connection, is_wanted))
+    }
+
+    fn backup_to(
+        &self,
+        target: &Path,
+        tell: &mut dyn FnMut(BackupProgress) -> More,
+    ) -> Result<BackedUp, BackupError> {
+        self.with_connection(|lent| backup::backup_to(&lent.connection, target, tell))
     }
 
     fn log_id(&self) -> &str {
@@ -481,13 +505,7 @@ impl PageBuilder<'_> {
         let place = drafts.place(tags.iter(), payload, text_of(7)?);
         if !self.selects_all {
             let (tags, payload) = drafts.texts(&place);
-            let row = RowView {
-                event_type: &event_type,
-                tags,
-                payload,
-                parsed: OnceCell::new(),
-            };
-            if !self.query.selects(&row) {
+            if !self.query.selects(&RowView::new(&event_type, tags, payload)) {
                 drafts.discard(&place);
                 return Ok(());
             }
@@ -541,60 +559,5 @@ impl PageBuilder<'_> {
             self.drafts = Drafts::with_capacity(events, text_bytes + text_bytes / 8);
         }
         more
-    }
-}
-
-/// The tags of a row: nearly always texts without an escape, which are found without parsing.
-enum StoredTags<'a> {
-    None,
-    /// What stands between `["` and `"]`.
-    Plain(&'a str),
-    Parsed(Vec<String>),
-}
-
-fn stored_tags(json: &str) -> Result<StoredTags<'_>, serde_json::Error> {
-    let inner = json.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]"));
-    match inner {
-        Some(inner) if !inner.contains('\\') => Ok(StoredTags::Plain(inner)),
-        _ => serde_json::from_str(json).map(StoredTags::Parsed),
-    }
-}
-
-impl StoredTags<'_> {
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let (plain, parsed) = match self {
-            Self::None => (None, &[][..]),
-            // Without an escape every second quotation mark ends a tag.
-            Self::Plain(inner) => (Some(inner.split('"').step_by(2)), &[][..]),
-            Self::Parsed(tags) => (None, &tags[..]),
-        };
-        plain
-            .into_iter()
-            .flatten()
-            .chain(parsed.iter().map(String::as_str))
-    }
-}
-
-/// A row, as the query sees it.
-struct RowView<'a> {
-    event_type: &'a str,
-    tags: &'a str,
-    payload: &'a str,
-    parsed: OnceCell<Option<serde_json::Value>>,
-}
-
-impl Selectable for RowView<'_> {
-    fn event_type(&self) -> &str {
-        self.event_type
-    }
-
-    fn has_tag(&self, tag: &str) -> bool {
-        !tag.is_empty() && self.tags.split(TAG_SEPARATOR).any(|found| found == tag)
-    }
-
-    fn parsed_payload(&self) -> Option<&serde_json::Value> {
-        self.parsed
-            .get_or_init(|| serde_json::from_str(self.payload).ok())
-            .as_ref()
     }
 }
