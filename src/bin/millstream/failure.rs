@@ -55,7 +55,6 @@ impl Failure {
     pub(crate) fn after(self, done: impl fmt::Display) -> Self {
         match self {
             Self::Failed(text) => Self::Failed(format!("{text}; {done}")),
-            Self::Conflict(text) => Self::Conflict(format!("{text}; {done}")),
             other => other,
         }
     }

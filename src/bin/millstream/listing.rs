@@ -4,7 +4,7 @@ use millstream::EventRecord;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::output::{Colours, Tone};
-use crate::time;
+use crate::time::Precision;
 
 /// The widths of the columns, which only grow, so that lines can be written while events come.
 pub(crate) struct Listing {
@@ -15,8 +15,13 @@ pub(crate) struct Listing {
     type_width: usize,
 }
 
-/// From this width on there is room for the year.
+/// From this width on there is room for the year, and from this one on for the seconds.
 const WIDTH_WITH_YEAR: usize = 100;
+const WIDTH_WITH_SECONDS: usize = 80;
+/// What the type has at the least, and in a terminal no more than a fifth before a longer one comes.
+const TYPE_WIDTH_MIN: usize = 16;
+/// Tags that would be cut to less than this are left out.
+const TAGS_WIDTH_MIN: usize = 8;
 /// How much of a line the type may take.
 const TYPE_SHARE: usize = 3;
 const TYPE_WIDTH_MAX: usize = 40;
@@ -28,7 +33,7 @@ impl Listing {
             colours,
             width,
             sequence_width: last_sequence.to_string().len().max("sequence".len()),
-            type_width: 16,
+            type_width: width.map_or(TYPE_WIDTH_MIN, |width| TYPE_WIDTH_MIN.min(width / 5)),
         }
     }
 
@@ -36,7 +41,7 @@ impl Listing {
     pub(crate) fn heading(&self) -> String {
         let heading = self.line(
             "sequence",
-            &pad("recorded", self.time_width()),
+            &pad("recorded", self.precision().columns()),
             "type",
             "payload and tags",
         );
@@ -51,10 +56,7 @@ impl Listing {
             .width
             .map_or(TYPE_WIDTH_MAX, |width| (width / TYPE_SHARE).min(TYPE_WIDTH_MAX));
         self.type_width = self.type_width.max(event_type.width()).min(widest);
-        let recorded_at = match self.has_year() {
-            true => time::to_the_second(event.recorded_at()),
-            false => time::without_year(event.recorded_at()),
-        };
+        let recorded_at = self.precision().show(event.recorded_at());
         let sequence = event.sequence().to_string();
         let used = self.line(&sequence, &recorded_at, "", "").width();
         let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(used));
@@ -65,7 +67,11 @@ impl Listing {
             true => String::new(),
             false => format!("  {}", printable(&tags.join(" "))),
         };
-        let tags = cut(&tags, room.saturating_sub(payload.width()));
+        let room = room.saturating_sub(payload.width());
+        let tags = match tags.width() > room && room < TAGS_WIDTH_MIN {
+            true => String::new(),
+            false => cut(&tags, room),
+        };
         let event_type = match self.width {
             Some(_) => cut(&event_type, self.type_width),
             None => event_type,
@@ -88,12 +94,12 @@ impl Listing {
         )
     }
 
-    fn has_year(&self) -> bool {
-        self.width.is_none_or(|width| width >= WIDTH_WITH_YEAR)
-    }
-
-    fn time_width(&self) -> usize {
-        if self.has_year() { 19 } else { 14 }
+    fn precision(&self) -> Precision {
+        match self.width {
+            Some(width) if width < WIDTH_WITH_SECONDS => Precision::WithoutYearAndSeconds,
+            Some(width) if width < WIDTH_WITH_YEAR => Precision::WithoutYear,
+            _ => Precision::Full,
+        }
     }
 }
 

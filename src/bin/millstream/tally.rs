@@ -23,14 +23,18 @@ impl Tally {
     }
 }
 
-/// `3 events in 2 batches, 5 to 7`
+/// `3 events in 2 batches, sequences 5 to 7`
 impl fmt::Display for Tally {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let events = counted(self.events, "event", "events");
         match (self.first_sequence, self.last_sequence) {
             (Some(first), Some(last)) => {
                 let batches = counted(self.batches, "batch", "batches");
-                write!(formatter, "{events} in {batches}, {first} to {last}")
+                write!(formatter, "{events} in {batches}, ")?;
+                match first == last {
+                    true => write!(formatter, "sequence {first}"),
+                    false => write!(formatter, "sequences {first} to {last}"),
+                }
             }
             _ => formatter.write_str("nothing"),
         }

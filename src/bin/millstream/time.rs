@@ -43,9 +43,31 @@ pub(crate) fn to_the_second(time: SystemTime) -> String {
     shown(time, |moment| moment.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// The same without the year.
-pub(crate) fn without_year(time: SystemTime) -> String {
-    shown(time, |moment| moment.strftime("%m-%d %H:%M:%S").to_string())
+/// How much of a moment is shown where there is little room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precision {
+    Full,
+    WithoutYear,
+    WithoutYearAndSeconds,
+}
+
+impl Precision {
+    pub(crate) fn show(self, time: SystemTime) -> String {
+        match self {
+            Self::Full => to_the_second(time),
+            Self::WithoutYear => shown(time, |moment| moment.strftime("%m-%d %H:%M:%S").to_string()),
+            Self::WithoutYearAndSeconds => shown(time, |moment| moment.strftime("%m-%d %H:%M").to_string()),
+        }
+    }
+
+    /// How many columns it takes.
+    pub(crate) fn columns(self) -> usize {
+        match self {
+            Self::Full => 19,
+            Self::WithoutYear => 14,
+            Self::WithoutYearAndSeconds => 11,
+        }
+    }
 }
 
 /// The day.

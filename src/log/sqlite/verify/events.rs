@@ -162,7 +162,8 @@ fn event(
             });
         }
     }
-    let is_indexed = sequence <= u64::try_from(log.indexed_through).unwrap_or(0);
+    let from_to = [log.pruned_through, log.indexed_through].map(|end| u64::try_from(end).unwrap_or(0));
+    let is_indexed = from_to[0] < sequence && sequence <= from_to[1];
     let (Ok(tags), Ok(payload)) = (tags, payload) else {
         seen.unknown.add(Range {
             after: sequence.saturating_sub(1),

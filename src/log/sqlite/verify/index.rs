@@ -213,7 +213,7 @@ fn compare(
             key: carried.key,
             sequence,
         };
-        if !known.insert(entry) || in_index.remove(&entry) {
+        if !is_of_event(entry, log, seen) || !known.insert(entry) || in_index.remove(&entry) {
             return;
         }
         found += 1;
