@@ -22,8 +22,14 @@ fn both() -> (TempDir, [Store; 2]) {
     (folder, stores)
 }
 
-async fn ranges(reader: EventReader) -> Vec<(u64, u64)> {
+/// The batches that a reader gives, each of which has all its events after a sequence.
+async fn ranges(reader: EventReader, after: u64) -> Vec<(u64, u64)> {
     let batches: Vec<EventBatch> = reader.try_collect().await.unwrap();
+    for batch in &batches {
+        let first = batch.first_sequence().max(after + 1);
+        let sequences: Vec<u64> = batch.iter().map(|event| event.sequence()).collect();
+        assert_eq!(sequences, (first..=batch.last_sequence()).collect::<Vec<_>>());
+    }
     batches
         .iter()
         .map(|batch| (batch.first_sequence(), batch.last_sequence()))
@@ -120,10 +126,10 @@ async fn a_reader_ends_with_the_batch_it_was_told_to_whole() {
                 (5, &[(1, 1), (2, 4), (5, 6)]),
                 (99, &[(1, 1), (2, 4), (5, 6), (7, 10)]),
             ] {
-                let found = ranges(store.read(&query).through(through)).await;
+                let found = ranges(store.read(&query).through(through), 0).await;
                 assert_eq!(found, expected, "through {through}");
             }
-            let found = ranges(store.read(&query).after(2).through(5)).await;
+            let found = ranges(store.read(&query).after(2).through(5), 2).await;
             assert_eq!(found, [(2, 4), (5, 6)]);
         }
     }
@@ -134,7 +140,7 @@ async fn a_follow_with_an_end_waits_for_it_and_ends() {
     let (_folder, stores) = both();
     for store in stores {
         append(&store, "a", 2).await;
-        let following = tokio::spawn(ranges(store.follow(&EventQuery::all()).through(4)));
+        let following = tokio::spawn(ranges(store.follow(&EventQuery::all()).through(4), 0));
         append(&store, "a", 1).await;
         append(&store, "a", 2).await;
         append(&store, "a", 1).await;

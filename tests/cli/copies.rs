@@ -111,8 +111,10 @@ fn an_import_takes_no_part_of_a_batch_and_says_how_far_it_got() {
         assert_eq!(told.code, 1, "{told:?}");
         let expected = format!("error: line {line}: event {missing} of the batch");
         assert!(told.stderr.starts_with(&expected), "{expected}: {told:?}");
-        // The batch before the damaged one is read, and not yet appended: the last one is to make all durable.
-        assert!(told.stderr.contains("imported before: "), "{came}: {told:?}");
+        assert!(
+            told.stderr.contains(&format!("imported before: {came}")),
+            "{came}: {told:?}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -54,7 +54,14 @@ impl Following {
 
     /// Waits for the end, and gives what was not read yet.
     fn end(mut self) -> (Option<i32>, Vec<String>) {
-        let rest = self.lines.iter().collect();
+        let mut rest = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => rest.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("waited in vain for the end"),
+            }
+        }
         (self.child.wait().unwrap().code(), rest)
     }
 }

@@ -17,8 +17,8 @@ fn sound() -> Place {
         let store = Store::builder().index_payload("/order").open(place.db()).unwrap();
         for batch in 0..4 {
             // More entries than the index keeps in memory.
-            let events = (0..5000).map(|number| {
-                let order = batch * 5000 + number;
+            let events = (0..2500).map(|number| {
+                let order = batch * 2500 + number;
                 let event = NewEvent::new("order-placed", json!({"order": order}));
                 event.tag(format!("order:{order}")).correlation_id("c")
             });
@@ -64,14 +64,14 @@ fn a_sound_log_is_said_to_be_sound() {
     let (outcome, told) = verify(&place);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert_eq!(told["is_sound"], json!(true));
-    assert_eq!((&told["events"], &told["batches"]), (&json!(20000), &json!(4)));
+    assert_eq!((&told["events"], &told["batches"]), (&json!(10000), &json!(4)));
     assert_eq!(told["cursors"], json!(1));
     // A tag and a path for each event that has left the memory.
     let entries = told["index_entries"].as_u64().unwrap();
     assert!(entries >= 16384 && entries.is_multiple_of(2), "{entries}");
     let text = place.ok(&["verify"]);
     assert!(
-        text.starts_with("sound; looked at 20000 events, 4 batches, "),
+        text.starts_with("sound; looked at 10000 events, 4 batches, "),
         "{text}"
     );
 }
@@ -87,11 +87,11 @@ fn damage_is_found_and_named_with_exit_code_4() {
             &["events-missing", "batch-torn"][..],
         ),
         (
-            "DELETE FROM event WHERE sequence > 19990",
+            "DELETE FROM event WHERE sequence > 9990",
             &["batch-torn", "cursor-ahead", "log-row", "index-entry-foreign"],
         ),
         (
-            "UPDATE event SET batch_size = 4999 WHERE sequence = 12000",
+            "UPDATE event SET batch_size = 2499 WHERE sequence = 6000",
             &["batch-torn"],
         ),
         (
@@ -99,7 +99,7 @@ fn damage_is_found_and_named_with_exit_code_4() {
             &["batch-torn"],
         ),
         (
-            "UPDATE event SET recorded_at = 5 WHERE sequence > 15000",
+            "UPDATE event SET recorded_at = 5 WHERE sequence > 7500",
             &["time-fell"],
         ),
         ("UPDATE event SET type = 99 WHERE sequence = 3", &["type-unknown"]),
@@ -145,12 +145,12 @@ fn damage_is_found_and_named_with_exit_code_4() {
             &["index-run-damaged", "index-differs", "index-entry-missing"],
         ),
         ("UPDATE cursor SET log_id = 'elsewhere'", &["cursor-foreign"]),
-        ("UPDATE cursor SET position = 20001", &["cursor-ahead"]),
+        ("UPDATE cursor SET position = 10001", &["cursor-ahead"]),
         ("UPDATE cursor SET query = '{'", &["cursor-damaged"]),
         ("UPDATE log SET log_id = 'x'", &["log-row", "cursor-foreign"]),
         ("UPDATE log SET pruned_through = 2", &["event-outlived-pruning"]),
         (
-            "UPDATE log SET indexed_through = 30000",
+            "UPDATE log SET indexed_through = 15000",
             &["log-row", "index-entry-missing", "index-differs"],
         ),
     ] {
@@ -186,7 +186,7 @@ fn a_finding_names_what_is_broken() {
         "{found:?}"
     );
     assert!(
-        found[2].starts_with("2 findings; looked at 20000 events"),
+        found[2].starts_with("2 findings; looked at 10000 events"),
         "{found:?}"
     );
     assert_eq!(outcome.stderr, "");
@@ -200,11 +200,11 @@ fn whole_batches_that_were_removed_by_hand_are_no_damage_and_parts_are() {
         file.execute_batch(&format!("DELETE FROM event WHERE sequence BETWEEN {range}"))
             .unwrap()
     };
-    remove("5001 AND 10000");
+    remove("2501 AND 5000");
     let (outcome, told) = verify(&place);
     assert_eq!(outcome.code, 0, "{outcome:?}");
-    assert_eq!(told["removed_events"], json!(5000));
-    remove("10001 AND 10003");
+    assert_eq!(told["removed_events"], json!(2500));
+    remove("5001 AND 5003");
     let (outcome, told) = verify(&place);
     assert_eq!(
         (outcome.code, kinds(&told)),
@@ -221,21 +221,21 @@ fn a_pruned_log_is_sound() {
         .unwrap();
     runtime.block_on(async {
         let store = Store::open(place.db()).unwrap();
-        let _ = store.prune(10_001).await.unwrap();
+        let _ = store.prune(5_001).await.unwrap();
         store.close().await.unwrap();
     });
     let (outcome, told) = verify(&place);
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert_eq!(
         (&told["pruned_through"], &told["events"]),
-        (&json!(10000), &json!(10000))
+        (&json!(5000), &json!(5000))
     );
     let stats = &lines(&place.ok(&["stats", "--json"]))[0];
-    assert_eq!((&stats["events"], &stats["head"]), (&json!(10000), &json!(20000)));
+    assert_eq!((&stats["events"], &stats["head"]), (&json!(5000), &json!(10000)));
     let first = lines(&place.ok(&["events", "--json", "-n", "1"]));
-    assert_eq!(first[0]["sequence"], json!(10001));
+    assert_eq!(first[0]["sequence"], json!(5001));
     let last = lines(&place.ok(&["events", "--json", "-n", "1", "-r"]));
-    assert_eq!(last[0]["sequence"], json!(20000));
+    assert_eq!(last[0]["sequence"], json!(10000));
 }
 
 #[test]

@@ -62,15 +62,22 @@ async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<()
     };
     let mut batches = Batches { input };
     let mut last = None;
-    while let Some(batch) = batches.next()? {
-        if let Some(batch) = last.replace(batch) {
-            append(&store, batch, tally).await?;
+    let outcome = loop {
+        match batches.next() {
+            Ok(Some(batch)) => {
+                if let Some(batch) = last.replace(batch) {
+                    append(&store, batch, tally).await?;
+                }
+            }
+            Ok(None) => break Ok(()),
+            // What came before it is imported, and durable.
+            Err(failure) => break Err(failure),
         }
         progress.reached(match total {
             Some(_) => batches.input.bytes(),
             None => tally.events,
         });
-    }
+    };
     store.close().await?;
     if let Some(batch) = last {
         let store = context.open_for_import(Durability::Full)?;
@@ -78,7 +85,7 @@ async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<()
         store.close().await?;
     }
     progress.end();
-    Ok(())
+    outcome
 }
 
 async fn append(store: &Store, batch: Batch, tally: &mut Tally) -> Result<(), Failure> {
