@@ -2,7 +2,7 @@
 
 use clap::Args;
 use futures::TryStreamExt;
-use millstream::{EventBatch, EventQuery, EventRecord, Store};
+use millstream::{EventBatch, EventQuery, EventRecord, ReadError, Store};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -123,7 +123,7 @@ async fn oldest_first(
 
 /// How many sequences are looked at at once from the end on: more, as long as little is found.
 const STRETCH_MIN: u64 = 256;
-const STRETCH_MAX: u64 = 1 << 20;
+const STRETCH_MAX: u64 = 1 << 16;
 
 /// Gives `take` the selected events from the end of the range on, stretch by stretch.
 pub(super) async fn newest_first(
@@ -133,17 +133,24 @@ pub(super) async fn newest_first(
     limit: u64,
     mut take: impl FnMut(&EventBatch, &EventRecord) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let beginning = match range.after {
-        Some(after) => after,
-        None => store.statistics().await?.pruned_through,
-    };
+    let mut beginning = range.after.unwrap_or(0);
     let (mut through, mut stretch, mut left) = (range.through, STRETCH_MIN, limit);
     while through > beginning && left > 0 {
         let part = Range {
             after: Some(through.saturating_sub(stretch).max(beginning)),
             through,
         };
-        let batches: Vec<EventBatch> = part.read(store, query).try_collect().await?;
+        let batches: Vec<EventBatch> = match part.read(store, query).try_collect().await {
+            Ok(batches) => batches,
+            // Who did not say where the range begins takes what pruning left.
+            Err(ReadError::Pruned { pruned_through, .. })
+                if range.after.is_none() && pruned_through > beginning =>
+            {
+                beginning = pruned_through;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut found = 0;
         for batch in batches.iter().rev() {
             let events: Vec<&EventRecord> = batch
