@@ -168,6 +168,16 @@ pub enum Finding {
         /// The head of the log.
         head: u64,
     },
+    /// A dead letter stands for events that the log never had, or in a state that there is not.
+    #[error("the dead letter of {stream:?} for event {first_sequence} is damaged: {problem}")]
+    DeadLetterDamaged {
+        /// The stream's name.
+        stream: String,
+        /// The first event that it stands for.
+        first_sequence: i64,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A cursor's row makes no sense.
     #[error("the cursor of {name:?} is damaged: {problem}")]
     CursorDamaged {

@@ -47,9 +47,11 @@ impl Progress {
     pub(crate) fn out_of(&self, total: u64) {
         self.0.set_length(total);
     }
+}
 
-    /// Takes the bar away.
-    pub(crate) fn end(self) {
+impl Drop for Progress {
+    /// Takes the bar away, also before an error is shown.
+    fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }

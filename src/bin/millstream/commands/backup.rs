@@ -30,7 +30,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
             shown.reached(step.copied_bytes);
         })
         .await;
-    progress.end();
+    drop(progress);
     let backed_up = backed_up?;
     store.close().await?;
     let target = arguments.target.display();

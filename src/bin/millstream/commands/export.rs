@@ -100,9 +100,6 @@ async fn write(store: &Store, range: Range, mut target: Target<'_>) -> Result<Ex
         }
     }
     target.end()?;
-    if let Some(progress) = progress {
-        progress.end();
-    }
     Ok(exported)
 }
 

@@ -84,7 +84,6 @@ async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<()
         append(&store, batch, tally).await?;
         store.close().await?;
     }
-    progress.end();
     outcome
 }
 

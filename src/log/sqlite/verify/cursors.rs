@@ -1,4 +1,4 @@
-//! The rows of `cursor`: each belongs to this log, and lies inside it.
+//! The rows of `cursor` and of `dead_letter`: each belongs to this log, and lies inside it.
 
 use rusqlite::Connection;
 use serde_json::{Map, Value};
@@ -15,7 +15,12 @@ struct CursorRow {
     epoch: i64,
 }
 
-/// Looks at all cursors. The head is known by then.
+/// By no index: there are few.
+const LETTERS: &str = "SELECT stream, first_sequence, last_sequence, state FROM dead_letter
+    WHERE first_sequence < 1 OR last_sequence < first_sequence OR last_sequence > ?1
+       OR state NOT IN ('parked', 'queued', 'skipped')";
+
+/// Looks at all cursors and dead letters. The head is known by then.
 pub(super) fn verify(
     connection: &Connection,
     log: &LogRow,
@@ -36,6 +41,23 @@ pub(super) fn verify(
         for finding in findings(cursor?, log, verification.head) {
             verification.found(finding);
         }
+    }
+    dead_letters(connection, verification)
+}
+
+fn dead_letters(connection: &Connection, verification: &mut Verification) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(LETTERS)?;
+    let mut rows = statement.query([verification.head.cast_signed()])?;
+    while let Some(row) = rows.next()? {
+        let (last_sequence, state): (i64, String) = (row.get(2)?, row.get(3)?);
+        verification.found(Finding::DeadLetterDamaged {
+            stream: row.get(0)?,
+            first_sequence: row.get(1)?,
+            problem: format!(
+                "it ends with event {last_sequence} and is {state:?}, the log ends at {}",
+                verification.head
+            ),
+        });
     }
     Ok(())
 }
