@@ -63,8 +63,9 @@ fn wide() -> Place {
     let place = Place::new();
     place.append_batches(&[3, 2]);
     let long = format!(
-        r#"{{"type":"a-type-with-a-very-long-name-indeed","payload":{{"text":"{}\u009b[31m"}},"tags":["{}"]}}"#,
-        "日本語 grüße ".repeat(20),
+        r#"{{"type":"a-type-with-a-very-long-name-indeed","payload":{{"text":"{}"}},"tags":["{}"]}}"#,
+        // A character that begins a command to the terminal, as it stands in the payload's text.
+        "\u{9b}31m日本語 grüße ".repeat(20),
         "tag".repeat(30)
     );
     assert_eq!(place.feed(&["append"], &long).code, 0);
