@@ -78,7 +78,7 @@ struct Pull {
     feed: Feed,
     through: Option<u64>,
     /// No batch that begins after this is wanted.
-    ends_with: u64,
+    ends_with: Option<u64>,
     /// Nothing was given out yet, and where to start was not said: whatever is left will do.
     takes_what_is_left: bool,
 }
@@ -138,7 +138,7 @@ impl Pull {
     /// The next page with anything in it; nothing at the end.
     async fn next(mut self, mut after: u64) -> Taken {
         loop {
-            let page = match self.page(after).await {
+            let mut page = match self.page(after).await {
                 Ok(Some(page)) => page,
                 Err(ReadError::Pruned { pruned_through, .. }) if self.takes_what_is_left => {
                     after = pruned_through;
@@ -146,9 +146,8 @@ impl Pull {
                 }
                 end => return (self, end),
             };
-            let mut page = page;
             page.batches
-                .retain(|batch| batch.first_sequence() <= self.ends_with);
+                .retain(|batch| self.ends_with.is_none_or(|end| batch.first_sequence() <= end));
             if !page.batches.is_empty() {
                 self.takes_what_is_left = false;
                 return (self, Ok(Some(page)));
@@ -168,7 +167,7 @@ impl Pull {
             }
             return self.feed.read(Range { after, through }).await.map(Some);
         }
-        if after >= self.ends_with {
+        if self.ends_with.is_some_and(|end| after >= end) {
             return Ok(None);
         }
         let found = std::future::poll_fn(|context| match self.feed.look(after, Some(context.waker())) {
@@ -213,7 +212,7 @@ async fn begin(
         source,
         feed,
         through: None,
-        ends_with: ends_with.unwrap_or(u64::MAX),
+        ends_with,
         takes_what_is_left: starts_after.is_none(),
     };
     let head = match extent {
