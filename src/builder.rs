@@ -23,7 +23,7 @@ use crate::log::shared::SharedPages;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
 #[cfg(feature = "sqlite")]
-use crate::log::sqlite::connection::Durability;
+use crate::log::sqlite::connection::{Absent, Durability};
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::path::PayloadPath;
 #[cfg(feature = "sqlite")]
@@ -56,6 +56,8 @@ pub struct StoreBuilder {
     #[cfg(feature = "sqlite")]
     durability: Durability,
     #[cfg(feature = "sqlite")]
+    absent: Absent,
+    #[cfg(feature = "sqlite")]
     index_sizes: Sizes,
     indexed_paths: Vec<String>,
     limits: Limits,
@@ -77,6 +79,8 @@ impl Default for StoreBuilder {
         Self {
             #[cfg(feature = "sqlite")]
             durability: Durability::default(),
+            #[cfg(feature = "sqlite")]
+            absent: Absent::default(),
             #[cfg(feature = "sqlite")]
             index_sizes: Sizes::default(),
             indexed_paths: Vec::new(),
@@ -101,6 +105,26 @@ impl StoreBuilder {
     #[cfg(feature = "sqlite")]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Opens a log that is there, and makes none: [`open`](Self::open) then refuses a path where there is no file with
+    /// [`OpenError::Missing`], and an empty file with [`OpenError::ForeignFile`]. For whoever only reads, so that a mistyped
+    /// path is an error and not an empty log.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// use millstream::{OpenError, Store};
+    ///
+    /// let path = folder.path().join("shpo.db");
+    /// let refused = Store::builder().must_exist().open(&path);
+    /// assert!(matches!(refused, Err(OpenError::Missing { .. })));
+    /// assert!(!path.exists());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "sqlite")]
+    pub fn must_exist(mut self) -> Self {
+        self.absent = Absent::Refused;
         self
     }
 
@@ -219,6 +243,7 @@ impl StoreBuilder {
         self.validate()?;
         let options = sqlite::Options {
             durability: self.durability,
+            absent: self.absent,
             idle_readers_max: self.readers,
             paths: self.paths()?,
             sizes: self.index_sizes,

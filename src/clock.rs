@@ -31,10 +31,33 @@ impl Timestamp {
         self.0
     }
 
+    /// The day it lies in, as UTC counts days.
+    pub(crate) fn day(self) -> Day {
+        Day(self.0.div_euclid(DAY_MICROS))
+    }
+
     /// How long ago it was; nothing, when it lies in the future.
     pub(crate) fn age(self) -> Duration {
         let micros = Self::now().0.saturating_sub(self.0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+}
+
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// A day of UTC, counted from the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Day(i64);
+
+impl Day {
+    /// The day's first moment.
+    pub(crate) fn start(self) -> Timestamp {
+        Timestamp(self.0.saturating_mul(DAY_MICROS))
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -70,6 +93,19 @@ mod tests {
         for micros in [0, 1, -1, 1_700_000_000_123_456, -62_000_000_000_000_000] {
             let time = SystemTime::from(Timestamp(micros));
             assert_eq!(Timestamp::from(time), Timestamp(micros));
+        }
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight_and_before_the_epoch_too() {
+        let micros_a_day = 86_400_000_000;
+        for (micros, start) in [
+            (0, 0),
+            (micros_a_day - 1, 0),
+            (micros_a_day, micros_a_day),
+            (-1, -micros_a_day),
+        ] {
+            assert_eq!(Timestamp(micros).day().start(), Timestamp(start), "{micros}");
         }
     }
 

@@ -27,6 +27,12 @@ pub enum OpenError {
         /// What is wrong with it, and what is accepted.
         problem: &'static str,
     },
+    /// There is no such file, and none is to be made: the builder was told [`must_exist`](crate::StoreBuilder::must_exist).
+    #[error("{path} does not exist; check the path, or append to it to make a new log")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is an SQLite database of something else, or no database at all.
     #[error("{path} is not a millstream log: {found}; choose another file, or a new one")]
     ForeignFile {
@@ -403,6 +409,50 @@ pub enum StopCause {
 #[non_exhaustive]
 pub enum PruneError {
     /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A backup was refused or failed. There is nothing at the target.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The log is in memory alone.
+    #[error("a log in memory has no file to copy; open the log in a file")]
+    NotAFile,
+    /// There is a file already, which is not overwritten.
+    #[error("{target} exists already; choose another target, or remove it first")]
+    TargetExists {
+        /// The file.
+        target: PathBuf,
+    },
+    /// The target could not be written.
+    #[error("{target} could not be written: {source}")]
+    Target {
+        /// The file.
+        target: PathBuf,
+        /// What the file system says.
+        source: Arc<std::io::Error>,
+    },
+    /// The store is closed, or the backup was given up.
+    #[error("the store is closed")]
+    Closed,
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A verification could not be made. What it finds is no error, but a [`Verification`](crate::Verification).
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The log is in memory alone.
+    #[error("a log in memory has no file to verify; open the log in a file")]
+    NotAFile,
+    /// The store is closed, or the verification was given up.
     #[error("the store is closed")]
     Closed,
     /// The storage failed.

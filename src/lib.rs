@@ -10,6 +10,7 @@ mod clock;
 mod error;
 mod event;
 mod fault;
+mod inspect;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -20,8 +21,8 @@ mod sync;
 
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
-    AppendError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, PruneError, ReadError,
-    StopCause, StorageError, StreamError, WaitError,
+    AppendError, BackupError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, PruneError,
+    ReadError, StopCause, StorageError, StreamError, VerifyError, WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
@@ -29,11 +30,16 @@ pub use crate::event::new_event::NewEvent;
 pub use crate::event::payload::{Metadata, Payload};
 pub use crate::event::query::{EventFilter, EventQuery};
 pub use crate::event::record::EventRecord;
+#[cfg(feature = "sqlite")]
+pub use crate::log::backup::{BackedUp, BackupProgress};
 pub use crate::log::cursor::{OnMismatch, Start};
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
+pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
+#[cfg(feature = "sqlite")]
+pub use crate::log::verification::{Finding, Verification};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;

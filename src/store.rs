@@ -16,6 +16,7 @@ use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::Extent;
+use crate::log::handle::LogHandle;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::{Prune, Pruned};
 use crate::log::request::{Appended, Condition, ExpectedContext};
@@ -418,7 +419,11 @@ impl Store {
         EventReader::new(Arc::clone(&self.inner.hub.source), query.clone(), end)
     }
 
-    fn check_open(&self) -> Result<(), ReadError> {
+    pub(crate) fn log(&self) -> &LogHandle {
+        &self.inner.hub.source.log
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), ReadError> {
         if self.inner.hub.source.log.is_closed() {
             return Err(ReadError::Closed);
         }

@@ -10,6 +10,7 @@ use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
+use crate::log::statistics::LogStatistics;
 use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
 
 /// What a broken log does wrong.
@@ -175,6 +176,14 @@ impl LogReader for BrokenReader {
 
     fn extent(&self) -> Result<Extent, StorageError> {
         self.inner.extent()
+    }
+
+    fn position_at(&self, time: Timestamp) -> Result<u64, StorageError> {
+        self.inner.position_at(time)
+    }
+
+    fn statistics(&self) -> Result<LogStatistics, StorageError> {
+        self.inner.statistics()
     }
 
     fn log_id(&self) -> &str {

@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::clock::Timestamp;
 use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
@@ -16,6 +17,7 @@ use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
 use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
 use crate::log::shared::SharedPages;
+use crate::log::statistics::LogStatistics;
 use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogReader};
 
@@ -167,6 +169,25 @@ impl LogHandle {
             Ok((extent, reader.page(&query, range, bounds)))
         })
         .await
+    }
+
+    /// The end of the batch that `sequence` lies in, or `sequence` itself, when it lies in none.
+    pub(crate) async fn batch_end(&self, sequence: u64) -> Result<u64, ReadError> {
+        self.read(move |reader| Ok(reader.batch_end(sequence)?)).await
+    }
+
+    /// The last sequence before the first event that was recorded at `time` or later, and not before what pruning left.
+    pub(crate) async fn position_at(&self, time: Timestamp) -> Result<u64, ReadError> {
+        self.read(move |reader| {
+            let position = reader.position_at(time)?;
+            Ok(position.max(reader.extent()?.pruned_through))
+        })
+        .await
+    }
+
+    /// What the log holds, counted.
+    pub(crate) async fn statistics(&self) -> Result<LogStatistics, ReadError> {
+        self.read(|reader| Ok(reader.statistics()?)).await
     }
 
     async fn read<T: Send + 'static>(

@@ -1,6 +1,6 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -10,6 +10,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
+use crate::log::statistics::LogStatistics;
 use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
 use crate::sync::Mutex;
 
@@ -54,6 +55,13 @@ impl Contents {
             recorded_at,
             pruned_through: pruned.0,
         }
+    }
+
+    fn extent(&self) -> Extent {
+        let Tail {
+            head, pruned_through, ..
+        } = self.tail();
+        Extent { pruned_through, head }
     }
 
     fn pruned_through(&self) -> u64 {
@@ -107,6 +115,18 @@ fn range(batch: &CommittedBatch) -> Range {
     }
 }
 
+/// The last sequence before the first of these batches that was recorded at `time` or later.
+fn position_at<'a>(batches: impl Iterator<Item = &'a Arc<CommittedBatch>>, time: Timestamp) -> u64 {
+    let mut position = 0;
+    for batch in batches {
+        if batch.recorded_at >= time {
+            return batch.first_sequence - 1;
+        }
+        position = batch.last_sequence;
+    }
+    position
+}
+
 /// The writing half. What the transaction changes stands in `staged` until the commit.
 pub(crate) struct MemoryWriter {
     shared: Arc<Mutex<Contents>>,
@@ -141,15 +161,7 @@ impl LogWriter for MemoryWriter {
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
         let shared = self.shared.lock();
         let left = shared.beyond(self.staged.pruned_through());
-        let batches = left.chain(&self.staged.batches).collect::<Vec<_>>();
-        let batches = batches.iter();
-        let first = batches.clone().find(|batch| batch.recorded_at >= time);
-        let last = batches.clone().next_back();
-        Ok(match (first, last) {
-            (Some(first), _) => first.first_sequence - 1,
-            (None, Some(last)) => last.last_sequence,
-            (None, None) => 0,
-        })
+        Ok(position_at(left.chain(&self.staged.batches), time))
     }
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
@@ -259,14 +271,35 @@ impl LogReader for MemoryReader {
     }
 
     fn extent(&self) -> Result<Extent, StorageError> {
-        let Tail {
-            head, pruned_through, ..
-        } = self.shared.lock().tail();
-        Ok(Extent { pruned_through, head })
+        Ok(self.shared.lock().extent())
     }
 
     fn head(&self) -> Result<u64, StorageError> {
         Ok(self.shared.lock().tail().head)
+    }
+
+    fn position_at(&self, time: Timestamp) -> Result<u64, StorageError> {
+        Ok(position_at(self.shared.lock().batches.iter(), time))
+    }
+
+    fn statistics(&self) -> Result<LogStatistics, StorageError> {
+        let contents = self.shared.lock();
+        let batches = contents.batches.iter();
+        let mut statistics = LogStatistics::of(contents.extent());
+        let (mut types, mut days) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
+        for batch in batches {
+            statistics.bytes += batch.weight_bytes() as u64;
+            *days.entry(batch.recorded_at.day()).or_default() += batch.events.len() as u64;
+            for event in &batch.events {
+                *types.entry(event.event_type()).or_default() += 1;
+            }
+        }
+        let times = |batch: &Arc<CommittedBatch>| batch.recorded_at.into();
+        statistics.first_recorded_at = contents.batches.front().map(times);
+        statistics.last_recorded_at = contents.batches.back().map(times);
+        statistics.take_types(types);
+        statistics.take_days(days);
+        Ok(statistics)
     }
 
     fn log_id(&self) -> &str {

@@ -12,8 +12,11 @@
 //!
 //! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
 //! `request`, `queue` and `committer` (how it is written), `tempo` and `trial` (how a caller waits for it), `handle` (what
-//! the rest of the crate holds), `shelf` and `shared` (the pages that several streams read), and the implementations.
+//! the rest of the crate holds), `shelf` and `shared` (the pages that several streams read), `statistics`, `verification`
+//! and `backup` (what is said of a whole log), and the implementations.
 
+#[cfg(feature = "sqlite")]
+pub(crate) mod backup;
 pub(crate) mod committer;
 pub(crate) mod cursor;
 pub(crate) mod handle;
@@ -23,8 +26,11 @@ pub(crate) mod queue;
 pub(crate) mod request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
+pub(crate) mod statistics;
 pub(crate) mod tempo;
 mod trial;
+#[cfg(feature = "sqlite")]
+pub(crate) mod verification;
 
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
@@ -32,15 +38,24 @@ pub(crate) mod memory;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
+#[cfg(feature = "sqlite")]
+use crate::error::{BackupError, VerifyError};
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
+#[cfg(feature = "sqlite")]
+use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::cursor::{CursorWrite, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
+use crate::log::statistics::LogStatistics;
+#[cfg(feature = "sqlite")]
+use crate::log::verification::Verification;
 
 /// The newest end of a log.
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +195,28 @@ pub(crate) trait LogReader: Send + std::marker::Sync {
 
     /// Whether reading may wait for a disk, so that it belongs on a thread of its own.
     fn is_blocking(&self) -> bool;
+
+    /// The last sequence before the first event that was recorded at `time` or later.
+    fn position_at(&self, time: Timestamp) -> Result<u64, StorageError>;
+
+    /// What the log holds, counted.
+    fn statistics(&self) -> Result<LogStatistics, StorageError>;
+
+    /// Checks every invariant of the file, as long as `is_wanted` says so. A log in memory has no file.
+    #[cfg(feature = "sqlite")]
+    fn verify(&self, _is_wanted: &mut dyn FnMut() -> More) -> Result<Verification, VerifyError> {
+        Err(VerifyError::NotAFile)
+    }
+
+    /// Copies the log into a new file, as long as `tell` wants more. A log in memory has no file.
+    #[cfg(feature = "sqlite")]
+    fn backup_to(
+        &self,
+        _target: &Path,
+        _tell: &mut dyn FnMut(BackupProgress) -> More,
+    ) -> Result<BackedUp, BackupError> {
+        Err(BackupError::NotAFile)
+    }
 
     /// The end of the batch that `sequence` lies in, or `sequence` itself, when it lies in none.
     fn batch_end(&self, sequence: u64) -> Result<u64, StorageError> {

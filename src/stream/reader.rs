@@ -41,6 +41,8 @@ use crate::stream::feed::{Feed, Found, Selected, Source};
 pub struct EventReader {
     /// Where the reader was told to start.
     starts_after: Option<u64>,
+    /// Where it was told to end, if that comes before the end of its kind.
+    ends_with: Option<u64>,
     position: u64,
     ready: VecDeque<EventBatch>,
     end: End,
@@ -75,6 +77,8 @@ struct Pull {
     source: Arc<Source>,
     feed: Feed,
     through: Option<u64>,
+    /// No batch that begins after this is wanted.
+    ends_with: Option<u64>,
     /// Nothing was given out yet, and where to start was not said: whatever is left will do.
     takes_what_is_left: bool,
 }
@@ -83,6 +87,7 @@ impl EventReader {
     pub(crate) fn new(source: Arc<Source>, query: EventQuery, end: End) -> Self {
         Self {
             starts_after: None,
+            ends_with: None,
             position: 0,
             ready: VecDeque::new(),
             end,
@@ -100,6 +105,27 @@ impl EventReader {
         self.position = sequence;
         self
     }
+
+    /// Ends with the batch of this sequence, however far the log goes on. No batch is cut: this one is yielded with all its
+    /// selected events. A [`follow`](crate::Store::follow) that is given an end waits for it. To be said before the first poll.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use millstream::{EventBatch, EventQuery, NewEvent, Store};
+    /// use futures::TryStreamExt;
+    ///
+    /// # let store = Store::in_memory()?;
+    /// store.append((1..=5).map(|number| NewEvent::new("counted", number))).await?;
+    /// store.append([NewEvent::new("counted", 6)]).await?;
+    /// let batches: Vec<EventBatch> = store.read(&EventQuery::all()).through(3).try_collect().await?;
+    /// assert_eq!(batches.len(), 1);
+    /// assert_eq!(batches[0].last_sequence(), 5);
+    /// # Ok(()) }
+    /// ```
+    pub fn through(mut self, sequence: u64) -> Self {
+        self.ends_with = Some(sequence);
+        self
+    }
 }
 
 impl Drop for Pull {
@@ -112,7 +138,7 @@ impl Pull {
     /// The next page with anything in it; nothing at the end.
     async fn next(mut self, mut after: u64) -> Taken {
         loop {
-            let page = match self.page(after).await {
+            let mut page = match self.page(after).await {
                 Ok(Some(page)) => page,
                 Err(ReadError::Pruned { pruned_through, .. }) if self.takes_what_is_left => {
                     after = pruned_through;
@@ -120,6 +146,8 @@ impl Pull {
                 }
                 end => return (self, end),
             };
+            page.batches
+                .retain(|batch| self.ends_with.is_none_or(|end| batch.first_sequence() <= end));
             if !page.batches.is_empty() {
                 self.takes_what_is_left = false;
                 return (self, Ok(Some(page)));
@@ -128,6 +156,7 @@ impl Pull {
         }
     }
 
+    /// The next page, whatever is in it.
     async fn page(&mut self, after: u64) -> Result<Option<Selected>, ReadError> {
         if let Some(through) = self.through {
             if self.source.log.is_closed() {
@@ -137,6 +166,9 @@ impl Pull {
                 return Ok(None);
             }
             return self.feed.read(Range { after, through }).await.map(Some);
+        }
+        if self.ends_with.is_some_and(|end| after >= end) {
+            return Ok(None);
         }
         let found = std::future::poll_fn(|context| match self.feed.look(after, Some(context.waker())) {
             Found::Nothing { .. } => Poll::Pending,
@@ -153,7 +185,13 @@ impl Pull {
     }
 }
 
-async fn begin(source: Arc<Source>, query: Arc<EventQuery>, starts_after: Option<u64>, end: End) -> Taken {
+async fn begin(
+    source: Arc<Source>,
+    query: Arc<EventQuery>,
+    starts_after: Option<u64>,
+    end: End,
+    ends_with: Option<u64>,
+) -> Taken {
     let extent = match end {
         // It ends at once, and nothing has to be opened again for that.
         End::Never if source.log.is_closed() => Ok(Extent::default()),
@@ -174,15 +212,24 @@ async fn begin(source: Arc<Source>, query: Arc<EventQuery>, starts_after: Option
         source,
         feed,
         through: None,
+        ends_with,
         takes_what_is_left: starts_after.is_none(),
     };
-    match extent {
-        Ok(extent) => {
-            pull.through = (end == End::AtHead).then_some(extent.head);
-            pull.next(after).await
-        }
-        Err(error) => (pull, Err(error)),
+    let head = match extent {
+        Ok(extent) => extent.head,
+        Err(error) => return (pull, Err(error)),
+    };
+    if end == End::AtHead {
+        pull.through = match ends_with {
+            // A page of the log would be cut here.
+            Some(sequence) if sequence < head => match pull.source.log.batch_end(sequence).await {
+                Ok(end) => Some(end),
+                Err(error) => return (pull, Err(error)),
+            },
+            _ => Some(head),
+        };
     }
+    pull.next(after).await
 }
 
 impl Stream for EventReader {
@@ -198,7 +245,8 @@ impl Stream for EventReader {
                 Step::Working(work) => work,
                 Step::Idle(Begin::Begun(pull)) => Box::pin(pull.next(self.position)),
                 Step::Idle(Begin::New(source, query)) => {
-                    Box::pin(begin(source, query, self.starts_after, self.end))
+                    let (starts_after, ends_with) = (self.starts_after, self.ends_with);
+                    Box::pin(begin(source, query, starts_after, self.end, ends_with))
                 }
             };
             let Poll::Ready((pull, taken)) = work.as_mut().poll(context) else {

@@ -30,6 +30,14 @@ impl Durability {
     }
 }
 
+/// What becomes of a file that is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Absent {
+    #[default]
+    Made,
+    Refused,
+}
+
 /// The pragma for a commit that need not be synced.
 pub(super) const ORDERED: &str = "PRAGMA synchronous=NORMAL";
 
@@ -38,9 +46,13 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 64;
 
-pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+pub(super) fn open_writer(
+    path: &Path,
+    durability: Durability,
+    absent: Absent,
+) -> Result<Connection, OpenError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, absent == Absent::Made);
     let open = || {
         let connection = open(path, flags)?;
         connection.execute_batch(durability.pragma())?;
@@ -55,6 +67,10 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connect
             path: path.to_owned(),
             found: String::from("it is not an SQLite database"),
         },
+        Some(ErrorCode::CannotOpen) if absent == Absent::Refused && !path.exists() => {
+            let path = path.to_owned();
+            OpenError::Missing { path }
+        }
         _ => storage("open the file")(error).into(),
     })
 }

@@ -2,10 +2,12 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `prune` and `checkpoint` (the committer's half), `candidates`
-//! (which events a query can concern), `statement` and `pages` (how rows are read), `read` (the readers' half).
+//! (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the readers' half),
+//! `statistics`, `backup` and `verify` (what is asked of a whole file).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
+mod backup;
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
@@ -17,8 +19,11 @@ mod names;
 mod pages;
 mod prune;
 mod read;
+mod row;
 mod schema;
 mod statement;
+mod statistics;
+mod verify;
 mod write;
 
 use std::path::Path;
@@ -32,7 +37,7 @@ use crate::event::query::EventQuery;
 #[cfg(feature = "internals")]
 use crate::log::page::{PageBounds, Range};
 use crate::log::sqlite::checkpoint::Checkpoints;
-use crate::log::sqlite::connection::{Durability, storage};
+use crate::log::sqlite::connection::{Absent, Durability, storage};
 use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::read::SqliteReader;
@@ -44,6 +49,7 @@ use crate::log::{LogWriter, Sync};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) durability: Durability,
+    pub(crate) absent: Absent,
     pub(crate) idle_readers_max: usize,
     /// Paths into the payload that are to be indexed, beside those that already are.
     pub(crate) paths: Vec<PayloadPath>,
@@ -52,8 +58,8 @@ pub(crate) struct Options {
 
 /// Opens a log, or makes one, and gives its two halves.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, SqliteReader), OpenError> {
-    let mut connection = connection::open_writer(path, options.durability)?;
-    let log_id = schema::prepare(&mut connection, path)?;
+    let mut connection = connection::open_writer(path, options.durability, options.absent)?;
+    let log_id = schema::prepare(&mut connection, path, options.absent)?;
     schema::declare_paths(&mut connection, &options.paths)?;
     let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
     let shared = index::view::shared();

@@ -1,6 +1,5 @@
 //! Rows become events, batches and pages.
 
-use std::cell::OnceCell;
 use std::mem;
 use std::sync::Arc;
 
@@ -10,15 +9,14 @@ use crate::clock::Timestamp;
 use crate::error::ReadError;
 use crate::event::batch::CommittedBatch;
 use crate::event::draft::{Drafts, weight_bytes};
-use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
-use crate::event::record::TAG_SEPARATOR;
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search};
 use crate::log::sqlite::names::TypeNames;
+use crate::log::sqlite::row::{RowView, StoredTags, stored_tags};
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 
 /// What a page is read with.
@@ -231,13 +229,7 @@ impl PageBuilder<'_> {
         let place = drafts.place(tags.iter(), payload, text_of(7)?);
         if !self.selects_all {
             let (tags, payload) = drafts.texts(&place);
-            let row = RowView {
-                event_type: &event_type,
-                tags,
-                payload,
-                parsed: OnceCell::new(),
-            };
-            if !self.query.selects(&row) {
+            if !self.query.selects(&RowView::new(&event_type, tags, payload)) {
                 drafts.discard(&place);
                 return Ok(());
             }
@@ -291,60 +283,5 @@ impl PageBuilder<'_> {
             self.drafts = Drafts::with_capacity(events, text_bytes + text_bytes / 8);
         }
         more
-    }
-}
-
-/// The tags of a row: nearly always texts without an escape, which are found without parsing.
-enum StoredTags<'a> {
-    None,
-    /// What stands between `["` and `"]`.
-    Plain(&'a str),
-    Parsed(Vec<String>),
-}
-
-fn stored_tags(json: &str) -> Result<StoredTags<'_>, serde_json::Error> {
-    let inner = json.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]"));
-    match inner {
-        Some(inner) if !inner.contains('\\') => Ok(StoredTags::Plain(inner)),
-        _ => serde_json::from_str(json).map(StoredTags::Parsed),
-    }
-}
-
-impl StoredTags<'_> {
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let (plain, parsed) = match self {
-            Self::None => (None, &[][..]),
-            // Without an escape every second quotation mark ends a tag.
-            Self::Plain(inner) => (Some(inner.split('"').step_by(2)), &[][..]),
-            Self::Parsed(tags) => (None, &tags[..]),
-        };
-        plain
-            .into_iter()
-            .flatten()
-            .chain(parsed.iter().map(String::as_str))
-    }
-}
-
-/// A row, as the query sees it.
-struct RowView<'a> {
-    event_type: &'a str,
-    tags: &'a str,
-    payload: &'a str,
-    parsed: OnceCell<Option<serde_json::Value>>,
-}
-
-impl Selectable for RowView<'_> {
-    fn event_type(&self) -> &str {
-        self.event_type
-    }
-
-    fn has_tag(&self, tag: &str) -> bool {
-        !tag.is_empty() && self.tags.split(TAG_SEPARATOR).any(|found| found == tag)
-    }
-
-    fn parsed_payload(&self) -> Option<&serde_json::Value> {
-        self.parsed
-            .get_or_init(|| serde_json::from_str(self.payload).ok())
-            .as_ref()
     }
 }

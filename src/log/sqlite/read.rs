@@ -6,16 +6,19 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, StorageError};
+use crate::error::{BackupError, ReadError, StorageError, VerifyError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
+use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::view::{IndexView, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::{self, Source};
-use crate::log::sqlite::prune;
+use crate::log::sqlite::{backup, prune, statistics, verify};
+use crate::log::statistics::LogStatistics;
+use crate::log::verification::Verification;
 use crate::log::{Extent, LogReader};
 use crate::sync::Mutex;
 
@@ -140,6 +143,28 @@ impl LogReader for SqliteReader {
 
     fn head(&self) -> Result<u64, StorageError> {
         Ok(self.extent()?.head)
+    }
+
+    fn position_at(&self, time: Timestamp) -> Result<u64, StorageError> {
+        self.with_connection(|lent| position_at(&lent.connection, time).map_err(storage("find the time")))
+    }
+
+    fn statistics(&self) -> Result<LogStatistics, StorageError> {
+        self.with_connection(|lent| {
+            statistics::statistics(&lent.connection).map_err(storage("count what the log holds"))
+        })
+    }
+
+    fn verify(&self, is_wanted: &mut dyn FnMut() -> More) -> Result<Verification, VerifyError> {
+        self.with_connection(|lent| verify::verify(&lent.connection, is_wanted))
+    }
+
+    fn backup_to(
+        &self,
+        target: &Path,
+        tell: &mut dyn FnMut(BackupProgress) -> More,
+    ) -> Result<BackedUp, BackupError> {
+        self.with_connection(|lent| backup::backup_to(&lent.connection, target, tell))
     }
 
     fn log_id(&self) -> &str {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
 use crate::error::OpenError;
-use crate::log::sqlite::connection::storage;
+use crate::log::sqlite::connection::{Absent, storage};
 use crate::log::sqlite::index::path::{PATHS_MAX, PayloadPath};
 use crate::log::sqlite::index::run;
 
@@ -182,8 +182,13 @@ CREATE INDEX dead_letter_by_key ON dead_letter (stream, key, first_sequence) WHE
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
 /// untouched.
-pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
-    read_format(connection, path)?;
+pub(super) fn prepare(connection: &mut Connection, path: &Path, absent: Absent) -> Result<String, OpenError> {
+    if read_format(connection, path)? == 0 && absent == Absent::Refused {
+        return Err(OpenError::ForeignFile {
+            path: path.to_owned(),
+            found: String::from("it is empty"),
+        });
+    }
     // A copy made by SQLite may have lost the mode.
     let mode: String = connection
         .query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))

@@ -35,22 +35,22 @@ pub(super) fn pack(entries: &[Entry]) -> Vec<u8> {
 
 /// The entries of a block, read where they stand.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a>(&'a [[u8; ENTRY_BYTES]]);
+pub(crate) struct Block<'a>(&'a [[u8; ENTRY_BYTES]]);
 
 impl<'a> Block<'a> {
     /// Nothing, when no whole number of entries stands there.
-    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
         match bytes.as_chunks() {
             (entries, []) => Some(Self(entries)),
             _ => None,
         }
     }
 
-    pub(super) fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn get(self, index: usize) -> Entry {
+    pub(crate) fn get(self, index: usize) -> Entry {
         let [k0, k1, k2, k3, k4, k5, k6, k7, s0, s1, s2, s3, s4, s5, s6, s7] = self.0[index];
         Entry {
             key: i64::from_le_bytes([k0, k1, k2, k3, k4, k5, k6, k7]),

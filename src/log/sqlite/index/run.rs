@@ -55,7 +55,7 @@ pub(crate) fn stand(connection: &Connection) -> rusqlite::Result<Stand> {
         })
 }
 
-fn read_runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
+pub(crate) fn read_runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
     let mut statement =
         connection.prepare_cached("SELECT run, level, after, through FROM index_run ORDER BY after")?;
     statement
@@ -118,7 +118,7 @@ pub(super) fn set_stand(connection: &Connection, stand: Stand) -> rusqlite::Resu
     Ok(())
 }
 
-pub(super) fn read_paths(connection: &Connection) -> rusqlite::Result<Vec<PayloadPath>> {
+pub(crate) fn read_paths(connection: &Connection) -> rusqlite::Result<Vec<PayloadPath>> {
     let mut statement = connection.prepare_cached("SELECT path FROM index_path ORDER BY path")?;
     let mut rows = statement.query([])?;
     let mut paths = Vec::new();

@@ -1,0 +1,101 @@
+//! How a command ends: the exit codes, and errors as one line for people.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use millstream::{AppendError, BackupError, CloseError, OpenError, ReadError, VerifyError};
+
+/// How a command ends. The numbers are promised in `docs/command-line.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Fine = 0,
+    Failed = 1,
+    Usage = 2,
+    Conflict = 3,
+    Damaged = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what it was told to. The text is shown as it is.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Failed(String),
+    Usage(String),
+    Conflict(String),
+    /// The reader of the output has gone.
+    NobodyReads,
+}
+
+impl Failure {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Failed(_) => Exit::Failed,
+            Self::Usage(_) => Exit::Usage,
+            Self::Conflict(_) => Exit::Conflict,
+            Self::NobodyReads => Exit::Fine,
+        }
+    }
+
+    /// The standard output could not be written.
+    pub(crate) fn of_output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::NobodyReads,
+            _ => Self::Failed(format!("the output could not be written: {error}")),
+        }
+    }
+
+    /// Adds what came of the work before the failure.
+    pub(crate) fn after(self, done: impl fmt::Display) -> Self {
+        match self {
+            Self::Failed(text) => Self::Failed(format!("{text}; {done}")),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(text) | Self::Usage(text) | Self::Conflict(text) => formatter.write_str(text),
+            Self::NobodyReads => formatter.write_str("nobody reads the output"),
+        }
+    }
+}
+
+/// Errors whose message says everything there is to say.
+macro_rules! failed {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::Failed(error.to_string())
+            }
+        })*
+    };
+}
+
+failed!(OpenError, ReadError, BackupError, VerifyError, CloseError);
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict { expected, found } => Self::Conflict(format!(
+                "the context moved: expected {expected}, found {found}; nothing was appended, look again with `context` and decide again"
+            )),
+            // What people are told of here is lines, not the crate's options.
+            AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// The text of an error, in which the parser says "line 1" of what is a line itself.
+pub(crate) fn without_position(error: &dyn Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
+}
