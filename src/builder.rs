@@ -348,6 +348,7 @@ impl StoreBuilder {
             in_hand: Vec::new(),
             cursor_retries: HashMap::new(),
             upkeep_rests_until: None,
+            letters: Vec::new(),
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

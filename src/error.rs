@@ -4,6 +4,7 @@
 //! kept as the source. An error that several waiters receive is shared, so all of them are cheap to clone.
 
 use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,50 @@ use thiserror::Error;
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// In which way a handler call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureCategory {
+    /// The handler returned an error.
+    Error,
+    /// The handler panicked, in its closure, in its future, or when that was dropped.
+    Panic,
+    /// The call took longer than [`HandleStream::timeout`](crate::HandleStream::timeout) allows, and was dropped.
+    Timeout,
+    /// The handler returned an error that is, or was caused by, a [`DecodeError`].
+    Undecodable,
+    /// The process ended while the call was under way, and did so as often as
+    /// [`DurableStream::starts_max`](crate::DurableStream::starts_max) allows.
+    Crash,
+}
+
+impl FailureCategory {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Panic,
+        Self::Timeout,
+        Self::Undecodable,
+        Self::Crash,
+    ];
+
+    /// The word that stands for it in the file and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Undecodable => "undecodable",
+            Self::Crash => "crash",
+        }
+    }
+}
+
+impl fmt::Display for FailureCategory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
 
 /// A store could not be opened.
 #[derive(Clone, Debug, Error)]
@@ -263,12 +308,35 @@ pub enum ReadError {
 /// A payload or an event could not be decoded.
 #[derive(Clone, Debug, Error)]
 #[error("the event could not be decoded: {0}")]
-pub struct DecodeError(#[source] Arc<serde_json::Error>);
+pub struct DecodeError(#[source] Undecodable);
+
+/// The cause of a [`DecodeError`], as a type of its own: an error that passes `source` through, as transparent ones do, leaves
+/// this in the chain where the `DecodeError` itself is not.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Undecodable(#[source] Arc<serde_json::Error>);
 
 impl DecodeError {
     pub(crate) fn new(source: serde_json::Error) -> Self {
-        Self(Arc::new(source))
+        Self(Undecodable(Arc::new(source)))
     }
+
+    /// Whether the error is one of decoding, or was caused by one.
+    pub(crate) fn is_behind(error: &(dyn Error + 'static)) -> bool {
+        causes(error).any(|error| error.is::<Self>() || error.is::<Undecodable>())
+    }
+}
+
+/// An error and what caused it, one after the other.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
 }
 
 /// A stream could not be registered.
@@ -372,7 +440,7 @@ pub enum StopCause {
     /// The store was closed, or its last handle dropped.
     #[error("the store was closed")]
     Closed,
-    /// The handler failed until its retries were used up (D5).
+    /// The handler failed until its retries were used up, and the failure policy says to stop (D5).
     #[error(
         "the handler failed {attempts} times on the batch up to {last_sequence}, at last with: {error}; mend the cause and register the stream again"
     )]
@@ -381,9 +449,59 @@ pub enum StopCause {
         last_sequence: u64,
         /// How many times it was called for it.
         attempts: u32,
+        /// In which way it failed at last.
+        category: FailureCategory,
         /// The last error, or what the handler panicked with.
         error: Arc<str>,
     },
+    /// The process ended again and again while the handler had this batch, and the failure policy says to stop. The handler
+    /// was not called this time. The count begins anew when the stream is registered again.
+    #[error(
+        "the process ended {starts} times while the handler had the batch up to {last_sequence}; mend the cause and register the stream again, or set such batches aside with a `FailurePolicy`"
+    )]
+    Crashed {
+        /// The last sequence of the batch.
+        last_sequence: u64,
+        /// How often it was begun.
+        starts: u32,
+    },
+    /// Most of what was settled last had to be set aside: that looks like an outage, not like single bad events.
+    #[error(
+        "{set_aside} of the last {of} batches had to be set aside, so it is not they that are at fault; the last failure: {error}; mend the cause and register the stream again"
+    )]
+    MostFail {
+        /// How many were set aside, the one included for which the stream stopped.
+        set_aside: u32,
+        /// Of how many.
+        of: u32,
+        /// The last failure.
+        error: Arc<str>,
+    },
+    /// The stream has as many dead letters, or parked keys, as its failure policy allows.
+    #[error(
+        "{found} {what} would be more than the {max} that are allowed; retry or discard some of them, or raise `FailurePolicy::{option}`"
+    )]
+    DeadLettersFull {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there would be.
+        found: u64,
+        /// The limit.
+        max: u64,
+        /// The option that sets the limit.
+        option: &'static str,
+    },
+    /// A dead letter could not be stored, so the cursor stays before what it stands for.
+    #[error("the dead letter for {first_sequence} could not be stored: {source}")]
+    DeadLetterNotStored {
+        /// The first sequence of what was to be set aside.
+        first_sequence: u64,
+        /// What the storage said.
+        source: StorageError,
+    },
+    /// The closure that gives the key of an event panicked.
+    #[error("the closure of `FailurePolicy::park_key` panicked: {0}; mend it and register the stream again")]
+    KeyPanicked(Arc<str>),
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,
@@ -396,6 +514,62 @@ pub enum StopCause {
     /// The tokio runtime that the stream was registered on has been shut down.
     #[error("the tokio runtime of the stream was shut down")]
     RuntimeShutDown,
+}
+
+/// Something with dead letters failed. A letter that was not handled stays where it is.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum DeadLetterError {
+    /// No stream of that name runs in this store, so there is no handler to retry with.
+    #[error("the durable stream {stream:?} does not run in this store; register it, and retry then")]
+    NotRunning {
+        /// The stream's name.
+        stream: String,
+    },
+    /// There is no such letter: it was handled or discarded meanwhile, or never there.
+    #[error(
+        "{stream:?} has no dead letter that begins with event {first_sequence}; list the letters to see those it has"
+    )]
+    NotFound {
+        /// The stream's name.
+        stream: String,
+        /// The sequence given.
+        first_sequence: u64,
+    },
+    /// An earlier letter of the same key comes first.
+    #[error(
+        "the letter at {first_sequence} waits for the one at {first} of the key {key:?}; retry that first, or the whole key"
+    )]
+    NotFirstOfKey {
+        /// The letter that was to be retried.
+        first_sequence: u64,
+        /// The letter that comes first.
+        first: u64,
+        /// The key of both.
+        key: String,
+    },
+    /// The handler failed again. The letter stays, with the new cause.
+    #[error("the handler failed again on the letter at {first_sequence} ({category}): {error}")]
+    HandlerFailed {
+        /// The letter.
+        first_sequence: u64,
+        /// In which way it failed.
+        category: FailureCategory,
+        /// What it failed with.
+        error: Arc<str>,
+    },
+    /// The handler took the letter, and the stream was taken over meanwhile: the letter is still there.
+    #[error("another owner took over the durable stream {stream:?}; retry there")]
+    OwnershipLost {
+        /// The stream's name.
+        stream: String,
+    },
+    /// What the letter stands for could not be read; pruned, for instance.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// A prune failed. The steps before are done, and what they removed is gone.

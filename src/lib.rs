@@ -20,8 +20,8 @@ mod sync;
 
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
-    AppendError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, PruneError, ReadError,
-    StopCause, StorageError, StreamError, WaitError,
+    AppendError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory, InvalidEvent,
+    OpenError, PruneError, ReadError, StopCause, StorageError, StreamError, WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
@@ -30,13 +30,16 @@ pub use crate::event::payload::{Metadata, Payload};
 pub use crate::event::query::{EventFilter, EventQuery};
 pub use crate::event::record::EventRecord;
 pub use crate::log::cursor::{OnMismatch, Start};
+pub use crate::log::letter::{DeadLetter, DeadLetterState};
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
 pub use crate::store::{QueryResult, Store};
+pub use crate::stream::failure::{FailurePolicy, HandlerError};
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
+pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;

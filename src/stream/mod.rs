@@ -26,15 +26,20 @@
 //! loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `prune` (what they hold of an old log),
 //! `reader` (the same feed, pulled by the user).
 
+pub(crate) mod aside;
 pub(crate) mod board;
+pub(crate) mod budget;
 pub(crate) mod checkpoint;
 pub(crate) mod core;
 pub(crate) mod crowd;
+pub(crate) mod dispose;
+pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod handler;
 pub(crate) mod hub;
+pub(crate) mod letters;
 pub(crate) mod machine;
 pub(crate) mod options;
 pub(crate) mod policy;
@@ -43,3 +48,4 @@ pub(crate) mod pump;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod status;
+pub(crate) mod watch;
