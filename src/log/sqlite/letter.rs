@@ -38,7 +38,8 @@ const PAGE: &str = concat!(
 const FIRST_OF_KEY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM dead_letter WHERE stream = ?1 AND key = ?2 ORDER BY first_sequence LIMIT 1"
+    " FROM dead_letter INDEXED BY dead_letter_by_key
+      WHERE stream = ?1 AND key = ?2 ORDER BY first_sequence LIMIT 1"
 );
 
 /// By `dead_letter_by_key`.
