@@ -263,12 +263,11 @@ impl LetterReader for SqliteReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::sqlite::explain::plan;
     use crate::log::sqlite::schema;
 
     #[test]
     fn every_statement_that_a_stream_waits_for_searches() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
         let by_place = "SEARCH dead_letter USING PRIMARY KEY (stream=?";
         let by_key = "SEARCH dead_letter USING INDEX dead_letter_by_key (stream=?";
         let by_key_alone = "SEARCH dead_letter USING COVERING INDEX dead_letter_by_key (stream=?";
@@ -287,15 +286,7 @@ mod tests {
             (REMOVE_AFTER, by_place),
             (PUT_ATTEMPT, "SEARCH cursor USING PRIMARY KEY (name=?"),
         ] {
-            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            for number in 1..=statement.parameter_count() {
-                statement.raw_bind_parameter(number, 1).unwrap();
-            }
-            let mut plan = Vec::new();
-            let mut rows = statement.raw_query();
-            while let Some(row) = rows.next().unwrap() {
-                plan.push(row.get::<_, String>(3).unwrap());
-            }
+            let plan = plan(sql);
             assert!(
                 plan.iter().any(|step| step.starts_with(expected)),
                 "{sql}: {plan:#?}"
