@@ -57,6 +57,8 @@ pub struct StoreBuilder {
     durability: Durability,
     #[cfg(feature = "sqlite")]
     index_sizes: Sizes,
+    #[cfg(feature = "sqlite")]
+    pages_max: Option<u32>,
     indexed_paths: Vec<String>,
     limits: Limits,
     window_bytes: usize,
@@ -79,6 +81,8 @@ impl Default for StoreBuilder {
             durability: Durability::default(),
             #[cfg(feature = "sqlite")]
             index_sizes: Sizes::default(),
+            #[cfg(feature = "sqlite")]
+            pages_max: None,
             indexed_paths: Vec::new(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
@@ -204,6 +208,12 @@ impl StoreBuilder {
         self
     }
 
+    #[cfg(all(feature = "internals", feature = "sqlite"))]
+    pub(crate) fn pages_max(mut self, pages: u32) -> Self {
+        self.pages_max = Some(pages);
+        self
+    }
+
     #[cfg(feature = "internals")]
     pub(crate) fn sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
@@ -222,6 +232,7 @@ impl StoreBuilder {
             idle_readers_max: self.readers,
             paths: self.paths()?,
             sizes: self.index_sizes,
+            pages_max: self.pages_max,
         };
         let (writer, reader) = sqlite::open(path.as_ref(), &options)?;
         self.wire(writer, reader)

@@ -70,9 +70,9 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-2.sqlite")).await;
+        write(&fixtures.join("format-3.sqlite")).await;
     }
-    for name in ["format-1.sqlite", "format-2.sqlite"] {
+    for name in ["format-1.sqlite", "format-2.sqlite", "format-3.sqlite"] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();
         check(&path).await;

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     /// Paths into the payload that are to be indexed, beside those that already are.
     pub(crate) paths: Vec<PayloadPath>,
     pub(crate) sizes: Sizes,
+    /// How many pages the file may have, as if the disk were full then; for the proofs.
+    pub(crate) pages_max: Option<u32>,
 }
 
 /// Opens a log, or makes one, and gives its two halves.
@@ -56,6 +58,11 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, Sqli
     let mut connection = connection::open_writer(path, options.durability)?;
     let log_id = schema::prepare(&mut connection, path)?;
     schema::declare_paths(&mut connection, &options.paths)?;
+    if let Some(pages_max) = options.pages_max {
+        connection
+            .pragma_update(None, "max_page_count", pages_max)
+            .map_err(storage("limit the file"))?;
+    }
     let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
     let shared = index::view::shared();
     let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options.idle_readers_max)?;
