@@ -121,7 +121,7 @@ pub enum DeadLetterError {
     /// The handler failed again. The letter stays, with the new cause.
     #[error("the handler failed again on the letter at {first_sequence} ({category}): {error}")]
     HandlerFailed {
-        /// The letter.
+        /// Where the letter begins now: with the event that the handler says has failed, if it says so.
         first_sequence: u64,
         /// In which way it failed.
         category: FailureCategory,

@@ -77,6 +77,18 @@ impl DeadLetter {
         }
     }
 
+    /// Leaves out the events before one of them.
+    fn begin_with(&mut self, first_sequence: u64) {
+        if let Some(sequences) = &mut self.sequences {
+            let left = sequences
+                .iter()
+                .copied()
+                .filter(|sequence| *sequence >= first_sequence);
+            *sequences = left.collect();
+        }
+        self.first_sequence = first_sequence;
+    }
+
     /// Whether it stands for this event.
     pub fn contains(&self, sequence: u64) -> bool {
         match &self.sequences {
@@ -158,6 +170,8 @@ pub(crate) enum LetterChange {
         name: Arc<str>,
         epoch: u64,
         first_sequence: u64,
+        /// The event that it failed on, if it said so: it took those before.
+        named: Option<u64>,
         category: FailureCategory,
         cause: Box<str>,
         at: SystemTime,
@@ -275,6 +289,7 @@ pub(crate) fn apply<W: LogWriter>(writer: &mut W, change: &LetterChange) -> Resu
             name,
             epoch,
             first_sequence,
+            named,
             category,
             cause,
             at,
@@ -287,6 +302,10 @@ pub(crate) fn apply<W: LogWriter>(writer: &mut W, change: &LetterChange) -> Resu
             };
             if letter.state == DeadLetterState::Queued {
                 letter.state = DeadLetterState::Parked;
+            }
+            if let Some(named) = named.filter(|named| *named > *first_sequence && letter.contains(*named)) {
+                writer.remove_letter(name, *first_sequence)?;
+                letter.begin_with(named);
             }
             letter.attempts = letter.attempts.saturating_add(1);
             letter.category = Some(*category);

@@ -120,7 +120,8 @@ impl DeadLetters {
     }
 
     /// Gives one letter to the handler again: a parked one, the first of its key; or a skipped one. It is gone when the handler
-    /// returns `Ok`; otherwise it stays, with the new cause. The cursor does not move.
+    /// returns `Ok`; otherwise it stays, with the new cause. When the handler says with [`HandlerError::at`](crate::HandlerError::at)
+    /// which event failed, the letter begins with that event from then on. The cursor does not move.
     ///
     /// The handler is called once, when the stream's own call under way is over. Inside that handler it would wait for itself.
     ///
@@ -296,6 +297,7 @@ impl DeadLetters {
                 name,
                 epoch,
                 first_sequence,
+                named: failure.at,
                 category: failure.category,
                 cause: cut_cause(&failure.text).into(),
                 at: Timestamp::now().into(),
@@ -318,10 +320,11 @@ impl DeadLetters {
                 Ok(())
             }
             Err(failure) => {
-                let (category, error) = (failure.category, failure.text);
+                let (category, error) = (failure.category, failure.text.clone());
                 tracing::warn!(stream, first_sequence, %category, %error, "a dead letter failed again");
+                let taken = failure.at.filter(|at| letter.contains(*at));
                 Err(DeadLetterError::HandlerFailed {
-                    first_sequence,
+                    first_sequence: taken.unwrap_or(first_sequence),
                     category,
                     error,
                 })
