@@ -285,7 +285,7 @@ mod tests {
             (EventQuery::all(), vec![5, 6, 7, 8, 9]),
             (EventQuery::types(["a"]), vec![5, 7, 9]),
         ] {
-            let selected = EventBatch::select(&batch, &query, 0).unwrap();
+            let selected = EventBatch::select(Arc::clone(&batch), &query, 0).unwrap();
             for cut in 4..=9 {
                 let part = sequences(selected.part(5, cut)).unwrap_or_default();
                 let rest = sequences(selected.rest(cut)).unwrap_or_default();
@@ -296,7 +296,7 @@ mod tests {
                 assert_eq!([part, rest].concat(), shown, "cut after {cut}");
             }
         }
-        let all = EventBatch::select(&batch, &EventQuery::all(), 0).unwrap();
+        let all = EventBatch::select(batch, &EventQuery::all(), 0).unwrap();
         let part = all.part(6, 7).unwrap();
         assert_eq!((part.first_sequence(), part.last_sequence()), (6, 7));
         assert!(all.rest(9).is_none() && all.part(10, 12).is_none());

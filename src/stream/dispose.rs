@@ -182,15 +182,18 @@ mod tests {
         let (records, _) = check_batch(events, &Limits::default()).unwrap();
         let batch = Arc::new(CommittedBatch::stamp(records, 5, Timestamp::EPOCH));
         let selected = types.chars().filter(|name| *name != '-').map(String::from);
-        EventBatch::select(&batch, &EventQuery::types(selected), 0).unwrap()
+        EventBatch::select(batch, &EventQuery::types(selected), 0).unwrap()
     }
 
     fn key(event: &EventRecord) -> Option<String> {
         (event.event_type() != "o").then(|| event.event_type().to_owned())
     }
 
-    /// Key, first and last sequence of each letter, and how far the position moves.
-    fn shape(disposal: &Disposal) -> (Vec<(Option<&str>, u64, u64)>, u64) {
+    /// Key, first and last sequence of a letter.
+    type Shape<'a> = (Option<&'a str>, u64, u64);
+
+    /// The letters, and how far the position moves.
+    fn shape(disposal: &Disposal) -> (Vec<Shape<'_>>, u64) {
         let letters = disposal.letters.iter();
         let shapes =
             letters.map(|letter| (letter.key.as_deref(), letter.first_sequence, letter.last_sequence));

@@ -113,6 +113,10 @@ impl Strings {
         handler.retry(Retry::never())
     }
 
+    fn poison(&self, sequences: impl Iterator<Item = u64>) {
+        self.poisoned.lock().unwrap().extend(sequences);
+    }
+
     /// With names the events before the failed one are taken; without, all or none.
     fn take(&self, batch: &EventBatch, names: bool) -> Result<(), HandlerError> {
         let poisoned = self.poisoned.lock().unwrap();
@@ -213,9 +217,8 @@ impl World {
     async fn append(&mut self, batches: &[Vec<usize>], poison: u64) {
         for batch in batches {
             let first = self.keys.len() as u64 + 1;
-            let mut poisoned = self.strings.poisoned.lock().unwrap();
-            poisoned.extend((first..first + batch.len() as u64).filter(|sequence| sequence % poison == 0));
-            drop(poisoned);
+            let numbers = first..first + batch.len() as u64;
+            self.strings.poison(numbers.filter(|number| number % poison == 0));
             self.keys.extend(batch);
             let events = batch.iter().map(|key| NewEvent::new(KEYS[*key], 1));
             self.store.append(events).await.unwrap();
@@ -360,16 +363,15 @@ impl World {
             );
         }
         if self.life.policy == Policy::ParkKey {
-            for key in 0..3 {
+            for (key, name) in KEYS.iter().enumerate().take(3) {
                 let is_of_key = |sequence: &u64| self.keys[*sequence as usize - 1] == key;
                 let of_key: Vec<u64> = taken.iter().copied().filter(is_of_key).collect();
-                assert!(of_key.is_sorted(), "{} was taken as {of_key:?}", KEYS[key]);
+                assert!(of_key.is_sorted(), "{name} was taken as {of_key:?}");
                 let first_waiting = aside.keys().copied().find(is_of_key);
                 let last_taken = of_key.last().copied();
                 assert!(
                     first_waiting.is_none() || last_taken < first_waiting,
-                    "{} was overtaken: {of_key:?}, {first_waiting:?} waits",
-                    KEYS[key]
+                    "{name} was overtaken: {of_key:?}, {first_waiting:?} waits"
                 );
             }
         }
