@@ -105,7 +105,7 @@ impl Hub {
             options.starts_max,
         );
         if watch.is_some() {
-            tracing::info!(stream = %options.name, position = opened.position, "the run before was cut off, its batches are watched");
+            tracing::debug!(stream = %options.name, position = opened.position, "the run before was cut off, its batches are watched");
         }
         Ok(Care::new(options.policies.clone(), keys, watch))
     }

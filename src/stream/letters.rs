@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 
@@ -21,6 +22,7 @@ use crate::stream::core::StreamCore;
 use crate::stream::dispose::cut_cause;
 use crate::stream::feed::Source;
 use crate::stream::registry::Registry;
+use crate::stream::status::CallInHand;
 
 /// The dead letters of one durable stream, whether it runs or not.
 ///
@@ -281,11 +283,13 @@ impl DeadLetters {
         let letter = self.find(first_sequence).await?;
         self.check_turn_of(&letter).await?;
         let events = self.events(&letter).await?;
+        let shown = ShownCall::begin(core, events.recorded_timestamp());
         let outcome = tokio::select! {
             biased;
             outcome = handler.call(events) => outcome,
             () = core.abort.notified() => return Err(self.not_running()),
         };
+        drop(shown);
         let (name, epoch) = (Arc::clone(&self.name), cell.epoch);
         let change = match &outcome {
             Ok(()) => LetterChange::Retried {
@@ -362,6 +366,30 @@ impl DeadLetters {
             stream: self.name.to_string(),
             first_sequence,
         }
+    }
+}
+
+/// Lets the status show that the handler is at work on a letter, so that one which hangs is seen.
+struct ShownCall<'a> {
+    core: &'a StreamCore,
+    before: Option<CallInHand>,
+}
+
+impl<'a> ShownCall<'a> {
+    fn begin(core: &'a StreamCore, recorded_at: Timestamp) -> Self {
+        let call = CallInHand {
+            recorded_at,
+            running_since: Some(Instant::now()),
+        };
+        let before = core.board.note(|progress| progress.call.replace(call));
+        Self { core, before }
+    }
+}
+
+impl Drop for ShownCall<'_> {
+    fn drop(&mut self) {
+        let before = self.before;
+        self.core.board.note(|progress| progress.call = before);
     }
 }
 

@@ -651,6 +651,7 @@ pub(crate) async fn s7_a_stream_has_stopped_when_no_retry_runs(subject: &Subject
     let dead_letters = store.dead_letters("ledger");
     let retry = tokio::spawn(async move { dead_letters.retry(1).await });
     eventually("the retry is under way", || runs.load(Ordering::SeqCst) == 1).await;
+    assert!(stream.status().call_running_for.is_some(), "a letter that hangs is seen");
     stream.unsubscribe();
     let early = tokio::time::timeout(Duration::from_millis(50), stream.stopped()).await;
     assert!(
