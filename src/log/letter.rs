@@ -170,17 +170,23 @@ pub(crate) enum LetterChange {
         name: Arc<str>,
         epoch: u64,
         first_sequence: u64,
-        /// The event that it failed on, if it said so: it took those before.
-        named: Option<u64>,
-        category: FailureCategory,
-        cause: Box<str>,
-        at: SystemTime,
+        failure: FailedRetry,
     },
     /// Somebody has decided that nothing more is to come of a letter.
     Discard {
         name: Arc<str>,
         first_sequence: u64,
     },
+}
+
+/// How a retry failed.
+#[derive(Clone)]
+pub(crate) struct FailedRetry {
+    /// The event that the handler failed on, if it said so: it took those before.
+    pub(crate) named: Option<u64>,
+    pub(crate) category: FailureCategory,
+    pub(crate) cause: Box<str>,
+    pub(crate) at: SystemTime,
 }
 
 /// Letters, and the position that the cursor has with them.
@@ -289,33 +295,40 @@ pub(crate) fn apply<W: LogWriter>(writer: &mut W, change: &LetterChange) -> Resu
             name,
             epoch,
             first_sequence,
-            named,
-            category,
-            cause,
-            at,
+            failure,
         } => {
             if !owns(writer, name, *epoch)? {
                 return Ok(LetterDone::OwnershipLost);
             }
-            let Some(mut letter) = writer.letter(name, *first_sequence)? else {
-                return Ok(LetterDone::NotFound);
-            };
-            if letter.state == DeadLetterState::Queued {
-                letter.state = DeadLetterState::Parked;
-            }
-            if let Some(named) = named.filter(|named| *named > *first_sequence && letter.contains(*named)) {
-                writer.remove_letter(name, *first_sequence)?;
-                letter.begin_with(named);
-            }
-            letter.attempts = letter.attempts.saturating_add(1);
-            letter.category = Some(*category);
-            letter.cause = Some(cause.to_string());
-            letter.first_failed_at.get_or_insert(*at);
-            letter.last_failed_at = Some(*at);
-            writer.put_letter(name, &letter)?;
-            Ok(LetterDone::Done(writer.letter_counts(name)?))
+            failed_again(writer, name, *first_sequence, failure)
         }
     }
+}
+
+fn failed_again<W: LogWriter>(
+    writer: &mut W,
+    name: &str,
+    first_sequence: u64,
+    failure: &FailedRetry,
+) -> Result<LetterDone, StorageError> {
+    let Some(mut letter) = writer.letter(name, first_sequence)? else {
+        return Ok(LetterDone::NotFound);
+    };
+    if letter.state == DeadLetterState::Queued {
+        letter.state = DeadLetterState::Parked;
+    }
+    let is_inside = |named: &u64| *named > first_sequence && letter.contains(*named);
+    if let Some(named) = failure.named.filter(is_inside) {
+        writer.remove_letter(name, first_sequence)?;
+        letter.begin_with(named);
+    }
+    letter.attempts = letter.attempts.saturating_add(1);
+    letter.category = Some(failure.category);
+    letter.cause = Some(failure.cause.to_string());
+    letter.first_failed_at.get_or_insert(failure.at);
+    letter.last_failed_at = Some(failure.at);
+    writer.put_letter(name, &letter)?;
+    Ok(LetterDone::Done(writer.letter_counts(name)?))
 }
 
 fn owns<W: LogWriter>(writer: &mut W, name: &str, epoch: u64) -> Result<bool, StorageError> {

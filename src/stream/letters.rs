@@ -16,7 +16,7 @@ use crate::error::{DeadLetterError, ReadError};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::log::LogReader;
-use crate::log::letter::{DeadLetter, DeadLetterState, LetterChange, LetterDone, LetterRange};
+use crate::log::letter::{DeadLetter, DeadLetterState, FailedRetry, LetterChange, LetterDone, LetterRange};
 use crate::log::page::{PageBounds, Range};
 use crate::stream::core::StreamCore;
 use crate::stream::dispose::cut_cause;
@@ -301,10 +301,12 @@ impl DeadLetters {
                 name,
                 epoch,
                 first_sequence,
-                named: failure.at,
-                category: failure.category,
-                cause: cut_cause(&failure.text).into(),
-                at: Timestamp::now().into(),
+                failure: FailedRetry {
+                    named: failure.at,
+                    category: failure.category,
+                    cause: cut_cause(&failure.text).into(),
+                    at: Timestamp::now().into(),
+                },
             },
         };
         match self.source.log.change_letters(change).await? {
