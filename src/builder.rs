@@ -59,6 +59,8 @@ pub struct StoreBuilder {
     absent: Absent,
     #[cfg(feature = "sqlite")]
     index_sizes: Sizes,
+    #[cfg(feature = "sqlite")]
+    pages_max: Option<u32>,
     indexed_paths: Vec<String>,
     limits: Limits,
     window_bytes: usize,
@@ -83,6 +85,8 @@ impl Default for StoreBuilder {
             absent: Absent::default(),
             #[cfg(feature = "sqlite")]
             index_sizes: Sizes::default(),
+            #[cfg(feature = "sqlite")]
+            pages_max: None,
             indexed_paths: Vec::new(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
@@ -228,6 +232,12 @@ impl StoreBuilder {
         self
     }
 
+    #[cfg(all(feature = "internals", feature = "sqlite"))]
+    pub(crate) fn pages_max(mut self, pages: u32) -> Self {
+        self.pages_max = Some(pages);
+        self
+    }
+
     #[cfg(feature = "internals")]
     pub(crate) fn sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
@@ -247,6 +257,7 @@ impl StoreBuilder {
             idle_readers_max: self.readers,
             paths: self.paths()?,
             sizes: self.index_sizes,
+            pages_max: self.pages_max,
         };
         let (writer, reader) = sqlite::open(path.as_ref(), &options)?;
         self.wire(writer, reader)
@@ -373,6 +384,7 @@ impl StoreBuilder {
             in_hand: Vec::new(),
             cursor_retries: HashMap::new(),
             upkeep_rests_until: None,
+            letters: Vec::new(),
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

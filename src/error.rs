@@ -3,12 +3,17 @@
 //! Messages are lower case and without a full stop, name the value and the limit, and say what to do next. Causes are
 //! kept as the source. An error that several waiters receive is shared, so all of them are cheap to clone.
 
+mod failure;
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+
+pub(crate) use crate::error::failure::causes;
+pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -266,17 +271,6 @@ pub enum ReadError {
     Storage(#[from] StorageError),
 }
 
-/// A payload or an event could not be decoded.
-#[derive(Clone, Debug, Error)]
-#[error("the event could not be decoded: {0}")]
-pub struct DecodeError(#[source] Arc<serde_json::Error>);
-
-impl DecodeError {
-    pub(crate) fn new(source: serde_json::Error) -> Self {
-        Self(Arc::new(source))
-    }
-}
-
 /// A stream could not be registered.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -378,7 +372,7 @@ pub enum StopCause {
     /// The store was closed, or its last handle dropped.
     #[error("the store was closed")]
     Closed,
-    /// The handler failed until its retries were used up (D5).
+    /// The handler failed until its retries were used up, and the failure policy says to stop (D5).
     #[error(
         "the handler failed {attempts} times on the batch up to {last_sequence}, at last with: {error}; mend the cause and register the stream again"
     )]
@@ -387,9 +381,59 @@ pub enum StopCause {
         last_sequence: u64,
         /// How many times it was called for it.
         attempts: u32,
+        /// In which way it failed at last.
+        category: FailureCategory,
         /// The last error, or what the handler panicked with.
         error: Arc<str>,
     },
+    /// The process ended again and again while the handler had this batch, and the failure policy says to stop. The handler
+    /// was not called this time. The count begins anew when the stream is registered again.
+    #[error(
+        "the process ended {starts} times while the handler had the batch up to {last_sequence}; mend the cause and register the stream again, or set such batches aside with a `FailurePolicy`"
+    )]
+    Crashed {
+        /// The last sequence of the batch.
+        last_sequence: u64,
+        /// How often it was begun.
+        starts: u32,
+    },
+    /// Most of what was settled last had to be set aside: that looks like an outage, not like single bad events.
+    #[error(
+        "{set_aside} of the last {of} batches had to be set aside, so it is not they that are at fault; the last failure: {error}; mend the cause and register the stream again"
+    )]
+    MostFail {
+        /// How many were set aside, the one included for which the stream stopped.
+        set_aside: u32,
+        /// Of how many.
+        of: u32,
+        /// The last failure.
+        error: Arc<str>,
+    },
+    /// The stream has as many dead letters, or parked keys, as its failure policy allows.
+    #[error(
+        "{found} {what} would be more than the {max} that are allowed; retry or discard some of them, or raise `FailurePolicy::{option}`"
+    )]
+    DeadLettersFull {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there would be.
+        found: u64,
+        /// The limit.
+        max: u64,
+        /// The option that sets the limit.
+        option: &'static str,
+    },
+    /// A dead letter could not be stored, so the cursor stays before what it stands for.
+    #[error("the dead letter for {first_sequence} could not be stored: {source}")]
+    DeadLetterNotStored {
+        /// The first sequence of what was to be set aside.
+        first_sequence: u64,
+        /// What the storage said.
+        source: StorageError,
+    },
+    /// The closure that gives the key of an event panicked.
+    #[error("the closure of `FailurePolicy::park_key` panicked: {0}; mend it and register the stream again")]
+    KeyPanicked(Arc<str>),
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,

@@ -28,6 +28,9 @@ pub enum FaultPoint {
     BeforeCursor,
     /// Cursors are stored.
     AfterCursor,
+    /// A dead letter, or what a stream notes of an attempt, is written, its transaction is not yet committed. Failing makes the
+    /// storing fail as if the file were busy.
+    BeforeLetter,
     /// Pages of the log are about to be read for all streams. Failing makes the reading fail as if the file were busy.
     BeforeRead,
     /// A piece of the log's upkeep is written, its transaction is not yet committed. Failing makes the commit fail.

@@ -21,8 +21,9 @@ mod sync;
 
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
-    AppendError, BackupError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, PruneError,
-    ReadError, StopCause, StorageError, StreamError, VerifyError, WaitError,
+    AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
+    InvalidEvent, OpenError, PruneError, ReadError, StopCause, StorageError, StreamError, VerifyError,
+    WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
@@ -33,6 +34,7 @@ pub use crate::event::record::EventRecord;
 #[cfg(feature = "sqlite")]
 pub use crate::log::backup::{BackedUp, BackupProgress};
 pub use crate::log::cursor::{OnMismatch, Start};
+pub use crate::log::letter::{DeadLetter, DeadLetterState};
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
@@ -41,8 +43,10 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
 pub use crate::store::{QueryResult, Store};
+pub use crate::stream::failure::{FailurePolicy, HandlerError};
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
+pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;

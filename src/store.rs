@@ -23,6 +23,7 @@ use crate::log::request::{Appended, Condition, ExpectedContext};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
 use crate::stream::hub::Hub;
+use crate::stream::letters::DeadLetters;
 use crate::stream::options::DurableStream;
 use crate::stream::prune;
 use crate::stream::reader::{End, EventReader};
@@ -371,6 +372,13 @@ impl Store {
     pub fn streams(&self) -> Vec<StreamStatus> {
         let streams = self.inner.hub.registry.all();
         streams.iter().map(|core| core.status()).collect()
+    }
+
+    /// The dead letters of a durable stream, whether it runs or not: what its
+    /// [failure policy](crate::DurableStream::on_failure) set aside.
+    pub fn dead_letters(&self, stream: &str) -> DeadLetters {
+        let hub = &self.inner.hub;
+        DeadLetters::new(Arc::clone(&hub.source), Arc::clone(&hub.registry), stream)
     }
 
     /// Waits until every stream has settled everything that is committed, including what handlers append meanwhile. What

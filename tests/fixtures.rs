@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use futures::TryStreamExt;
-use millstream::{DurableStream, EventQuery, HandleStream, NewEvent, Store};
+use millstream::{
+    DeadLetterState, DurableStream, EventQuery, FailurePolicy, HandleStream, HandlerError, NewEvent, Retry,
+    Store,
+};
 use serde_json::json;
 
-/// Two batches of three events, and the cursor of a durable stream behind the first of them.
+/// Two batches of three events, the cursor of a durable stream behind the first of them, and a dead letter of another stream for
+/// an event of the first.
 async fn write(path: &Path) {
     let store = Store::open(path).unwrap();
     let placed = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}));
@@ -25,6 +29,15 @@ async fn write(path: &Path) {
     stream.caught_up().await.unwrap();
     stream.unsubscribe();
     stream.stopped().await;
+    let by_tag = FailurePolicy::park_key(|event| event.tags().next().map(str::to_owned));
+    let mailer = DurableStream::new("mailer").on_failure(by_tag);
+    let handle = HandleStream::new(|_| async { Err(HandlerError::at(1, "no such address")) });
+    let placed = EventQuery::types(["order-placed"]);
+    let handle = handle.retry(Retry::never());
+    let stream = store.stream_to_durable(&mailer, &placed, handle).await.unwrap();
+    stream.caught_up().await.unwrap();
+    stream.unsubscribe();
+    stream.stopped().await;
     store
         .append([NewEvent::new("order-paid", json!(null)).tag("order:7")])
         .await
@@ -32,8 +45,25 @@ async fn write(path: &Path) {
     store.close().await.unwrap();
 }
 
-async fn check(path: &Path) {
+/// What a format holds beyond those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Letters {
+    There,
+    Unknown,
+}
+
+async fn check(path: &Path, letters: Letters) {
     let store = Store::open(path).unwrap();
+    let found: Vec<_> = store.dead_letters("mailer").list().try_collect().await.unwrap();
+    assert_eq!(found.len(), usize::from(letters == Letters::There));
+    for letter in found {
+        assert_eq!(
+            (letter.first_sequence, letter.state),
+            (1, DeadLetterState::Parked)
+        );
+        assert_eq!((letter.key.as_deref(), letter.attempts), (Some("order:7"), 1));
+        assert_eq!(letter.cause.as_deref(), Some("event 1: no such address"));
+    }
     let batches: Vec<_> = store.read(&EventQuery::all()).try_collect().await.unwrap();
     let ranges: Vec<_> = batches
         .iter()
@@ -70,12 +100,16 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-2.sqlite")).await;
+        write(&fixtures.join("format-3.sqlite")).await;
     }
-    for name in ["format-1.sqlite", "format-2.sqlite"] {
+    for (name, letters) in [
+        ("format-1.sqlite", Letters::Unknown),
+        ("format-2.sqlite", Letters::Unknown),
+        ("format-3.sqlite", Letters::There),
+    ] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();
-        check(&path).await;
+        check(&path, letters).await;
     }
 }
 
@@ -84,5 +118,5 @@ async fn a_file_of_today_holds_what_the_fixtures_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     write(&path).await;
-    check(&path).await;
+    check(&path, Letters::There).await;
 }

@@ -94,6 +94,58 @@ impl EventBatch {
         Self { batch, selection }
     }
 
+    /// What is shown after a sequence, if anything is.
+    pub(crate) fn rest(&self, after: u64) -> Option<Self> {
+        let events = &self.batch.events;
+        let is_left = |index: &u32| events[*index as usize].sequence > after;
+        let selection = match &self.selection {
+            Selection::Run { first, end } => {
+                let begin = events.partition_point(|event| event.sequence <= after);
+                Selection::Run {
+                    first: begin.max(*first),
+                    end: *end,
+                }
+            }
+            Selection::Indexes(indexes) => {
+                Selection::Indexes(indexes.iter().copied().filter(is_left).collect())
+            }
+        };
+        let rest = Self {
+            batch: Arc::clone(&self.batch),
+            selection,
+        };
+        rest.iter().next().is_some().then_some(rest)
+    }
+
+    /// What is shown from one sequence through another, as a batch of its own with that range; nothing, when it shows nothing.
+    /// What is delivered in parts has keys of its own that way.
+    pub(crate) fn part(&self, first_sequence: u64, last_sequence: u64) -> Option<Self> {
+        self.part_of(first_sequence, last_sequence, |_| true)
+    }
+
+    /// The same, of some of the events.
+    pub(crate) fn part_of(
+        &self,
+        first_sequence: u64,
+        last_sequence: u64,
+        is_meant: impl Fn(u64) -> bool,
+    ) -> Option<Self> {
+        let range = first_sequence..=last_sequence;
+        let events = self
+            .iter()
+            .filter(|event| range.contains(&event.sequence) && is_meant(event.sequence));
+        let events: Vec<_> = events.cloned().collect();
+        if events.is_empty() {
+            return None;
+        }
+        Some(Self::whole(Arc::new(CommittedBatch {
+            first_sequence,
+            last_sequence,
+            recorded_at: self.batch.recorded_at,
+            events,
+        })))
+    }
+
     /// The committed batch with nothing but the selected events; shared, when that is all of them.
     pub(crate) fn into_selected(self) -> Arc<CommittedBatch> {
         if self.len() == self.batch.events.len() {
@@ -221,6 +273,33 @@ mod tests {
         assert_eq!(some.len(), 1);
         assert_eq!((some.first_sequence(), some.last_sequence()), (5, 9));
         assert!(EventBatch::select(Arc::clone(&batch), &EventQuery::all(), 9).is_none());
+    }
+
+    #[test]
+    fn parts_and_rests_make_the_whole() {
+        let batch = batch(5, &["a", "b", "a", "b", "a"]);
+        let sequences = |part: Option<EventBatch>| {
+            part.map(|part| part.iter().map(|event| event.sequence).collect::<Vec<_>>())
+        };
+        for (query, shown) in [
+            (EventQuery::all(), vec![5, 6, 7, 8, 9]),
+            (EventQuery::types(["a"]), vec![5, 7, 9]),
+        ] {
+            let selected = EventBatch::select(Arc::clone(&batch), &query, 0).unwrap();
+            for cut in 4..=9 {
+                let part = sequences(selected.part(5, cut)).unwrap_or_default();
+                let rest = sequences(selected.rest(cut)).unwrap_or_default();
+                assert!(
+                    part.iter().all(|sequence| *sequence <= cut),
+                    "{part:?} up to {cut}"
+                );
+                assert_eq!([part, rest].concat(), shown, "cut after {cut}");
+            }
+        }
+        let all = EventBatch::select(batch, &EventQuery::all(), 0).unwrap();
+        let part = all.part(6, 7).unwrap();
+        assert_eq!((part.first_sequence(), part.last_sequence()), (6, 7));
+        assert!(all.rest(9).is_none() && all.part(10, 12).is_none());
     }
 
     #[test]

@@ -151,7 +151,9 @@ impl World {
             }
             Command::Call(batch) if outcome == Outcome::Succeeds => {
                 self.handle(&batch);
-                Input::Handled
+                Input::Settled {
+                    through: batch.last_sequence(),
+                }
             }
             Command::Call(_) => Input::Retry,
         };

@@ -43,6 +43,12 @@ pub fn with_small_index(builder: StoreBuilder) -> StoreBuilder {
     })
 }
 
+/// Lets the file grow to so many pages, or keeps it as large as it is, as if the disk were full then.
+#[cfg(feature = "sqlite")]
+pub fn with_pages_max(builder: StoreBuilder, pages: u32) -> StoreBuilder {
+    builder.pages_max(pages)
+}
+
 /// Lets [`StoreBuilder::in_memory`] open a log that breaks a promise.
 pub fn with_broken_log(builder: StoreBuilder, sabotage: Sabotage) -> StoreBuilder {
     builder.sabotage(sabotage)

@@ -7,6 +7,7 @@ use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::letter::{AttemptWrite, DeadLetter, LetterCounts, LetterRange, LetterReader, LetterWriter};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
@@ -29,6 +30,8 @@ pub enum Sabotage {
     IgnoresConditions,
     /// Cursors are not stored.
     ForgetsCursors,
+    /// Dead letters are not stored, and the cursor passes what they stand for.
+    LosesLetters,
 }
 
 pub(crate) fn open(sabotage: Sabotage) -> (BrokenWriter, BrokenReader) {
@@ -141,6 +144,46 @@ impl LogWriter for BrokenWriter {
     }
 }
 
+impl LetterWriter for BrokenWriter {
+    fn letter(&mut self, name: &str, first_sequence: u64) -> Result<Option<DeadLetter>, StorageError> {
+        self.inner.letter(name, first_sequence)
+    }
+
+    fn put_letter(&mut self, name: &str, letter: &DeadLetter) -> Result<(), StorageError> {
+        if self.sabotage == Sabotage::LosesLetters {
+            return Ok(());
+        }
+        self.inner.put_letter(name, letter)
+    }
+
+    fn remove_letter(&mut self, name: &str, first_sequence: u64) -> Result<bool, StorageError> {
+        self.inner.remove_letter(name, first_sequence)
+    }
+
+    fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError> {
+        self.inner.remove_letters_after(name, position)
+    }
+
+    fn has_key(&mut self, name: &str, key: &str) -> Result<bool, StorageError> {
+        self.inner.has_key(name, key)
+    }
+
+    fn letter_counts(&mut self, name: &str) -> Result<LetterCounts, StorageError> {
+        self.inner.letter_counts(name)
+    }
+
+    fn oldest_letter(&mut self) -> Result<Option<(String, u64)>, StorageError> {
+        self.inner.oldest_letter()
+    }
+
+    fn put_attempt(&mut self, write: &AttemptWrite<'_>) -> Result<bool, StorageError> {
+        if self.sabotage == Sabotage::ForgetsCursors {
+            return Ok(true);
+        }
+        self.inner.put_attempt(write)
+    }
+}
+
 pub(crate) struct BrokenReader {
     inner: MemoryReader,
     sabotage: Sabotage,
@@ -165,7 +208,10 @@ impl LogReader for BrokenReader {
                     .map_or(page.through, |batch| batch.last_sequence.max(page.through));
             }
             Sabotage::Reorders => page.batches.reverse(),
-            Sabotage::PublishesEarly | Sabotage::IgnoresConditions | Sabotage::ForgetsCursors => {}
+            Sabotage::PublishesEarly
+            | Sabotage::IgnoresConditions
+            | Sabotage::ForgetsCursors
+            | Sabotage::LosesLetters => {}
         }
         Ok(page)
     }
@@ -196,6 +242,20 @@ impl LogReader for BrokenReader {
 
     fn is_blocking(&self) -> bool {
         self.inner.is_blocking()
+    }
+}
+
+impl LetterReader for BrokenReader {
+    fn letters(&self, range: LetterRange<'_>) -> Result<Vec<DeadLetter>, StorageError> {
+        self.inner.letters(range)
+    }
+
+    fn first_of_key(&self, name: &str, key: &str) -> Result<Option<DeadLetter>, StorageError> {
+        self.inner.first_of_key(name, key)
+    }
+
+    fn keys(&self, name: &str) -> Result<Vec<Box<str>>, StorageError> {
+        self.inner.keys(name)
     }
 }
 

@@ -12,7 +12,10 @@ use crate::clock::Timestamp;
 use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
+use crate::log::cursor::{
+    CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
+};
+use crate::log::letter::{self, Attempt, LetterRequest};
 use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
@@ -40,6 +43,8 @@ pub(crate) struct Committer<W> {
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
     /// Upkeep failed and is not tried again before this time.
     pub(crate) upkeep_rests_until: Option<Instant>,
+    /// Changes of dead letters, which come after the group.
+    pub(crate) letters: Vec<LetterRequest>,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -106,7 +111,11 @@ impl<W: LogWriter> Committer<W> {
     /// Works off what was taken, and says how many requests the next group may wait for.
     fn work(&mut self, work: Work<Request>, expected: usize) -> usize {
         if !work.requests.is_empty() {
-            return self.commit_group(work, expected);
+            let requests = self.commit_group(work, expected);
+            for request in std::mem::take(&mut self.letters) {
+                self.change_letters(request);
+            }
+            return requests;
         }
         if !work.cursors.is_empty() {
             self.flush_cursors(&work.cursors);
@@ -272,6 +281,10 @@ impl<W: LogWriter> Committer<W> {
                     PruneError::Storage,
                 )
             }
+            Request::Letter(request) => {
+                self.letters.push(request);
+                Ok(())
+            }
             Request::Barrier(reply) => {
                 answers.push(Answer::Barrier(reply));
                 Ok(())
@@ -312,7 +325,7 @@ impl<W: LogWriter> Committer<W> {
     }
 
     /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
-    fn open_cursor(&mut self, claim: &CursorClaim, tail: Tail) -> Result<StoredCursor, StreamError> {
+    fn open_cursor(&mut self, claim: &CursorClaim, tail: Tail) -> Result<OpenedCursor, StreamError> {
         let Tail {
             head, pruned_through, ..
         } = tail;
@@ -337,14 +350,52 @@ impl<W: LogWriter> Committer<W> {
             tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
         }
         let position = position.max(pruned_through);
+        let discarded = self.writer.remove_letters_after(&claim.name, position)?;
+        if discarded > 0 {
+            tracing::warn!(stream = %claim.name, position, discarded, "a stream starts over, its dead letters from there on are gone");
+        }
+        // What is noted of an attempt is about a position; elsewhere it says nothing.
+        let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
+        let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
+        let previous = previous.unwrap_or_default();
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
             log_id: self.log_id.clone(),
             epoch: stored.map_or(1, |stored| stored.epoch + 1),
+            attempt: if previous.count == 0 {
+                Attempt::RUNNING
+            } else {
+                previous
+            },
         };
         self.writer.put_cursor(&claim.name, &cursor)?;
-        Ok(cursor)
+        Ok(OpenedCursor {
+            position,
+            epoch: cursor.epoch,
+            head,
+            previous,
+            letters: self.writer.letter_counts(&claim.name)?,
+        })
+    }
+
+    /// Changes dead letters in a transaction of its own, so that what fails here fails no append. Asks for no sync: what a
+    /// power cut takes is the letter and the cursor's move over it, and the stream comes to it again (D3).
+    fn change_letters(&mut self, request: LetterRequest) {
+        let outcome = self.begin(Sync::Ordered).and_then(|_| {
+            let done = letter::apply(&mut self.writer, &request.change)?;
+            if self.faults.hit(FaultPoint::BeforeLetter) {
+                return Err(injected("store a dead letter"));
+            }
+            self.writer.commit()?;
+            Ok(done)
+        });
+        match &outcome {
+            Ok(done) => request.change.committed(done),
+            Err(_) => self.writer.rollback(),
+        }
+        // Who has gone does not need the answer.
+        let _ = request.reply.send(outcome);
     }
 
     /// Opens a transaction, and publishes first what another process committed meanwhile.
@@ -424,6 +475,7 @@ impl<W: LogWriter> Committer<W> {
                 name: &cell.name,
                 epoch: cell.epoch,
                 position,
+                run: cell.run(),
             })?;
             moves.push(Move {
                 cell: Arc::clone(cell),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::error::{ReadError, StopCause, StorageError, StreamError};
 use crate::log::Extent;
+use crate::log::letter::{Attempt, LetterCounts};
 use crate::sync::Mutex;
 
 /// Where a durable stream starts that has no cursor yet (D1). A stored cursor goes before it.
@@ -47,6 +48,20 @@ pub(crate) struct StoredCursor {
     pub(crate) log_id: String,
     /// Counts the registrations under the name; only the owner of the newest may write the position (D6).
     pub(crate) epoch: u64,
+    /// What the stream was given last, as far as it is noted.
+    pub(crate) attempt: Attempt,
+}
+
+/// What a durable stream is told when it is registered.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenedCursor {
+    pub(crate) position: u64,
+    pub(crate) epoch: u64,
+    /// The last sequence of the log.
+    pub(crate) head: u64,
+    /// What the run before left behind.
+    pub(crate) previous: Attempt,
+    pub(crate) letters: LetterCounts,
 }
 
 /// A position on its way into the log.
@@ -54,6 +69,15 @@ pub(crate) struct CursorWrite<'a> {
     pub(crate) name: &'a str,
     pub(crate) epoch: u64,
     pub(crate) position: u64,
+    pub(crate) run: Run,
+}
+
+/// Whether the run that a position comes from goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    GoesOn,
+    /// It has ended in order: no batch was in hand when it did.
+    Ended,
 }
 
 /// What a durable stream asks for when it is registered.
@@ -166,6 +190,7 @@ struct CellState {
     /// The newest position that is in the log. Never above `handed`.
     stored: u64,
     queued: Queued,
+    run: Run,
     failure: Option<CursorFailure>,
     /// The stream, which waits until its position is stored.
     waiting: Option<Waker>,
@@ -182,6 +207,7 @@ impl CursorCell {
                 handed: position,
                 stored: position,
                 queued: Queued::No,
+                run: Run::GoesOn,
                 failure: None,
                 waiting: None,
                 on_failure: None,
@@ -206,6 +232,25 @@ impl CursorCell {
         }
     }
 
+    /// Leaves the last position of a run that ends in order, which is stored even if it is the one that is stored already.
+    pub(crate) fn hand_last(&self, position: u64) -> Tell {
+        let mut state = self.state.lock();
+        if state.failure.is_some() || state.run == Run::Ended {
+            return Tell::Nothing;
+        }
+        state.handed = state.handed.max(position);
+        state.run = Run::Ended;
+        match std::mem::replace(&mut state.queued, Queued::Timed) {
+            Queued::No => Tell::Cell,
+            _ => Tell::Time,
+        }
+    }
+
+    /// Whether the run goes on.
+    pub(crate) fn run(&self) -> Run {
+        self.state.lock().run
+    }
+
     /// Picks the newest position up; it has to be followed by `stored`, `requeue` or `fail`.
     pub(crate) fn pick_up(&self) -> u64 {
         let mut state = self.state.lock();
@@ -217,6 +262,8 @@ impl CursorCell {
     pub(crate) fn stored(&self, position: u64) {
         let mut state = self.state.lock();
         state.stored = state.stored.max(position);
+        // What was stored with a dead letter was never handed over, and an older position must not follow it.
+        state.handed = state.handed.max(position);
         let waiting = state.waiting.take();
         drop(state);
         wake(waiting);
@@ -298,6 +345,7 @@ mod tests {
             query: "q".into(),
             log_id: "log".into(),
             epoch: 3,
+            attempt: Attempt::default(),
         }
     }
 
@@ -359,5 +407,26 @@ mod tests {
         cell.stored(7);
         assert_eq!(cell.stored_position(), 7);
         assert_eq!(cell.requeue(), Tell::Time);
+    }
+
+    #[test]
+    fn no_older_position_follows_one_that_was_stored_with_a_letter() {
+        let cell = CursorCell::new("ledger".into(), 1, 4);
+        assert_eq!(cell.hand(5, Queued::Timed), Tell::Cell);
+        cell.stored(9);
+        assert_eq!(cell.pick_up(), 9);
+        assert_eq!(cell.hand(7, Queued::Timed), Tell::Nothing);
+    }
+
+    #[test]
+    fn the_end_of_a_run_is_stored_once_and_not_after_a_failure() {
+        let cell = CursorCell::new("ledger".into(), 1, 4);
+        assert_eq!(cell.run(), Run::GoesOn);
+        assert_eq!(cell.hand_last(4), Tell::Cell);
+        assert_eq!((cell.run(), cell.pick_up()), (Run::Ended, 4));
+        assert_eq!(cell.hand_last(4), Tell::Nothing);
+        let lost = CursorCell::new("ledger".into(), 1, 4);
+        lost.fail(CursorFailure::OwnershipLost);
+        assert_eq!(lost.hand_last(5), Tell::Nothing);
     }
 }

@@ -11,7 +11,8 @@ use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorClaim, StoredCursor};
+use crate::log::cursor::{CursorClaim, OpenedCursor};
+use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
@@ -76,7 +77,7 @@ impl LogHandle {
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.
-    pub(crate) async fn open_cursor(&self, claim: CursorClaim) -> Result<StoredCursor, StreamError> {
+    pub(crate) async fn open_cursor(&self, claim: CursorClaim) -> Result<OpenedCursor, StreamError> {
         let (reply, answer) = oneshot::channel();
         let request = Request::OpenCursor(OpenCursorRequest { claim, reply });
         self.queue.push(request).map_err(|_| StreamError::Closed)?;
@@ -92,6 +93,14 @@ impl LogHandle {
         let request = Request::Prune(PruneRequest { step, reply });
         self.queue.push(request).map_err(|_| PruneError::Closed)?;
         answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// Changes the dead letters of a stream. Once queued it is done, whatever becomes of this future.
+    pub(crate) async fn change_letters(&self, change: LetterChange) -> Result<LetterDone, StorageError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Letter(LetterRequest { change, reply });
+        self.queue.push(request).map_err(|_| committer_gone())?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone()))
     }
 
     /// Reads one page, on a thread where waiting for the disk hurts nobody; without a runtime, right here.
@@ -190,7 +199,8 @@ impl LogHandle {
         self.read(|reader| Ok(reader.statistics()?)).await
     }
 
-    async fn read<T: Send + 'static>(
+    /// Reads something, on a thread where waiting for the disk hurts nobody.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn LogReader) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {

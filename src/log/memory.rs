@@ -1,5 +1,7 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
+mod letter;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use crate::error::{ReadError, StorageError};
 use crate::event::batch::{CommittedBatch, EventBatch};
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::memory::letter::Letters;
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
 use crate::log::statistics::LogStatistics;
@@ -41,6 +44,8 @@ fn log_id() -> String {
 struct Contents {
     batches: VecDeque<Arc<CommittedBatch>>,
     cursors: HashMap<String, StoredCursor>,
+    /// In what is staged: all letters, once the transaction has changed one.
+    letters: Option<Letters>,
     /// Everything up to here was pruned, and the newest of it was recorded at this time.
     pruned: Option<(u64, Timestamp)>,
 }
@@ -178,6 +183,7 @@ impl LogWriter for MemoryWriter {
         match self.cursor(write.name)? {
             Some(mut cursor) if cursor.epoch == write.epoch => {
                 cursor.position = write.position;
+                cursor.attempt = write.run.into();
                 self.put_cursor(write.name, &cursor)?;
                 Ok(true)
             }
@@ -194,6 +200,7 @@ impl LogWriter for MemoryWriter {
         let holders = holders.map(|(name, cursor)| HeldBy {
             stream: Some(name.clone()),
             position: cursor.position,
+            dead_letter: None,
         });
         Ok(holders.fold(None, |slowest, holder| furthest_behind(slowest, Some(holder))))
     }
@@ -236,6 +243,9 @@ impl LogWriter for MemoryWriter {
         }
         shared.batches.append(&mut self.staged.batches);
         shared.cursors.extend(self.staged.cursors.drain());
+        if let Some(letters) = self.staged.letters.take() {
+            shared.letters = Some(letters);
+        }
         Ok(())
     }
 

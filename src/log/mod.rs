@@ -10,7 +10,7 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
+//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `prune` (what leaves),
 //! `request`, `queue` and `committer` (how it is written), `tempo` and `trial` (how a caller waits for it), `handle` (what
 //! the rest of the crate holds), `shelf` and `shared` (the pages that several streams read), `statistics`, `verification`
 //! and `backup` (what is said of a whole log), and the implementations.
@@ -20,6 +20,7 @@ pub(crate) mod backup;
 pub(crate) mod committer;
 pub(crate) mod cursor;
 pub(crate) mod handle;
+pub(crate) mod letter;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
@@ -51,6 +52,7 @@ use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::letter::{LetterReader, LetterWriter};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -97,7 +99,7 @@ pub(crate) enum Pace {
 
 /// The writing half of a log. Every method but `data_version`, `tail`, `has_chore`, `tidy` and `page` is called between
 /// `begin` and `commit` or `rollback`.
-pub(crate) trait LogWriter: Send {
+pub(crate) trait LogWriter: LetterWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
 
@@ -119,10 +121,11 @@ pub(crate) trait LogWriter: Send {
     /// What is stored under a durable stream's name.
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
-    /// Stores a durable stream's row, in place of an earlier one, under a new epoch.
+    /// Stores a durable stream's row under a new epoch, in place of an earlier one, of which it keeps what it does not name.
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError>;
 
-    /// Moves a cursor. `false`: the epoch is not the stored one, nothing was written (D6).
+    /// Moves a cursor, and takes back what was noted of an attempt. `false`: the epoch is not the stored one, nothing was
+    /// written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
 
     /// Of the cursors that belong to the log, the one that is furthest behind.
@@ -163,7 +166,7 @@ pub(crate) trait LogWriter: Send {
 }
 
 /// The reading half of a log, shared by all threads.
-pub(crate) trait LogReader: Send + std::marker::Sync {
+pub(crate) trait LogReader: LetterReader + Send + std::marker::Sync {
     /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it. A range that begins
     /// before what pruning left is refused: nobody passes over pruned events without being told.
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;

@@ -19,6 +19,8 @@ use crate::log::{LogWriter, Tail};
 pub struct Prune {
     pub(crate) target: Target,
     pub(crate) holders: Holders,
+    /// Whether dead letters keep what they stand for.
+    pub(crate) letters: Holders,
 }
 
 /// How far the log is to be pruned.
@@ -41,6 +43,7 @@ impl Prune {
         Self {
             target: Target::Before(sequence),
             holders: Holders::Hold,
+            letters: Holders::Hold,
         }
     }
 
@@ -49,13 +52,21 @@ impl Prune {
         Self {
             target: Target::OlderThan(time.into()),
             holders: Holders::Hold,
+            letters: Holders::Hold,
         }
     }
 
-    /// Removes also what streams have not settled yet. A durable stream that is passed is refused when it is registered
+    /// Removes also what streams have not settled yet, but not what dead letters stand for. A durable stream that is passed is refused when it is registered
     /// the next time; one that runs and needs what is gone stops with [`ReadError::Pruned`](crate::ReadError::Pruned).
     pub fn past_cursors(mut self) -> Self {
         self.holders = Holders::ArePassed;
+        self
+    }
+
+    /// Removes also what dead letters stand for that wait to be retried. Such a letter stays, with its cause; what it stands for
+    /// can be shown and retried no more.
+    pub fn past_dead_letters(mut self) -> Self {
+        self.letters = Holders::ArePassed;
         self
     }
 }
@@ -85,8 +96,10 @@ pub struct Pruned {
 pub struct HeldBy {
     /// The name of a durable stream, whether it runs or not; nothing, when it is a running stream without a name.
     pub stream: Option<String>,
-    /// The last sequence that it has settled, as far as it is stored.
+    /// The last sequence that it has settled, as far as it is stored; or the one before its oldest dead letter.
     pub position: u64,
+    /// Where that dead letter begins; nothing, when it is not a letter that holds.
+    pub dead_letter: Option<u64>,
 }
 
 /// One step of a prune, as the committer is asked for it.
@@ -94,6 +107,7 @@ pub struct HeldBy {
 pub(crate) struct PruneStep {
     pub(crate) target: Target,
     pub(crate) holders: Holders,
+    pub(crate) letters: Holders,
     /// The running stream without a cursor that is furthest behind.
     pub(crate) live: Option<HeldBy>,
 }
@@ -129,6 +143,16 @@ pub(crate) fn step<W: LogWriter>(
         Holders::Hold => furthest_behind(writer.slowest_cursor(log_id)?, step.live.clone()),
         Holders::ArePassed => None,
     };
+    let letter = match step.letters {
+        Holders::Hold => writer.oldest_letter()?,
+        Holders::ArePassed => None,
+    };
+    let letter = letter.map(|(stream, first_sequence)| HeldBy {
+        stream: Some(stream),
+        position: first_sequence.saturating_sub(1),
+        dead_letter: Some(first_sequence),
+    });
+    let holder = furthest_behind(holder, letter);
     let wanted_border = border_at(writer, wanted)?;
     let held_by = holder.filter(|holder| holder.position < wanted_border);
     let limit = match &held_by {
@@ -213,6 +237,7 @@ mod tests {
             Some(HeldBy {
                 stream: None,
                 position,
+                dead_letter: None,
             })
         };
         assert_eq!(furthest_behind(at(7), at(3)), at(3));

@@ -129,6 +129,14 @@ impl<R> Queue<R> {
         }
     }
 
+    /// Leaves the last position of a run, to be stored at once.
+    pub(crate) fn hand_last(&self, cell: &Arc<CursorCell>, position: u64) {
+        match cell.hand_last(position) {
+            Tell::Nothing => {}
+            tell => self.enqueue_cursor(cell, tell, Due::Now),
+        }
+    }
+
     /// Puts a cell back whose position could not be stored.
     pub(crate) fn retry_cursor(&self, cell: &Arc<CursorCell>, within: Duration) {
         self.enqueue_cursor(cell, cell.requeue(), Due::Within(within));

@@ -5,7 +5,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::error::{AppendError, PruneError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
-use crate::log::cursor::{CursorClaim, StoredCursor};
+use crate::log::cursor::{CursorClaim, OpenedCursor};
+use crate::log::letter::LetterRequest;
 use crate::log::prune::{PruneStep, StepDone};
 
 /// What an append came to.
@@ -58,6 +59,8 @@ pub(crate) enum Request {
     Append(AppendRequest),
     OpenCursor(OpenCursorRequest),
     Prune(PruneRequest),
+    /// Is applied after the group, in a transaction of its own.
+    Letter(LetterRequest),
     /// Is answered when everything queued before it is published.
     Barrier(oneshot::Sender<()>),
 }
@@ -77,7 +80,7 @@ pub(crate) struct Condition {
 
 pub(crate) struct OpenCursorRequest {
     pub(crate) claim: CursorClaim,
-    pub(crate) reply: oneshot::Sender<Result<StoredCursor, StreamError>>,
+    pub(crate) reply: oneshot::Sender<Result<OpenedCursor, StreamError>>,
 }
 
 pub(crate) struct PruneRequest {
@@ -88,8 +91,9 @@ pub(crate) struct PruneRequest {
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
-    OpenCursor(OpenCursorRequest, Result<StoredCursor, StreamError>),
+    OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
+    Letter(LetterRequest, StorageError),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -100,6 +104,7 @@ impl Answer {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
+            Request::Letter(request) => Self::Letter(request, error.clone()),
             Request::Barrier(reply) => Self::Barrier(reply),
         }
     }
@@ -127,6 +132,9 @@ impl Answer {
             }
             Self::Prune(request, outcome) => {
                 let _ = request.reply.send(outcome);
+            }
+            Self::Letter(request, error) => {
+                let _ = request.reply.send(Err(error));
             }
             Self::Barrier(reply) => {
                 let _ = reply.send(());

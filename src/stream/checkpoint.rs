@@ -71,8 +71,13 @@ impl Checkpointer {
         }
     }
 
-    /// Nothing more comes: the last position is stored at once.
-    pub(crate) fn finish(&self, position: u64) {
+    /// The position is to be stored at once.
+    pub(crate) fn flush(&self, position: u64) {
         self.queue.hand_cursor(&self.cell, position, Due::Now);
+    }
+
+    /// Nothing more comes: the last position is stored at once, and that the run has ended in order.
+    pub(crate) fn finish(&self, position: u64) {
+        self.queue.hand_last(&self.cell, position);
     }
 }

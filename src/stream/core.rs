@@ -12,12 +12,14 @@ use crate::error::{StopCause, WaitError};
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
 use crate::log::cursor::CursorCell;
+use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
 use crate::stream::feed::{self, Feed, Found, Source};
 use crate::stream::gate::Gate;
+use crate::stream::handler::WeakHandle;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
 use crate::stream::status::{Phase, Progress, StreamStatus};
@@ -37,6 +39,10 @@ pub(crate) struct StreamCore {
     pub(crate) interrupt: Notify,
     /// Interrupts a handler call: the drain limit is over.
     pub(crate) abort: Notify,
+    /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// How letters are retried, if the stream is durable and has not ended.
+    pub(crate) handler: Option<WeakHandle>,
     pub(crate) runtime: Handle,
     pub(crate) board: Board,
 }
@@ -52,6 +58,7 @@ pub(crate) struct NewCore {
     pub(crate) cursor: Option<Arc<CursorCell>>,
     pub(crate) faults: Faults,
     pub(crate) runtime: Handle,
+    pub(crate) handler: Option<WeakHandle>,
 }
 
 impl StreamCore {
@@ -69,6 +76,8 @@ impl StreamCore {
             gate: Gate::new(),
             interrupt: Notify::new(),
             abort: Notify::new(),
+            turn: tokio::sync::Mutex::new(()),
+            handler: parts.handler,
             runtime: parts.runtime,
             board: Board::new(parts.position),
         }
@@ -98,6 +107,14 @@ impl StreamCore {
             }
             None => self.interrupt.notify_one(),
         }
+    }
+
+    pub(crate) fn note_letters(&self, counts: LetterCounts) {
+        self.board.report(|progress| {
+            progress.parked = counts.parked;
+            progress.skipped = counts.skipped;
+            News::Yes
+        });
     }
 
     /// Moves the position, and lets those know for whom it is news.
@@ -138,6 +155,8 @@ impl StreamCore {
             handled_events: progress.handled_events,
             failures: progress.failures,
             last_error: progress.last_error,
+            parked: progress.parked,
+            skipped: progress.skipped,
             call_running_for: progress
                 .call
                 .and_then(|call| call.running_since)

@@ -1,5 +1,6 @@
 //! All that streams of one store share, and how they are registered.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,16 +11,18 @@ use crate::error::{CloseError, ReadError, StopCause, StreamError, WaitError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::cursor::{CursorCell, CursorClaim};
+use crate::log::cursor::{CursorCell, CursorClaim, OpenedCursor};
+use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
 use crate::stream::crowd::{self, Crowd};
 use crate::stream::feed::{Feed, Source};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
-use crate::stream::options::DurableStream;
-use crate::stream::pump::Pump;
+use crate::stream::options::{DurableOptions, DurableStream};
+use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
+use crate::stream::watch::Watch;
 
 pub(crate) struct Hub {
     pub(crate) source: Arc<Source>,
@@ -45,10 +48,7 @@ impl Hub {
         handler: HandleStream,
     ) -> Result<EventStream, StreamError> {
         self.runtime()?;
-        let head = self.source.log.head().await.map_err(|error| match error {
-            ReadError::Storage(error) => StreamError::Storage(error),
-            _ => StreamError::Closed,
-        })?;
+        let head = self.source.log.head().await.map_err(not_read)?;
         // What another process committed may be in the log already, and not yet on the bus.
         let position = head.max(self.source.bus.head());
         self.start(query, handler, position, None)
@@ -75,10 +75,39 @@ impl Hub {
                 on_mismatch: options.on_mismatch,
             })
             .await?;
+        let care = self.care(&options, &opened).await?;
         let cell = CursorCell::new(options.name, opened.epoch, opened.position);
         let queue = Arc::clone(&self.source.log.queue);
-        let checkpointer = Checkpointer::new(Arc::new(cell), queue, options.checkpoint);
-        self.start(query, handler, opened.position, Some((checkpointer, claim)))
+        let durable = Durable {
+            checkpointer: Checkpointer::new(Arc::new(cell), queue, options.checkpoint),
+            claim,
+            care: Box::new(care),
+            letters: opened.letters,
+        };
+        self.start(query, handler, opened.position, Some(durable))
+    }
+
+    /// What a durable stream has to know of the run before it, and of what that set aside.
+    async fn care(&self, options: &DurableOptions, opened: &OpenedCursor) -> Result<Care, StreamError> {
+        let mut keys = HashSet::new();
+        let count = opened.letters.keys;
+        if count > 0 && options.policies.key().is_some() {
+            let name = Arc::clone(&options.name);
+            let read = self.source.log.read(move |reader| Ok(reader.keys(&name)?)).await;
+            keys.extend(read.map_err(not_read)?);
+        } else if count > 0 {
+            tracing::warn!(stream = %options.name, keys = count, "keys are parked that no failure policy knows, their later events do not queue");
+        }
+        let watch = Watch::begin(
+            opened.previous,
+            options.checkpoint.batches_max.get(),
+            opened.head,
+            options.starts_max,
+        );
+        if watch.is_some() {
+            tracing::debug!(stream = %options.name, position = opened.position, "the run before was cut off, its batches are watched");
+        }
+        Ok(Care::new(options.policies.clone(), keys, watch))
     }
 
     /// Waits until every stream has reached the head, and no stream has appended anything meanwhile.
@@ -210,7 +239,7 @@ impl Hub {
         query: EventQuery,
         handler: HandleStream,
         position: u64,
-        durable: Option<(Checkpointer, NameClaim)>,
+        durable: Option<Durable>,
     ) -> Result<EventStream, StreamError> {
         let runtime = self.runtime()?;
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
@@ -220,7 +249,7 @@ impl Hub {
         let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
         let cursor = durable
             .as_ref()
-            .map(|(checkpointer, _)| Arc::clone(checkpointer.cell()));
+            .map(|durable| Arc::clone(durable.checkpointer.cell()));
         let parts = NewCore {
             id: self.registry.next_id(),
             name: cursor.as_ref().map(|cell| Arc::clone(&cell.name)),
@@ -228,14 +257,17 @@ impl Hub {
             position,
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
+            handler: cursor.as_ref().map(|_| handler.downgrade()),
             cursor,
             faults: self.faults.clone(),
             runtime,
         };
         let core = Arc::new(StreamCore::new(parts, &feed));
-        let (checkpointer, claim) = durable.unzip();
+        if let Some(durable) = &durable {
+            core.note_letters(durable.letters);
+        }
         let waker = Arc::clone(&core).into();
-        let pump = Pump::new(position, feed, handler, checkpointer, claim, waker);
+        let pump = Pump::new(position, feed, handler, durable, waker);
         self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
         core.begin(Box::new(pump));
@@ -244,5 +276,12 @@ impl Hub {
             core.stop(StopCause::Closed);
         }
         Ok(EventStream::new(core))
+    }
+}
+
+fn not_read(error: ReadError) -> StreamError {
+    match error {
+        ReadError::Storage(error) => StreamError::Storage(error),
+        _ => StreamError::Closed,
     }
 }

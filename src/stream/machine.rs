@@ -4,9 +4,9 @@
 //!
 //! Invariants:
 //! - the position only grows;
-//! - everything at or below the position is settled: handled, or not selected by the query;
+//! - everything at or below the position is settled: handled, set aside, or not selected by the query;
 //! - the batch in hand is the first selected one after the position;
-//! - the position passes the batch in hand only with `Input::Handled`.
+//! - the position passes events of the batch in hand only with `Input::Settled`.
 
 use std::collections::VecDeque;
 
@@ -26,8 +26,8 @@ pub(crate) enum Input {
         batches: VecDeque<EventBatch>,
         through: u64,
     },
-    /// The handler took the batch in hand.
-    Handled,
+    /// The batch in hand is settled up to here, its end or before it: handled, or set aside by the failure policy.
+    Settled { through: u64 },
     /// The handler failed, and the policy says to call it again.
     Retry,
 }
@@ -88,10 +88,10 @@ impl Machine {
                 self.page_through = through;
                 self.next()
             }
-            Input::Handled => {
-                let handled = self.page.pop_front();
-                let batch = handled.expect("only the batch in hand is handled");
-                self.settle(batch.last_sequence());
+            Input::Settled { through } => {
+                let settled = self.page.pop_front();
+                let batch = settled.expect("only the batch in hand is settled");
+                self.settle_in(batch, through);
                 self.next()
             }
             Input::Retry => self.next(),
@@ -106,6 +106,28 @@ impl Machine {
                 Command::Look { after: self.position }
             }
         }
+    }
+
+    /// What is left of the batch in hand is in hand. With no selected event left, its end is settled too.
+    fn settle_in(&mut self, batch: EventBatch, through: u64) {
+        let end = batch.last_sequence();
+        assert!(
+            self.position < through && through <= end,
+            "what is settled lies in the batch in hand"
+        );
+        let rest = if through < end { batch.rest(through) } else { None };
+        match rest {
+            Some(rest) => {
+                self.page.push_front(rest);
+                self.settle(through);
+            }
+            None => self.settle(end),
+        }
+    }
+
+    /// The batch that the handler has, or gets next.
+    pub(crate) fn in_hand(&self) -> Option<&EventBatch> {
+        self.page.front()
     }
 
     /// A head behind the position is possible: another process's commits are known to the log before they are to the bus.

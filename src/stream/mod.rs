@@ -6,12 +6,14 @@
 //!          +--------------------------------------------------+
 //!          v                                                  |
 //!        look --- batches of the window ----> deliver --------+   the position passes a batch
-//!         | |                                  |   ^          |   when its handler returned Ok (D2)
+//!         | |                                  |   ^          |   when its handler returned Ok, or when
+//!         | |                                  |   |          |   what was set aside of it is stored (D2)
 //!         | +---- behind ---> read a page -----+   |          |
 //!         |                   of the log           |          |
 //!         |                              fails -> back off    |
 //!         |                                        |          |
 //!         |                              gives up  v          |
+//!         |                                     dispose ------+   set aside: goes on behind it
 //!         +---- nothing ---> rest                stop         |
 //!                             |                               |
 //!                             +------- woken by the bus ------+
@@ -20,21 +22,27 @@
 //! Replay and live are not two modes: they are where the position happens to be. A stream that rests has no task; the bus
 //! wakes it by spawning one.
 //!
-//! In reading order: `handler`, `policy` and `options` (what the user says), `machine` (what happens next; pure), `gate`
-//! (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`
-//! and `board` (what a stream says of itself, and who is told), `core` and `pump` (the loop that does what the machine says), `crowd` (many
-//! loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `prune` (what they hold of an old log),
-//! `reader` (the same feed, pulled by the user).
+//! In reading order: `handler`, `policy`, `failure` and `options` (what the user says), `machine` (what happens next; pure),
+//! `dispose`, `budget` and `watch` (what is set aside, when that is too much, and what the process did not survive; pure),
+//! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`
+//! and `board` (what a stream says of itself, and who is told), `core`, `pump` and `aside` (the loop that does what these
+//! say), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` (dead letters
+//! from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
 
+pub(crate) mod aside;
 pub(crate) mod board;
+pub(crate) mod budget;
 pub(crate) mod checkpoint;
 pub(crate) mod core;
 pub(crate) mod crowd;
+pub(crate) mod dispose;
+pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod handler;
 pub(crate) mod hub;
+pub(crate) mod letters;
 pub(crate) mod machine;
 pub(crate) mod options;
 pub(crate) mod policy;
@@ -43,3 +51,4 @@ pub(crate) mod pump;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod status;
+pub(crate) mod watch;

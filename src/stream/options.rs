@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::clock::TIME_MAX;
-use crate::error::StreamError;
+use crate::error::{FailureCategory, StreamError};
 use crate::log::cursor::{OnMismatch, Start};
+use crate::stream::failure::{FailurePolicies, FailurePolicy};
 
 /// A stream whose position is stored in the log under a name, so that it goes on after a restart where it stopped.
 ///
@@ -24,7 +25,12 @@ pub struct DurableStream {
     start: Start,
     checkpoint: Checkpoint,
     on_mismatch: OnMismatch,
+    policies: FailurePolicies,
+    starts_max: u32,
 }
+
+/// How often the process may end while the handler has a batch.
+const STARTS_MAX: u32 = 5;
 
 /// When the position of a durable stream is stored, and so how much a crash can repeat (D3).
 ///
@@ -58,6 +64,8 @@ impl DurableStream {
             start: Start::default(),
             checkpoint: Checkpoint::default(),
             on_mismatch: OnMismatch::default(),
+            policies: FailurePolicies::default(),
+            starts_max: STARTS_MAX,
         }
     }
 
@@ -82,6 +90,39 @@ impl DurableStream {
         self
     }
 
+    /// What happens with a batch when the [retries](crate::HandleStream::retry) of its handler are used up. Default:
+    /// [`FailurePolicy::stop`].
+    ///
+    /// It is for every category but [`Undecodable`](FailureCategory::Undecodable): an event that cannot be decoded stops the
+    /// stream, unless [`on`](Self::on) says otherwise.
+    #[must_use]
+    pub fn on_failure(mut self, policy: FailurePolicy) -> Self {
+        self.policies.set_general(policy);
+        self
+    }
+
+    /// The same for one category of failures.
+    #[must_use]
+    pub fn on(mut self, category: FailureCategory, policy: FailurePolicy) -> Self {
+        self.policies.set(category, policy);
+        self
+    }
+
+    /// How often a batch is given to the handler after a run that was cut off, when each time the process ends before the handler
+    /// returns. Then the failure policy has its say, with the category [`Crash`](FailureCategory::Crash), and the handler is not
+    /// called. At least 1. Default 5.
+    ///
+    /// After a run that was cut off, by a kill or an abort, the batches that its handler may have had are watched: each is noted
+    /// in the log before the handler gets it. That is a small transaction for each, up to as many as the
+    /// [checkpoint](Self::checkpoint) allows to be unstored, and nothing after that, or after a run that ended in order. The
+    /// first time that a batch ends the process is not counted, because nobody watched. Every stream whose handler was at work
+    /// when the process ended counts that as a start of the batch it had: give slow handlers more.
+    #[must_use]
+    pub fn starts_max(mut self, starts: u32) -> Self {
+        self.starts_max = starts.max(1);
+        self
+    }
+
     /// Checks everything at once, and gives the parts.
     pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
         let problem = if self.name.is_empty() {
@@ -93,12 +134,16 @@ impl DurableStream {
             "the name contains a control character".to_owned()
         } else if self.checkpoint.is_too_long() {
             "the checkpoint is longer than a day".to_owned()
+        } else if self.policies.have_several_keys() {
+            "its failure policies have several closures for keys; clone one policy instead".to_owned()
         } else if let Some(limits) = self.checkpoint.limits() {
             return Ok(DurableOptions {
                 name: self.name.as_str().into(),
                 start: self.start,
                 checkpoint: limits,
                 on_mismatch: self.on_mismatch,
+                policies: self.policies.clone(),
+                starts_max: self.starts_max,
             });
         } else {
             "the checkpoint has 0 batches, at least 1 is needed".to_owned()
@@ -116,6 +161,8 @@ pub(crate) struct DurableOptions {
     pub(crate) start: Start,
     pub(crate) checkpoint: CheckpointLimits,
     pub(crate) on_mismatch: OnMismatch,
+    pub(crate) policies: FailurePolicies,
+    pub(crate) starts_max: u32,
 }
 
 /// How far the stored cursor may be behind the position.
@@ -157,12 +204,16 @@ mod tests {
             batches: 1,
             within: Duration::MAX,
         };
+        let two_keys = DurableStream::new("a")
+            .on_failure(FailurePolicy::park_key(|_| None))
+            .on(FailureCategory::Panic, FailurePolicy::park_key(|_| None));
         for (stream, expected) in [
             (DurableStream::new(""), "empty"),
             (DurableStream::new("x".repeat(256)), "256 bytes"),
             (DurableStream::new("a\nb"), "control character"),
             (DurableStream::new("a").checkpoint(zero), "0 batches"),
             (DurableStream::new("a").checkpoint(endless), "longer than a day"),
+            (two_keys, "several closures"),
         ] {
             let error = stream.validate().err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");

@@ -1,10 +1,10 @@
-//! What happens after a handler failed: pauses that grow, with jitter, up to a limit; then the end.
+//! When a failed call is repeated: after pauses that grow, with jitter, up to a limit. What comes then is the failure policy's.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use crate::clock::TIME_MAX;
+use crate::clock::{TIME_MAX, Timestamp};
 
 /// How a failed handler call is repeated: after pauses that double, with random jitter, until an attempt succeeds or a
 /// limit is reached.
@@ -39,7 +39,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// One attempt: the first error stops the stream.
+    /// One attempt: after the first error the failure policy has its say.
     pub fn never() -> Self {
         Self::default().attempts_max(1)
     }
@@ -87,6 +87,7 @@ pub(crate) struct Failures {
     policy: Retry,
     attempts: u32,
     since: Instant,
+    first_failed_at: SystemTime,
     delays: ExponentialBackoff,
 }
 
@@ -104,6 +105,7 @@ impl Failures {
             policy,
             attempts: 0,
             since: now,
+            first_failed_at: Timestamp::now().into(),
             delays: policy.delays(),
         }
     }
@@ -111,6 +113,11 @@ impl Failures {
     /// How often the batch was tried.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// When the first of them was.
+    pub(crate) fn first_failed_at(&self) -> SystemTime {
+        self.first_failed_at
     }
 
     pub(crate) fn record(&mut self, now: Instant) -> Verdict {

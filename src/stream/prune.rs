@@ -24,6 +24,7 @@ pub(crate) async fn prune(source: &Source, registry: &Registry, prune: Prune) ->
     let mut step = PruneStep {
         target: prune.target,
         holders: prune.holders,
+        letters: prune.letters,
         // Positions only grow, and a stream that begins later begins at the head: asked once is enough.
         live: slowest_live(&streams),
     };
@@ -77,6 +78,7 @@ fn slowest_live(streams: &[Arc<StreamCore>]) -> Option<HeldBy> {
     let holders = live.map(|core| HeldBy {
         stream: None,
         position: core.position(),
+        dead_letter: None,
     });
     holders.fold(None, |slowest, holder| furthest_behind(slowest, Some(holder)))
 }
@@ -89,11 +91,16 @@ fn tell(pruned: &Pruned) {
     } = pruned;
     match held_by {
         None => tracing::info!(removed_events, pruned_through, "the log was pruned"),
-        Some(HeldBy { stream, position }) => tracing::info!(
+        Some(HeldBy {
+            stream,
+            position,
+            dead_letter,
+        }) => tracing::info!(
             removed_events,
             pruned_through,
             stream = stream.as_deref(),
             position,
+            dead_letter,
             "the log was pruned as far as a stream allows"
         ),
     }

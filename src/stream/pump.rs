@@ -5,13 +5,20 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use tokio::sync::MutexGuard;
+
+use crate::clock::Timestamp;
 use crate::error::{ReadError, StopCause};
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
+use crate::log::cursor::CursorCell;
+use crate::log::letter::LetterCounts;
 use crate::log::page::Range;
+use crate::stream::aside::{Care, Next, attempts_until, stop_cause};
 use crate::stream::board::News;
 use crate::stream::checkpoint::Checkpointer;
 use crate::stream::core::StreamCore;
+use crate::stream::failure::Failure;
 use crate::stream::feed::{Feed, Found, Selected};
 use crate::stream::gate::Parked;
 use crate::stream::handler::HandleStream;
@@ -28,11 +35,22 @@ pub(crate) struct Pump {
     pub(crate) checkpointer: Option<Checkpointer>,
     /// The name is free again when the loop has ended.
     _claim: Option<NameClaim>,
-    failures: Option<Box<Failures>>,
+    pub(crate) failures: Option<Box<Failures>>,
+    /// What a durable stream needs to set events aside.
+    pub(crate) care: Option<Box<Care>>,
     /// Wakes this stream; left on the bus when there is nothing to see.
     waker: Waker,
     /// The position that the board shows.
-    reported: u64,
+    pub(crate) reported: u64,
+}
+
+/// What a durable stream has beyond others.
+pub(crate) struct Durable {
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) claim: NameClaim,
+    pub(crate) care: Box<Care>,
+    /// The dead letters that it has when it begins.
+    pub(crate) letters: LetterCounts,
 }
 
 impl Pump {
@@ -40,10 +58,17 @@ impl Pump {
         position: u64,
         feed: Feed,
         handler: HandleStream,
-        checkpointer: Option<Checkpointer>,
-        claim: Option<NameClaim>,
+        durable: Option<Durable>,
         waker: Waker,
     ) -> Self {
+        let (checkpointer, claim, care) = match durable {
+            Some(durable) => (
+                Some(durable.checkpointer),
+                Some(durable.claim),
+                Some(durable.care),
+            ),
+            None => (None, None, None),
+        };
         Self {
             machine: Machine::new(position),
             feed,
@@ -51,12 +76,16 @@ impl Pump {
             checkpointer,
             _claim: claim,
             failures: None,
+            care,
             waker,
             reported: position,
         }
     }
 
     fn found_nothing(&mut self, core: &StreamCore, head: u64) {
+        if let Some(care) = &mut self.care {
+            care.reached_head(self.checkpointer.as_ref(), self.machine.position());
+        }
         self.reported = self.reported.max(head);
         core.board.report(|progress| {
             progress.position = progress.position.max(head);
@@ -119,6 +148,13 @@ pub(crate) fn end(
 
 async fn store_last(ending: Ending) {
     let core = &ending.core;
+    // No retry of a letter begins from here on, also when the stream ends of itself (S7).
+    core.gate.close(ending.cause.clone());
+    // A letter may be under way to the handler.
+    let _turn = match core.turn.try_lock() {
+        Ok(turn) => turn,
+        Err(_) => core.turn.lock().await,
+    };
     let position = ending.pump.as_ref().map_or(0, |pump| pump.machine.position());
     let settled = core.position().max(position);
     let checkpointer = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
@@ -158,8 +194,8 @@ impl Drop for Ending {
     }
 }
 
-/// A loop at work. Dropped with the pump still inside, the loop panicked or its runtime was shut down.
-struct Work {
+/// A loop at work. What it does with events that are set aside stands in `aside`. Dropped with the pump still inside, the loop panicked or its runtime was shut down.
+pub(crate) struct Work {
     core: Arc<StreamCore>,
     pump: Option<Box<Pump>>,
 }
@@ -251,7 +287,7 @@ impl Work {
         }
     }
 
-    fn pump(&mut self) -> &mut Pump {
+    pub(crate) fn pump(&mut self) -> &mut Pump {
         self.pump.as_mut().expect("a loop at work has its state")
     }
 
@@ -300,7 +336,23 @@ impl Work {
         }
     }
 
-    async fn call(&mut self, core: &StreamCore, batch: EventBatch) -> Result<Input, StopCause> {
+    /// Where a durable stream leaves its position.
+    pub(crate) fn cell(&self) -> Arc<CursorCell> {
+        let cell = self.core.cursor.as_ref();
+        Arc::clone(cell.expect("only a durable stream sets events aside"))
+    }
+
+    async fn call(&mut self, core: &StreamCore, mut batch: EventBatch) -> Result<Input, StopCause> {
+        if self.pump().care.as_ref().is_some_and(|care| care.is_due()) {
+            match Box::pin(self.prepare(core, batch)).await? {
+                Next::Call(part) => batch = part,
+                Next::Go(input) => return Ok(input),
+            }
+        }
+        let turn = match core.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => Box::pin(wait_for_turn(core)).await?,
+        };
         core.board.note(|progress| {
             progress.call = Some(CallInHand {
                 recorded_at: batch.recorded_timestamp(),
@@ -314,18 +366,22 @@ impl Work {
             outcome = self.pump().handler.call(batch) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
+        drop(turn);
         core.faults.hit(FaultPoint::AfterHandler);
         match outcome {
             Ok(()) => self.handled(core, events, last_sequence).await,
-            Err(error) => Box::pin(self.failed(core, error, last_sequence)).await,
+            Err(failure) => Box::pin(self.failed(core, failure, last_sequence)).await,
         }
     }
 
-    /// The handler took the batch: the position passes it, and the cursor is handed on (D2).
+    /// The handler took the batch, or the part of it: the position passes it, and the cursor is handed on (D2).
     async fn handled(&mut self, core: &StreamCore, events: u64, position: u64) -> Result<Input, StopCause> {
         let pump = self.pump();
         let had_failed = pump.failures.take().is_some();
         pump.reported = position;
+        if let Some(care) = &mut pump.care {
+            care.handled();
+        }
         core.board.report(|progress| {
             progress.position = progress.position.max(position);
             progress.handled_batches += 1;
@@ -341,14 +397,14 @@ impl Work {
         {
             stored(checkpointer, position).await?;
         }
-        Ok(Input::Handled)
+        Ok(Input::Settled { through: position })
     }
 
-    /// The handler failed: the cursor stays, and the policy says how to go on (D5).
+    /// The handler failed: the cursor stays, the batch is retried, and then the policy says how to go on (D5).
     async fn failed(
         &mut self,
         core: &StreamCore,
-        error: Arc<str>,
+        failure: Failure,
         last_sequence: u64,
     ) -> Result<Input, StopCause> {
         let now = Instant::now();
@@ -358,32 +414,30 @@ impl Work {
             .failures
             .get_or_insert_with(|| Box::new(Failures::new(policy, now)));
         let verdict = failures.record(now);
-        let attempts = failures.attempts();
-        tracing::warn!(stream = core.name.as_deref(), last_sequence, attempts, %error, "a handler failed");
-        core.board.report(|progress| {
-            progress.failures += 1;
-            progress.last_error = Some(Arc::clone(&error));
-            if let Some(call) = &mut progress.call {
-                call.running_since = None;
-            }
-            if let Verdict::RetryAfter(delay) = verdict {
-                progress.phase = Phase::Retrying {
-                    attempt: attempts,
-                    next_at: now + delay,
-                };
-            }
-            News::Yes
-        });
+        let (attempts, first_failed_at) = (failures.attempts(), failures.first_failed_at());
+        report_failure(core, &failure, last_sequence, attempts, verdict);
         match verdict {
             Verdict::RetryAfter(delay) => {
                 pause(core, delay).await?;
                 Ok(Input::Retry)
             }
-            Verdict::GiveUp => Err(StopCause::HandlerFailed {
-                last_sequence,
-                attempts,
-                error,
-            }),
+            Verdict::GiveUp => {
+                let first = self.pump().machine.position() + 1;
+                let part = self
+                    .pump()
+                    .machine
+                    .in_hand()
+                    .map(|batch| match batch.last_sequence() {
+                        last if last == last_sequence => batch.clone(),
+                        _ => batch.part(first, last_sequence).unwrap_or_else(|| batch.clone()),
+                    });
+                let batch = part.expect("the batch that failed is in hand");
+                if self.pump().care.is_none() {
+                    return Err(stop_cause(&failure, last_sequence, attempts));
+                }
+                let attempts = attempts_until(attempts, first_failed_at, Timestamp::now().into());
+                self.give_up(core, &batch, &failure, attempts).await
+            }
         }
     }
 
@@ -401,6 +455,39 @@ impl Work {
     }
 }
 
+/// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
+fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, attempts: u32, verdict: Verdict) {
+    let (stream, category, error) = (core.name.as_deref(), failure.category.as_str(), &failure.text);
+    if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
+        tracing::warn!(stream, last_sequence, attempts, category, %error, "a handler failed");
+    } else {
+        tracing::debug!(stream, last_sequence, attempts, category, %error, "a handler failed again");
+    }
+    core.board.report(|progress| {
+        progress.failures += 1;
+        progress.last_error = Some(Arc::clone(&failure.text));
+        if let Some(call) = &mut progress.call {
+            call.running_since = None;
+        }
+        if let Verdict::RetryAfter(delay) = verdict {
+            progress.phase = Phase::Retrying {
+                attempt: attempts,
+                next_at: Instant::now() + delay,
+            };
+        }
+        News::Yes
+    });
+}
+
+/// Waits for somebody who retries a dead letter. No call starts when the stream was ended meanwhile (S7).
+async fn wait_for_turn(core: &StreamCore) -> Result<MutexGuard<'_, ()>, StopCause> {
+    let turn = tokio::select! {
+        turn = core.turn.lock() => turn,
+        cause = interrupted(core) => return Err(cause),
+    };
+    core.gate.closed().map_or(Ok(turn), Err)
+}
+
 impl From<Selected> for Input {
     fn from(page: Selected) -> Self {
         let batches: VecDeque<EventBatch> = page.batches;
@@ -412,13 +499,13 @@ impl From<Selected> for Input {
 }
 
 /// Waits until a position is stored.
-async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
+pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
     let cell = checkpointer.cell();
     std::future::poll_fn(|context| cell.poll_stored(position, context)).await?;
     Ok(())
 }
 
-async fn pause(core: &StreamCore, delay: Duration) -> Result<(), StopCause> {
+pub(crate) async fn pause(core: &StreamCore, delay: Duration) -> Result<(), StopCause> {
     tokio::select! {
         () = tokio::time::sleep(delay) => Ok(()),
         cause = interrupted(core) => Err(cause),

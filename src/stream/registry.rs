@@ -153,6 +153,15 @@ impl Registry {
         self.contents.lock().streams.values().cloned().collect()
     }
 
+    /// The durable stream of this name, if it runs.
+    pub(crate) fn running(&self, name: &str) -> Option<Arc<StreamCore>> {
+        let contents = self.contents.lock();
+        let id = contents.by_name.get(name)?;
+        let core = contents.streams.get(id).map(Arc::clone);
+        drop(contents);
+        core.filter(|core| core.gate.closed().is_none())
+    }
+
     /// The next streams in turn, all of them after enough calls.
     pub(crate) fn next_to_sweep(&self, count_max: usize) -> Vec<Arc<StreamCore>> {
         let mut contents = self.contents.lock();

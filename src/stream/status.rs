@@ -14,7 +14,7 @@ pub struct StreamStatus {
     pub name: Option<String>,
     /// What it does.
     pub state: StreamState,
-    /// The last sequence that is settled: handled, or not selected by the query.
+    /// The last sequence that is settled: handled, set aside, or not selected by the query.
     pub position: u64,
     /// The last committed sequence.
     pub head: u64,
@@ -34,6 +34,11 @@ pub struct StreamStatus {
     pub failures: u64,
     /// What the newest of them failed with.
     pub last_error: Option<Arc<str>>,
+    /// How many dead letters wait, parked or queued behind a parked one, as far as this stream knows: what another process
+    /// discards is counted with the next letter.
+    pub parked: u64,
+    /// How many dead letters record what was skipped.
+    pub skipped: u64,
     /// For how long the handler has been at work on the batch in hand.
     pub call_running_for: Option<Duration>,
 }
@@ -66,6 +71,8 @@ pub(crate) struct Progress {
     pub(crate) handled_events: u64,
     pub(crate) failures: u64,
     pub(crate) last_error: Option<Arc<str>>,
+    pub(crate) parked: u64,
+    pub(crate) skipped: u64,
     pub(crate) call: Option<CallInHand>,
     /// The lowest position that somebody waits for.
     pub(crate) wanted: u64,
@@ -95,6 +102,8 @@ impl Progress {
             handled_events: 0,
             failures: 0,
             last_error: None,
+            parked: 0,
+            skipped: 0,
             call: None,
             wanted: u64::MAX,
         }

@@ -376,6 +376,7 @@ pub(crate) async fn d5_an_error_is_retried_and_then_stops_the_stream(subject: &S
         last_sequence: 6,
         attempts: 3,
         error,
+        ..
     } = &cause
     else {
         panic!("expected three attempts at the batch up to 6: {cause:?}");

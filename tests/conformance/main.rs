@@ -7,8 +7,11 @@
 mod common;
 mod durable;
 mod guards;
+mod letters;
 mod log;
+mod poison;
 mod retention;
+mod retries;
 mod streams;
 mod subject;
 
@@ -124,6 +127,25 @@ conformance! {
         durable::d6_a_name_that_was_unsubscribed_is_free,
         durable::d7_a_changed_query_is_refused,
         durable::d8_lost_wake_ups_delay_by_the_poll_interval,
+        letters::d5_a_parked_batch_is_in_a_letter_and_the_others_are_handled,
+        letters::d5_the_event_that_is_named_is_parked_alone,
+        letters::d2_a_letter_that_is_not_stored_leaves_the_cursor,
+        letters::d5_a_letter_that_is_stored_at_the_second_try_is_stored_once,
+        letters::d5_later_events_of_a_parked_key_queue_across_restarts,
+        letters::d5_a_failed_batch_of_several_keys_parks_them_all,
+        letters::d5_what_is_skipped_is_recorded_and_counted,
+        letters::d5_what_cannot_be_decoded_stops_the_stream_unless_told_otherwise,
+        letters::d5_a_call_that_takes_too_long_is_dropped_and_has_failed,
+        letters::d5_when_most_fail_the_stream_stops_instead,
+        letters::d5_over_the_limits_the_stream_stops,
+        letters::d5_a_closure_for_keys_that_panics_stops_the_stream,
+        retries::d5_a_retry_removes_its_letter_and_never_moves_the_cursor,
+        retries::d5_letters_of_a_key_are_retried_in_order_only,
+        retries::d5_what_comes_while_its_key_is_worked_off_keeps_the_order,
+        retries::s2_a_retry_does_not_overlap_the_streams_own_calls,
+        retries::s7_a_stream_has_stopped_when_no_retry_runs,
+        retries::d7_a_stream_that_starts_over_has_no_letters_of_what_comes_again,
+        retries::prune_is_held_by_the_oldest_letter_that_waits,
         retention::prune_removes_whole_batches_only,
         retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
         retention::prune_gives_no_sequence_again_when_nothing_is_left,
@@ -147,6 +169,7 @@ conformance! {
         durable::d1_now_is_stored_before_the_call_returns,
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
+        retries::d6_who_lost_the_name_sets_nothing_aside,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
         durable::d7_a_cursor_of_another_log_is_refused,
     }

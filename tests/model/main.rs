@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod index;
+mod letters;
 mod naive;
 mod run;
 mod selection;
@@ -241,6 +242,34 @@ fn every_history_in_a_file_is_that_of_a_plain_list() {
 #[test]
 fn every_history_in_memory_is_that_of_a_plain_list() {
     check(Medium::Memory);
+}
+
+fn check_letters(medium: Medium) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let outcome = TestRunner::new(config(150)).run(&letters::life(), |life| {
+        runtime.block_on(async {
+            let done = tokio::time::timeout(Duration::from_secs(30), letters::live(life, medium));
+            assert!(done.await.is_ok(), "the life hangs");
+        });
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn every_failing_stream_in_a_file_settles_each_event_once_and_keeps_the_order_of_keys() {
+    check_letters(Medium::File);
+}
+
+#[test]
+fn every_failing_stream_in_memory_settles_each_event_once_and_keeps_the_order_of_keys() {
+    check_letters(Medium::Memory);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cursors;
+mod failures;
 mod files;
 mod handlers;
 mod live;

@@ -136,7 +136,9 @@ async fn a_stream_that_begins_inside_a_batch_of_a_page_that_is_there_gets_the_re
     let inside = Recorder::new();
     let name = DurableStream::new("inside").start(Start::After(12));
     let begun = store.stream_all_durable(&name, inside.handler()).await.unwrap();
-    in_time("the rest was delivered", begun.caught_up()).await.unwrap();
+    in_time("the rest was delivered", begun.caught_up())
+        .await
+        .unwrap();
     assert_eq!(inside.sequences(), (13..=store.head()).collect::<Vec<_>>());
     drop((begun, all));
 }

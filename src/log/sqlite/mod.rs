@@ -1,9 +1,9 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `prune` and `checkpoint` (the committer's half), `candidates`
-//! (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the readers' half),
-//! `statistics`, `backup` and `verify` (what is asked of a whole file).
+//! `index` (where tags and payloads are found), `write`, `insert`, `letter`, `prune` and `checkpoint` (the committer's
+//! half), `candidates` (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the
+//! readers' half), `statistics`, `backup` and `verify` (what is asked of a whole file).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
@@ -15,6 +15,7 @@ pub(crate) mod connection;
 mod explain;
 pub(crate) mod index;
 mod insert;
+mod letter;
 mod names;
 mod pages;
 mod prune;
@@ -54,6 +55,8 @@ pub(crate) struct Options {
     /// Paths into the payload that are to be indexed, beside those that already are.
     pub(crate) paths: Vec<PayloadPath>,
     pub(crate) sizes: Sizes,
+    /// How many pages the file may have, as if the disk were full then; for the proofs.
+    pub(crate) pages_max: Option<u32>,
 }
 
 /// Opens a log, or makes one, and gives its two halves.
@@ -61,6 +64,11 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, Sqli
     let mut connection = connection::open_writer(path, options.durability, options.absent)?;
     let log_id = schema::prepare(&mut connection, path, options.absent)?;
     schema::declare_paths(&mut connection, &options.paths)?;
+    if let Some(pages_max) = options.pages_max {
+        connection
+            .pragma_update(None, "max_page_count", pages_max)
+            .map_err(storage("limit the file"))?;
+    }
     let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
     let shared = index::view::shared();
     let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options.idle_readers_max)?;

@@ -32,6 +32,7 @@ pub(super) fn slowest_cursor(connection: &Connection, log_id: &str) -> rusqlite:
             Ok(HeldBy {
                 stream: Some(row.get(0)?),
                 position: row.get::<_, i64>(1)? as u64,
+                dead_letter: None,
             })
         })
         .optional()

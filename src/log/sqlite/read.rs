@@ -37,8 +37,8 @@ struct Idle {
     connections_max: usize,
 }
 
-struct ReadConnection {
-    connection: Connection,
+pub(super) struct ReadConnection {
+    pub(super) connection: Connection,
     type_names: TypeNames,
     index: IndexView,
 }
@@ -63,7 +63,7 @@ impl SqliteReader {
     }
 
     /// Lends a connection. One whose read failed is not used again.
-    fn with_connection<T, E: From<StorageError>>(
+    pub(super) fn with_connection<T, E: From<StorageError>>(
         &self,
         read: impl FnOnce(&mut ReadConnection) -> Result<T, E>,
     ) -> Result<T, E> {

@@ -153,7 +153,8 @@ ALTER TABLE cursor ADD COLUMN paused_by TEXT;
 ALTER TABLE cursor ADD COLUMN paused_at INTEGER;
 -- Changes with every word from outside (pause, reset and the like): whoever runs the stream reads the row again then.
 ALTER TABLE cursor ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
--- The last sequence of the batch that the handler was given and has not taken yet, and how often it was given.
+-- What is noted of the batch that the handler was given: its first event, and how often it was given. 0 and 1: a run is under
+-- way, and nothing is noted. 0 and 0: the last run ended in order.
 ALTER TABLE cursor ADD COLUMN attempt_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE cursor ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 
@@ -163,6 +164,8 @@ CREATE TABLE dead_letter (
     -- The first and the last of the selected events that it stands for.
     first_sequence INTEGER NOT NULL,
     last_sequence INTEGER NOT NULL,
+    -- Their sequences, as a JSON array; NULL: all from the first to the last.
+    sequences TEXT,
     -- The key whose later events queue behind it; NULL: nothing does.
     key TEXT,
     -- 'parked': its handling failed; 'queued': it waits behind a parked one of its key; 'skipped': it is only recorded.
@@ -178,6 +181,7 @@ CREATE TABLE dead_letter (
     PRIMARY KEY (stream, first_sequence)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dead_letter_by_key ON dead_letter (stream, key, first_sequence) WHERE key IS NOT NULL;
+CREATE INDEX dead_letter_that_waits ON dead_letter (first_sequence) WHERE state <> 'skipped';
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left

@@ -10,6 +10,7 @@ use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::letter::Attempt;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::sqlite::checkpoint::Checkpoints;
@@ -81,6 +82,10 @@ impl SqliteWriter {
             type_names: &mut self.type_names,
             index: &mut self.index.view,
         }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
@@ -228,16 +233,22 @@ impl LogWriter for SqliteWriter {
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
         let read = || {
-            self.statement("SELECT position, query, log_id, epoch FROM cursor WHERE name = ?1")?
-                .query_row([name], |row| {
-                    Ok(StoredCursor {
-                        position: row.get::<_, i64>(0)? as u64,
-                        query: row.get(1)?,
-                        log_id: row.get(2)?,
-                        epoch: row.get::<_, i64>(3)? as u64,
-                    })
+            self.statement(
+                "SELECT position, query, log_id, epoch, attempt_at, attempts FROM cursor WHERE name = ?1",
+            )?
+            .query_row([name], |row| {
+                Ok(StoredCursor {
+                    position: row.get::<_, i64>(0)? as u64,
+                    query: row.get(1)?,
+                    log_id: row.get(2)?,
+                    epoch: row.get::<_, i64>(3)? as u64,
+                    attempt: Attempt {
+                        at: row.get::<_, i64>(4)? as u64,
+                        count: row.get(5)?,
+                    },
                 })
-                .optional()
+            })
+            .optional()
         };
         read().map_err(storage("read a cursor"))
     }
@@ -245,8 +256,11 @@ impl LogWriter for SqliteWriter {
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
         let write = || {
             self.statement(
-                "INSERT OR REPLACE INTO cursor (name, position, query, log_id, epoch, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO cursor (name, position, query, log_id, epoch, updated_at, attempt_at, attempts)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (name) DO UPDATE SET position = excluded.position, query = excluded.query,
+                     log_id = excluded.log_id, epoch = excluded.epoch, updated_at = excluded.updated_at,
+                     attempt_at = excluded.attempt_at, attempts = excluded.attempts",
             )?
             .execute(params![
                 name,
@@ -255,6 +269,8 @@ impl LogWriter for SqliteWriter {
                 cursor.log_id,
                 cursor.epoch as i64,
                 Timestamp::now().as_micros(),
+                cursor.attempt.at as i64,
+                cursor.attempt.count,
             ])
         };
         write().map_err(storage("register a cursor"))?;
@@ -263,13 +279,19 @@ impl LogWriter for SqliteWriter {
 
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
         let update = || {
-            self.statement("UPDATE cursor SET position = ?3, updated_at = ?4 WHERE name = ?1 AND epoch = ?2")?
-                .execute(params![
-                    write.name,
-                    write.epoch as i64,
-                    write.position as i64,
-                    Timestamp::now().as_micros(),
-                ])
+            let attempt = Attempt::from(write.run);
+            self.statement(
+                "UPDATE cursor SET position = ?3, updated_at = ?4, attempt_at = ?5, attempts = ?6
+                 WHERE name = ?1 AND epoch = ?2",
+            )?
+            .execute(params![
+                write.name,
+                write.epoch as i64,
+                write.position as i64,
+                Timestamp::now().as_micros(),
+                attempt.at as i64,
+                attempt.count,
+            ])
         };
         Ok(update().map_err(storage("store a cursor"))? > 0)
     }
