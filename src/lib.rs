@@ -21,7 +21,7 @@ mod sync;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BoxError, CloseError, DecodeError, InvalidEvent, OpenError, PruneError, ReadError,
-    StopCause, StorageError, StreamError, WaitError,
+    SteerError, StopCause, StorageError, StreamError, WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
@@ -34,10 +34,14 @@ pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
+pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 pub use crate::store::{QueryResult, Store};
+pub use crate::stream::control::StreamControl;
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
+pub use crate::stream::health::{Health, HealthLimits, Problem, StreamHealth};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;
 pub use crate::stream::status::{StreamState, StreamStatus};
+pub use crate::stream::wait::Until;

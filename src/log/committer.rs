@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
-use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, CursorFailure, CursorWrite, Start, StoredCursor};
@@ -17,16 +17,21 @@ use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
+use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
 
+/// The other way out: what was said to streams from outside.
+pub(crate) type Tell = Box<dyn FnMut(Heard) + Send>;
+
 pub(crate) struct Committer<W> {
     pub(crate) writer: W,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) publish: Publish,
+    pub(crate) tell: Tell,
     pub(crate) tempo: Arc<Tempo>,
     /// The last sequence that was published.
     pub(crate) head: u64,
@@ -35,6 +40,10 @@ pub(crate) struct Committer<W> {
     pub(crate) faults: Faults,
     /// The log's data version when other processes' commits were followed last.
     pub(crate) data_version: Option<i64>,
+    /// What the group says to streams, once it is committed.
+    pub(crate) words: Vec<Word>,
+    /// The newest number when what other processes say to streams was listened to last.
+    pub(crate) epoch_heard: Option<u64>,
     /// The cells that were taken from the queue; when the committer panics, their streams are told.
     pub(crate) in_hand: Vec<Arc<CursorCell>>,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
@@ -164,6 +173,7 @@ impl<W: LogWriter> Committer<W> {
         let mut batches = Vec::with_capacity(requests.len());
         let mut cursors = work.cursors;
         self.in_hand.clone_from(&cursors);
+        self.words.clear();
         let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
             while requests.len() > 0 {
@@ -188,6 +198,7 @@ impl<W: LogWriter> Committer<W> {
             Ok(()) => {
                 self.faults.hit(FaultPoint::AfterCommit);
                 self.publish(&batches);
+                self.pass_on_words();
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
                 self.tempo.note(started.elapsed(), growth.requests);
@@ -268,6 +279,23 @@ impl<W: LogWriter> Committer<W> {
                     PruneError::Storage,
                 )
             }
+            Request::Steer(request) => {
+                let obeyed = match steer::obey(&mut self.writer, &request.order, tail, &self.log_id) {
+                    Ok((obeyed, word)) => {
+                        self.words.extend(word);
+                        Ok(Ok(obeyed))
+                    }
+                    Err(SteerError::Storage(error)) => Err(error),
+                    Err(refusal) => Ok(Err(refusal)),
+                };
+                keep(
+                    obeyed,
+                    |outcome| {
+                        answers.push(Answer::Steer(request, outcome));
+                    },
+                    SteerError::Storage,
+                )
+            }
             Request::Barrier(reply) => {
                 answers.push(Answer::Barrier(reply));
                 Ok(())
@@ -333,11 +361,17 @@ impl<W: LogWriter> Committer<W> {
             tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
         }
         let position = position.max(pruned_through);
+        let epoch = self.writer.next_epoch()?;
+        let (steering, paused) = stored.map_or((0, None), |stored| (stored.steering, stored.paused));
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
             log_id: self.log_id.clone(),
-            epoch: stored.map_or(1, |stored| stored.epoch + 1),
+            epoch,
+            owner: epoch,
+            steering,
+            paused,
+            updated_at: Timestamp::now(),
         };
         self.writer.put_cursor(&claim.name, &cursor)?;
         Ok(cursor)
@@ -404,8 +438,27 @@ impl<W: LogWriter> Committer<W> {
         if self.data_version != Some(version) {
             let tail = self.writer.tail()?;
             self.follow(tail)?;
+            if self.epoch_heard != Some(self.writer.newest_epoch()?) {
+                self.hear_all()?;
+            }
             self.data_version = Some(version);
         }
+        Ok(())
+    }
+
+    /// Lets those who run streams know what was said to them through this store.
+    fn pass_on_words(&mut self) {
+        let words = std::mem::take(&mut self.words);
+        if !words.is_empty() {
+            (self.tell)(Heard::Words(words));
+        }
+    }
+
+    /// Lets those who run streams know how all of them stand: another process may have spoken to them.
+    fn hear_all(&mut self) -> Result<(), StorageError> {
+        let roll_call = self.writer.roll_call()?;
+        self.epoch_heard = Some(roll_call.number);
+        (self.tell)(Heard::All(roll_call));
         Ok(())
     }
 
@@ -452,6 +505,12 @@ impl<W: LogWriter> Committer<W> {
             return;
         }
         self.faults.hit(FaultPoint::AfterCursor);
+        if moves.iter().any(|cursor| !cursor.is_owner)
+            && let Err(error) = self.hear_all()
+        {
+            // The streams below end, and their cursors stay where they were moved to.
+            tracing::warn!(%error, "it could not be read who moved a cursor");
+        }
         for Move {
             cell,
             position,
@@ -462,7 +521,7 @@ impl<W: LogWriter> Committer<W> {
             if is_owner {
                 cell.stored(position);
             } else {
-                tracing::warn!(stream = %cell.name, "another owner took over the durable stream");
+                tracing::debug!(stream = %cell.name, epoch = cell.epoch, "a cursor was refused, its epoch has passed");
                 cell.fail(CursorFailure::OwnershipLost);
             }
         }

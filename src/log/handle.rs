@@ -6,16 +6,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorClaim, StoredCursor};
+use crate::log::cursor::{CursorClaim, NamedCursor, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
-use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
+use crate::log::request::{
+    AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request, SteerRequest,
+};
 use crate::log::shared::SharedPages;
+use crate::log::steer::{Obeyed, Order};
 use crate::log::tempo::{self, Tempo};
 use crate::log::{Extent, LogReader};
 
@@ -89,6 +92,28 @@ impl LogHandle {
         let request = Request::Prune(PruneRequest { step, reply });
         self.queue.push(request).map_err(|_| PruneError::Closed)?;
         answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// Has an order carried out. Once queued it is, whatever becomes of this future.
+    pub(crate) async fn steer(&self, order: Order) -> Result<Obeyed, SteerError> {
+        if self.is_closed() {
+            return Err(SteerError::Closed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Steer(SteerRequest { order, reply });
+        self.queue.push(request).map_err(|_| SteerError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// The rows of all durable streams, sorted by name.
+    pub(crate) async fn cursors(&self) -> Result<Vec<NamedCursor>, ReadError> {
+        self.read(|reader| Ok(reader.cursors()?)).await
+    }
+
+    /// What is stored under a durable stream's name.
+    pub(crate) async fn cursor(&self, name: &Arc<str>) -> Result<Option<StoredCursor>, ReadError> {
+        let name = Arc::clone(name);
+        self.read(move |reader| Ok(reader.cursor(&name)?)).await
     }
 
     /// Reads one page, on a thread where waiting for the disk hurts nobody; without a runtime, right here.

@@ -10,8 +10,8 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `prune` (what leaves),
-//! `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), `shelf` and `shared`
+//! In reading order: `page` (what is read), `cursor` (what is stored for a durable stream), `steer` (what the
+//! person on duty may do with it), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `handle` (what the rest of the crate holds), `shelf` and `shared`
 //! (the pages that several streams read), and the implementations.
 
 pub(crate) mod committer;
@@ -23,6 +23,7 @@ pub(crate) mod queue;
 pub(crate) mod request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
+pub(crate) mod steer;
 pub(crate) mod tempo;
 
 #[cfg(feature = "internals")]
@@ -37,7 +38,7 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 
@@ -79,8 +80,8 @@ pub(crate) enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail`, `has_chore`, `tidy` and `page` is called between
-/// `begin` and `commit` or `rollback`.
+/// The writing half of a log. Every method but `data_version`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
+/// and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -103,11 +104,26 @@ pub(crate) trait LogWriter: Send {
     /// What is stored under a durable stream's name.
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
+    /// The number that was given last.
+    fn newest_epoch(&mut self) -> Result<u64, StorageError>;
+
+    /// A number that was never given before, to a registration or to a word from outside.
+    fn next_epoch(&mut self) -> Result<u64, StorageError>;
+
     /// Stores a durable stream's row, in place of an earlier one, under a new epoch.
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError>;
 
     /// Moves a cursor. `false`: the epoch is not the stored one, nothing was written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
+
+    /// Gives a durable stream's row, and what else is kept under its name, another name that is free.
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError>;
+
+    /// Removes a durable stream's row, and what else is kept under its name.
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError>;
+
+    /// The newest number that was given, and the rows of all durable streams at that time, outside a transaction.
+    fn roll_call(&mut self) -> Result<RollCall, StorageError>;
 
     /// Of the cursors that belong to the log, the one that is furthest behind.
     fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError>;
@@ -170,6 +186,12 @@ pub(crate) trait LogReader: Send + std::marker::Sync {
 
     /// What the log holds.
     fn extent(&self) -> Result<Extent, StorageError>;
+
+    /// The rows of all durable streams, sorted by name.
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError>;
+
+    /// What is stored under a durable stream's name.
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
     /// The id that was made with the log.
     fn log_id(&self) -> &str;

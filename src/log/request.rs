@@ -2,11 +2,12 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::{AppendError, PruneError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, SteerError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, StoredCursor};
 use crate::log::prune::{PruneStep, StepDone};
+use crate::log::steer::{Obeyed, Order};
 
 /// What an append came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub(crate) enum Request {
     Append(AppendRequest),
     OpenCursor(OpenCursorRequest),
     Prune(PruneRequest),
+    Steer(SteerRequest),
     /// Is answered when everything queued before it is published.
     Barrier(oneshot::Sender<()>),
 }
@@ -85,11 +87,17 @@ pub(crate) struct PruneRequest {
     pub(crate) reply: oneshot::Sender<Result<StepDone, PruneError>>,
 }
 
+pub(crate) struct SteerRequest {
+    pub(crate) order: Order,
+    pub(crate) reply: oneshot::Sender<Result<Obeyed, SteerError>>,
+}
+
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
     OpenCursor(OpenCursorRequest, Result<StoredCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
+    Steer(SteerRequest, Result<Obeyed, SteerError>),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -100,6 +108,7 @@ impl Answer {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
+            Request::Steer(request) => Self::Steer(request, Err(error.clone().into())),
             Request::Barrier(reply) => Self::Barrier(reply),
         }
     }
@@ -110,6 +119,7 @@ impl Answer {
             Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
+            Self::Steer(request, Ok(_)) => Self::Steer(request, Err(error.clone().into())),
             refused => refused,
         }
         .send();
@@ -126,6 +136,9 @@ impl Answer {
                 let _ = request.reply.send(outcome);
             }
             Self::Prune(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::Steer(request, outcome) => {
                 let _ = request.reply.send(outcome);
             }
             Self::Barrier(reply) => {

@@ -11,6 +11,7 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim};
+use crate::log::steer::Heard;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
 use crate::stream::crowd::{self, Crowd};
@@ -20,6 +21,14 @@ use crate::stream::handler::HandleStream;
 use crate::stream::options::DurableStream;
 use crate::stream::pump::Pump;
 use crate::stream::registry::{Claim, NameClaim, Registry};
+use crate::stream::steering::Hearing;
+
+/// What is handed to the stream that a durable registration makes.
+struct NewDurable {
+    checkpointer: Checkpointer,
+    claim: NameClaim,
+    hearing: Hearing,
+}
 
 pub(crate) struct Hub {
     pub(crate) source: Arc<Source>,
@@ -27,6 +36,8 @@ pub(crate) struct Hub {
     pub(crate) faults: Faults,
     /// A runtime that has threads of its own, if some stream runs on one: it wakes streams when they are many.
     pub(crate) threads: Arc<OnceLock<Handle>>,
+    /// How often the log is looked at for what other processes do.
+    pub(crate) poll_interval: Duration,
 }
 
 /// How many durable streams are looked at when cursors are swept along.
@@ -77,8 +88,12 @@ impl Hub {
             .await?;
         let cell = CursorCell::new(options.name, opened.epoch, opened.position);
         let queue = Arc::clone(&self.source.log.queue);
-        let checkpointer = Checkpointer::new(Arc::new(cell), queue, options.checkpoint);
-        self.start(query, handler, opened.position, Some((checkpointer, claim)))
+        let durable = NewDurable {
+            checkpointer: Checkpointer::new(Arc::new(cell), queue, options.checkpoint),
+            claim,
+            hearing: Hearing::of(&opened),
+        };
+        self.start(query, handler, opened.position, Some(durable))
     }
 
     /// Waits until every stream has reached the head, and no stream has appended anything meanwhile.
@@ -86,23 +101,28 @@ impl Hub {
         loop {
             let head = self.source.bus.head();
             for core in self.registry.all() {
-                if let Err(WaitError::Stopped {
-                    cause,
-                    name,
-                    position,
-                }) = core.wait_for(head).await
-                    && !matches!(cause, StopCause::Unsubscribed)
-                {
-                    return Err(WaitError::Stopped {
-                        name,
-                        position,
-                        cause,
-                    });
-                }
+                unless_ended(core.wait_for(head).await)?;
             }
             if self.source.bus.head() == head {
                 return Ok(());
             }
+        }
+    }
+
+    /// Waits until every stream of this store has settled everything up to a sequence, and stored it when it is durable.
+    pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
+        for core in self.registry.all() {
+            unless_ended(core.wait_stored(sequence).await)?;
+        }
+        Ok(())
+    }
+
+    /// What happens after words from outside were committed: whom they are meant for hears them.
+    pub(crate) fn herald(self: &Arc<Self>) -> impl FnMut(Heard) + Send + use<> {
+        let registry = Arc::clone(&self.registry);
+        move |heard| match heard {
+            Heard::Words(words) => words.into_iter().for_each(|word| registry.tell(word)),
+            Heard::All(roll_call) => registry.tell_all(&roll_call),
         }
     }
 
@@ -140,7 +160,7 @@ impl Hub {
         let deadline = Instant::now() + limit;
         let streams = self.registry.all();
         let head = self.source.bus.head();
-        let is_durable = |core: &&Arc<StreamCore>| core.cursor.is_some();
+        let is_durable = |core: &&Arc<StreamCore>| core.cursor().is_some();
         for core in streams.iter().filter(is_durable) {
             core.stop(StopCause::Closed);
         }
@@ -210,7 +230,7 @@ impl Hub {
         query: EventQuery,
         handler: HandleStream,
         position: u64,
-        durable: Option<(Checkpointer, NameClaim)>,
+        durable: Option<NewDurable>,
     ) -> Result<EventStream, StreamError> {
         let runtime = self.runtime()?;
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
@@ -218,31 +238,52 @@ impl Hub {
         }
         let query = self.registry.share(query);
         let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
-        let cursor = durable
+        let (checkpointer, claim, hearing) = match durable {
+            Some(durable) => (
+                Some(durable.checkpointer),
+                Some(durable.claim),
+                Some(durable.hearing),
+            ),
+            None => (None, None, None),
+        };
+        let cell = checkpointer
             .as_ref()
-            .map(|(checkpointer, _)| Arc::clone(checkpointer.cell()));
+            .map(|checkpointer| Arc::clone(checkpointer.cell()));
         let parts = NewCore {
             id: self.registry.next_id(),
-            name: cursor.as_ref().map(|cell| Arc::clone(&cell.name)),
+            name: cell.as_ref().map(|cell| Arc::clone(&cell.name)),
             query,
             position,
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
-            cursor,
+            durable: cell.zip(hearing),
             faults: self.faults.clone(),
             runtime,
         };
         let core = Arc::new(StreamCore::new(parts, &feed));
-        let (checkpointer, claim) = durable.unzip();
         let waker = Arc::clone(&core).into();
         let pump = Pump::new(position, feed, handler, checkpointer, claim, waker);
-        self.registry.add(&core);
+        let missed = self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
         core.begin(Box::new(pump));
+        if let Some(word) = missed {
+            core.hear(word);
+        }
         if self.source.log.is_closed() {
             // The store was closed meanwhile, and may not have seen this stream.
             core.stop(StopCause::Closed);
         }
         Ok(EventStream::new(core))
+    }
+}
+
+/// A stream that was ended on purpose keeps nobody waiting.
+fn unless_ended(waited: Result<(), WaitError>) -> Result<(), WaitError> {
+    match waited {
+        Err(WaitError::Stopped {
+            cause: StopCause::Unsubscribed | StopCause::Deleted | StopCause::Renamed { .. },
+            ..
+        }) => Ok(()),
+        waited => waited,
     }
 }

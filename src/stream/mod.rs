@@ -28,18 +28,27 @@
 
 pub(crate) mod board;
 pub(crate) mod checkpoint;
+pub(crate) mod control;
 pub(crate) mod core;
 pub(crate) mod crowd;
 pub(crate) mod feed;
 pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod handler;
+pub(crate) mod health;
+pub(crate) mod heed;
 pub(crate) mod hub;
+pub(crate) mod inside;
 pub(crate) mod machine;
+pub(crate) mod nearest;
 pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod pump;
+pub(crate) mod rate;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod status;
+pub(crate) mod steering;
+pub(crate) mod survey;
+pub(crate) mod wait;

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use crate::error::{ReadError, StopCause};
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
+use crate::log::cursor::Pause;
 use crate::log::page::Range;
 use crate::stream::board::News;
 use crate::stream::checkpoint::Checkpointer;
 use crate::stream::core::StreamCore;
 use crate::stream::feed::{Feed, Found, Selected};
-use crate::stream::gate::Parked;
+use crate::stream::gate::{Parked, Passage};
 use crate::stream::handler::HandleStream;
+use crate::stream::heed;
+use crate::stream::inside;
 use crate::stream::machine::{Command, Input, Machine};
 use crate::stream::policy::{Failures, Retry, Verdict};
 use crate::stream::registry::NameClaim;
@@ -28,11 +31,13 @@ pub(crate) struct Pump {
     pub(crate) checkpointer: Option<Checkpointer>,
     /// The name is free again when the loop has ended.
     _claim: Option<NameClaim>,
-    failures: Option<Box<Failures>>,
+    pub(crate) failures: Option<Box<Failures>>,
+    /// Who paused the stream: the loop rests until it is told otherwise.
+    pub(crate) paused: Option<Pause>,
     /// Wakes this stream; left on the bus when there is nothing to see.
     waker: Waker,
     /// The position that the board shows.
-    reported: u64,
+    pub(crate) reported: u64,
 }
 
 impl Pump {
@@ -51,6 +56,7 @@ impl Pump {
             checkpointer,
             _claim: claim,
             failures: None,
+            paused: None,
             waker,
             reported: position,
         }
@@ -58,8 +64,9 @@ impl Pump {
 
     fn found_nothing(&mut self, core: &StreamCore, head: u64) {
         self.reported = self.reported.max(head);
+        let now = Instant::now();
         core.board.report(|progress| {
-            progress.position = progress.position.max(head);
+            progress.move_to(head, now);
             progress.phase = Phase::Live;
             progress.call = None;
             News::Yes
@@ -144,7 +151,7 @@ impl Drop for Ending {
         drop(self.pump.take());
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
-            StopCause::Unsubscribed | StopCause::Closed => {
+            StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {
                 core.registry.forget(core.id);
                 tracing::debug!(stream = core.name.as_deref(), %cause, "a stream ended");
             }
@@ -209,31 +216,45 @@ impl Work {
         let mut pages = 0;
         loop {
             let command = self.pump().machine.step(input);
-            if let Some(cause) = core.gate.closed() {
-                return Err(cause);
+            match core.gate.pass() {
+                Passage::Open => {}
+                Passage::Closed(cause) => return Err(cause),
+                Passage::Told(standing) => {
+                    let heeded = Box::pin(heed::heed(&core, self.pump(), standing)).await;
+                    input = go_on(&core, heeded.map(|()| Input::Woken))?;
+                    continue;
+                }
             }
-            if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
-                return Err(failure.into());
+            let checkpointer = self.pump().checkpointer.as_ref();
+            if let Some(failure) = checkpointer.and_then(|checkpointer| checkpointer.cell().failure()) {
+                input = go_on(&core, Err(failure.into()))?;
+                continue;
             }
-            input = match command {
+            let command = match self.pump().paused {
+                // Whatever it was, the machine gives it out again.
+                Some(_) => Command::Rest,
+                None => command,
+            };
+            let done = match command {
                 Command::Look { after } => {
                     self.passed(&core, after);
-                    self.look(&core, after)?
+                    self.look(&core, after)
                 }
                 // What is rarely under way is kept out of the task, of which there is one per stream that was woken.
                 Command::Read { after, through } => {
-                    Box::pin(self.read(&core, Range { after, through })).await?
+                    Box::pin(self.read(&core, Range { after, through })).await
                 }
-                Command::Call(batch) => self.call(&core, batch).await?,
+                Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
                     let pump = self.pump.take().expect("a loop at work has its state");
                     match core.gate.park(pump) {
                         Parked::Rests => return Ok(()),
                         Parked::Roused(pump) | Parked::Closed(pump) => self.pump = Some(pump),
                     }
-                    Input::Woken
+                    Ok(Input::Woken)
                 }
             };
+            input = go_on(&core, done)?;
             if matches!(input, Input::Page { .. }) {
                 pages += 1;
                 if pages > 1 {
@@ -260,7 +281,11 @@ impl Work {
             }
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
-                core.board.note(|progress| progress.phase = Phase::CatchingUp);
+                let now = Instant::now();
+                core.board.note(|progress| {
+                    progress.phase = Phase::CatchingUp;
+                    progress.beat_at = now;
+                });
                 Ok(Input::Behind { after, head })
             }
             Found::Closed => Err(StopCause::Closed),
@@ -277,7 +302,7 @@ impl Work {
                     Ok(page) => return Ok(page.into()),
                     Err(error) => error,
                 },
-                cause = interrupted(core) => return Err(cause),
+                () = interrupted(core) => return Ok(Input::Woken),
             };
             let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
             let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
@@ -289,22 +314,27 @@ impl Work {
                 return Err(error.into());
             };
             tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
-            pause(core, delay).await?;
+            pause(core, delay).await;
+            if core.gate.calls() {
+                return Ok(Input::Woken);
+            }
         }
     }
 
     async fn call(&mut self, core: &StreamCore, batch: EventBatch) -> Result<Input, StopCause> {
+        let now = Instant::now();
         core.board.note(|progress| {
+            progress.beat_at = now;
             progress.call = Some(CallInHand {
                 recorded_at: batch.recorded_timestamp(),
-                running_since: Some(Instant::now()),
+                running_since: Some(now),
             });
         });
         core.faults.hit(FaultPoint::BeforeHandler);
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = self.pump().handler.call(batch) => outcome,
+            outcome = inside::call(core, self.pump().handler.call(batch)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         core.faults.hit(FaultPoint::AfterHandler);
@@ -319,8 +349,10 @@ impl Work {
         let pump = self.pump();
         let had_failed = pump.failures.take().is_some();
         pump.reported = position;
+        let now = Instant::now();
         core.board.report(|progress| {
-            progress.position = progress.position.max(position);
+            progress.move_to(position, now);
+            progress.rate.count(events, now);
             progress.handled_batches += 1;
             progress.handled_events += events;
             progress.call = None;
@@ -354,6 +386,7 @@ impl Work {
         let attempts = failures.attempts();
         tracing::warn!(stream = core.name.as_deref(), last_sequence, attempts, %error, "a handler failed");
         core.board.report(|progress| {
+            progress.beat_at = now;
             progress.failures += 1;
             progress.last_error = Some(Arc::clone(&error));
             if let Some(call) = &mut progress.call {
@@ -369,9 +402,11 @@ impl Work {
         });
         match verdict {
             Verdict::RetryAfter(delay) => {
-                pause(core, delay).await?;
+                pause(core, delay).await;
                 Ok(Input::Retry)
             }
+            // Who was told to skip the batch, or to rest, does not give up before.
+            Verdict::GiveUp if core.gate.calls() => Ok(Input::Retry),
             Verdict::GiveUp => Err(StopCause::HandlerFailed {
                 last_sequence,
                 attempts,
@@ -404,26 +439,31 @@ impl From<Selected> for Input {
     }
 }
 
+/// A cursor that is refused ends the stream, unless the loop was told why: its epoch has passed, and another is to be heeded.
+fn go_on(core: &StreamCore, done: Result<Input, StopCause>) -> Result<Input, StopCause> {
+    match done {
+        Err(StopCause::OwnershipLost) if core.gate.calls() => Ok(Input::Woken),
+        done => done,
+    }
+}
+
 /// Waits until a position is stored.
-async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
+pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
     let cell = checkpointer.cell();
     std::future::poll_fn(|context| cell.poll_stored(position, context)).await?;
     Ok(())
 }
 
-async fn pause(core: &StreamCore, delay: Duration) -> Result<(), StopCause> {
+async fn pause(core: &StreamCore, delay: Duration) {
     tokio::select! {
-        () = tokio::time::sleep(delay) => Ok(()),
-        cause = interrupted(core) => Err(cause),
+        () = tokio::time::sleep(delay) => {}
+        () = interrupted(core) => {}
     }
 }
 
-/// Waits until the gate is closed.
-async fn interrupted(core: &StreamCore) -> StopCause {
-    loop {
-        if let Some(cause) = core.gate.closed() {
-            return cause;
-        }
+/// Waits until the gate is closed, or has something to say.
+async fn interrupted(core: &StreamCore) {
+    while !core.gate.calls() {
         core.interrupt.notified().await;
     }
 }

@@ -1,7 +1,7 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `prune` and `checkpoint` (the committer's half), `candidates`
+//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `prune` and `checkpoint` (the committer's half), `candidates`
 //! (which events a query can concern), `statement` (how rows are read), `read` (the readers' half).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
@@ -9,6 +9,7 @@
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
+mod cursor;
 pub(crate) mod index;
 mod insert;
 mod names;

@@ -14,9 +14,11 @@ use crate::event::draft::{Drafts, weight_bytes};
 use crate::event::matching::Selectable;
 use crate::event::query::EventQuery;
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
+use crate::log::cursor::{NamedCursor, StoredCursor};
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
+use crate::log::sqlite::cursor;
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search, Shared};
 use crate::log::sqlite::names::TypeNames;
@@ -153,6 +155,14 @@ impl LogReader for SqliteReader {
 
     fn head(&self) -> Result<u64, StorageError> {
         Ok(self.extent()?.head)
+    }
+
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError> {
+        self.with_connection(|lent| cursor::all(&lent.connection).map_err(storage("read the cursors")))
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        self.with_connection(|lent| cursor::read(&lent.connection, name).map_err(storage("read a cursor")))
     }
 
     fn log_id(&self) -> &str {

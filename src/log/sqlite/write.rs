@@ -9,11 +9,12 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
+use crate::log::sqlite::cursor;
 use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
@@ -227,38 +228,31 @@ impl LogWriter for SqliteWriter {
     }
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
-        let read = || {
-            self.statement("SELECT position, query, log_id, epoch FROM cursor WHERE name = ?1")?
-                .query_row([name], |row| {
-                    Ok(StoredCursor {
-                        position: row.get::<_, i64>(0)? as u64,
-                        query: row.get(1)?,
-                        log_id: row.get(2)?,
-                        epoch: row.get::<_, i64>(3)? as u64,
-                    })
-                })
-                .optional()
-        };
-        read().map_err(storage("read a cursor"))
+        cursor::read(&self.connection, name).map_err(storage("read a cursor"))
+    }
+
+    fn newest_epoch(&mut self) -> Result<u64, StorageError> {
+        cursor::newest_epoch(&self.connection).map_err(storage("read the newest epoch"))
+    }
+
+    fn next_epoch(&mut self) -> Result<u64, StorageError> {
+        cursor::next_epoch(&self.connection).map_err(storage("give an epoch"))
     }
 
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
-        let write = || {
-            self.statement(
-                "INSERT OR REPLACE INTO cursor (name, position, query, log_id, epoch, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![
-                name,
-                cursor.position as i64,
-                cursor.query,
-                cursor.log_id,
-                cursor.epoch as i64,
-                Timestamp::now().as_micros(),
-            ])
-        };
-        write().map_err(storage("register a cursor"))?;
-        Ok(())
+        cursor::put(&self.connection, name, cursor).map_err(storage("register a cursor"))
+    }
+
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        cursor::rename(&self.connection, name, to).map_err(storage("rename a stream"))
+    }
+
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError> {
+        cursor::remove(&self.connection, name).map_err(storage("delete a stream"))
+    }
+
+    fn roll_call(&mut self) -> Result<RollCall, StorageError> {
+        cursor::roll_call(&self.connection).map_err(storage("read the cursors"))
     }
 
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
