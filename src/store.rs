@@ -373,7 +373,8 @@ impl Store {
     }
 
     /// The status of every durable stream that the log knows, by name: those of this store, those that other processes run,
-    /// and those that nobody runs.
+    /// and those that nobody runs. What a stream was told from outside shows at once, also while its handler call under way
+    /// comes to its end.
     ///
     /// # Errors
     /// The store is closed, or the storage fails.

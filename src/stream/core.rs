@@ -68,6 +68,7 @@ pub(crate) struct NewCore {
 
 impl StreamCore {
     pub(crate) fn new(parts: NewCore, feed: &Feed) -> Self {
+        let epoch = parts.durable.as_ref().map_or(0, |(cell, _)| cell.epoch);
         Self {
             id: parts.id,
             name: parts.name,
@@ -85,7 +86,7 @@ impl StreamCore {
             interrupt: Notify::new(),
             abort: Notify::new(),
             runtime: parts.runtime,
-            board: Board::new(parts.position),
+            board: Board::new(parts.position, epoch),
         }
     }
 
@@ -121,6 +122,12 @@ impl StreamCore {
             let earlier = std::mem::replace(&mut *durable.cell.lock(), Arc::clone(cell));
             drop(earlier);
         }
+    }
+
+    /// The epoch under which the stream is to run, as far as it has heard. The loop may yet have to begin there.
+    pub(crate) fn heard_epoch(&self) -> u64 {
+        let durable = self.durable.as_ref();
+        durable.map_or(0, |durable| durable.hearing.lock().epoch())
     }
 
     /// Who paused the stream, as far as it has heard.

@@ -63,6 +63,7 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
     pump.reported = position;
     core.board.note(|progress| {
         progress.position = position;
+        progress.epoch = standing.epoch;
         progress.call = None;
     });
     let cell = CursorCell::new(Arc::clone(&checkpointer.cell().name), standing.epoch, position);

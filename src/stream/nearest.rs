@@ -45,7 +45,7 @@ mod tests {
             ("ledgre", Some("ledger")),
             ("Ledger", Some("ledger")),
             ("read_model_7", Some("read-model-7")),
-            ("grossen", Some("größen")),
+            ("größn", Some("größen")),
             ("invoices", None),
             ("", None),
         ] {

@@ -92,6 +92,8 @@ impl From<&Pause> for StreamState {
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) position: u64,
+    /// The epoch that the position belongs to; 0, when the stream is not durable.
+    pub(crate) epoch: u64,
     pub(crate) phase: Phase,
     pub(crate) handled_batches: u64,
     pub(crate) handled_events: u64,
@@ -124,10 +126,11 @@ pub(crate) struct CallInHand {
 }
 
 impl Progress {
-    pub(crate) fn new(position: u64) -> Self {
+    pub(crate) fn new(position: u64, epoch: u64) -> Self {
         let now = Instant::now();
         Self {
             position,
+            epoch,
             phase: Phase::CatchingUp,
             handled_batches: 0,
             handled_events: 0,

@@ -32,6 +32,8 @@ pub(crate) struct Hearing {
     owner: u64,
     /// The number of the newest word that was heard.
     heard: u64,
+    /// The epoch under which the stream is to run.
+    epoch: u64,
     paused: Option<Pause>,
 }
 
@@ -40,6 +42,7 @@ impl Hearing {
         Self {
             owner: registered.owner,
             heard: registered.steering,
+            epoch: registered.epoch,
             paused: registered.paused.clone(),
         }
     }
@@ -49,12 +52,18 @@ impl Hearing {
         self.paused.as_ref()
     }
 
+    /// The epoch under which the stream is to run, as far as it has heard.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Nothing follows from a word that was heard before, or that was meant for an earlier owner of the name.
     pub(crate) fn hear(&mut self, word: Word) -> Option<Consequence> {
         match word.stands {
             Stands::At(row) if row.owner > self.owner => Some(Consequence::End(StopCause::OwnershipLost)),
             Stands::At(row) if row.owner == self.owner && row.steering > self.heard => {
                 self.heard = row.steering;
+                self.epoch = row.epoch;
                 self.paused.clone_from(&row.paused);
                 Some(Consequence::Stand(Standing {
                     epoch: row.epoch,

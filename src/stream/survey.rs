@@ -62,8 +62,14 @@ async fn status(hub: &Hub, row: NamedCursor) -> Result<StreamStatus, ReadError> 
 
 fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
     let mut status = core.status();
-    if matches!(status.state, StreamState::Stopped(_)) {
-        // Nobody moves it any more but from outside.
+    let epoch = core.cursor().map(|cell| cell.epoch);
+    if let Some(pause) = &row.cursor.paused
+        && !matches!(status.state, StreamState::Stopped(_))
+    {
+        status.state = pause.into();
+    }
+    if epoch != Some(row.cursor.epoch) || matches!(status.state, StreamState::Stopped(_)) {
+        // It was moved from outside, and the loop has yet to begin there, if it still runs.
         status.position = row.cursor.position;
         status.cursor = Some(row.cursor.position);
     }

@@ -12,7 +12,6 @@ use crate::log::request::Appended;
 use crate::stream::core::StreamCore;
 use crate::stream::feed::{Feed, Found};
 use crate::stream::inside;
-use crate::stream::status::{Phase, Progress};
 
 /// What `wait_for` waits for: that a stream has passed what an append came to, or a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +44,10 @@ impl StreamCore {
         let mut reached = self.board.wait();
         loop {
             reached.mark_unchanged();
-            let (position, halted) = self.want(sequence);
-            // A stream at rest is settled up to the head without saying so.
-            if position >= sequence || self.position() >= sequence {
+            if self.has_reached(sequence) {
                 return Ok(());
             }
-            if let Some(halted) = halted.or_else(|| self.is_told_to_rest(position)) {
+            if let Some(halted) = self.halted() {
                 return Err(halted);
             }
             if reached.changed().await.is_err() {
@@ -65,10 +62,10 @@ impl StreamCore {
             self.wait_for(sequence).await?;
             // The cell first: a position that is read afterwards belongs to it, or to a run after it.
             let Some(cell) = self.cursor() else { return Ok(()) };
-            let position = self.position();
-            if position < sequence {
+            if cell.epoch != self.heard_epoch() || !self.has_reached(sequence) {
                 continue;
             }
+            let position = self.position();
             self.source.log.queue.hand_cursor(&cell, position, Due::Now);
             let stored = poll_fn(|context| cell.poll_stored(sequence, context)).await;
             if stored.is_ok() {
@@ -86,7 +83,7 @@ impl StreamCore {
             if !self.cursor().is_some_and(|cell| Arc::ptr_eq(&cell, failed)) {
                 return Ok(());
             }
-            if let Some(halted) = self.board.read(|progress| self.halted(progress)) {
+            if let Some(halted) = self.halted() {
                 return Err(halted);
             }
             if changes.changed().await.is_err() {
@@ -95,38 +92,34 @@ impl StreamCore {
         }
     }
 
-    /// Says that somebody waits for a position, and looks how far it is.
-    fn want(&self, sequence: u64) -> (u64, Option<WaitError>) {
-        self.board.note(|progress| {
+    /// Whether the position is there, after saying that somebody waits for it. A position from before a reset is none: the loop
+    /// has yet to begin at the new one.
+    fn has_reached(&self, sequence: u64) -> bool {
+        let (position, epoch) = self.board.note(|progress| {
             progress.wanted = progress.wanted.min(sequence);
-            (progress.position, self.halted(progress))
-        })
+            (progress.position, progress.epoch)
+        });
+        // A stream at rest is settled up to the head without saying so.
+        epoch == self.heard_epoch() && (position >= sequence || self.position() >= sequence)
     }
 
-    /// What those are told who wait for a stream that does not go on.
-    fn halted(&self, progress: &Progress) -> Option<WaitError> {
+    /// What those are told who wait for a stream that does not go on. One that was told to rest, and whose handler has not
+    /// returned yet, counts as paused.
+    fn halted(&self) -> Option<WaitError> {
         let name = || self.name.as_deref().map(str::to_owned);
-        let position = progress.position;
-        match &progress.phase {
-            Phase::Stopped(cause) => Some(WaitError::Stopped {
+        let (position, cause) = self
+            .board
+            .read(|progress| (progress.position, progress.stop_cause().cloned()));
+        if let Some(cause) = cause {
+            return Some(WaitError::Stopped {
                 name: name(),
                 position,
-                cause: cause.clone(),
-            }),
-            Phase::Paused(pause) => Some(WaitError::Paused {
-                name: name().unwrap_or_default(),
-                position,
-                by: pause.by.to_string(),
-            }),
-            Phase::CatchingUp | Phase::Live | Phase::Retrying { .. } => None,
+                cause,
+            });
         }
-    }
-
-    /// A stream that was told to rest, and whose handler has not returned yet, counts as paused.
-    fn is_told_to_rest(&self, position: u64) -> Option<WaitError> {
         let pause = self.heard_pause()?;
         Some(WaitError::Paused {
-            name: self.name.as_deref().unwrap_or_default().to_owned(),
+            name: name().unwrap_or_default(),
             position,
             by: pause.by.to_string(),
         })
@@ -154,7 +147,7 @@ impl StreamCore {
         let mut reached = self.board.wait();
         loop {
             reached.mark_unchanged();
-            if self.board.read(|progress| self.halted(progress)).is_some() {
+            if self.halted().is_some() {
                 return;
             }
             if reached.changed().await.is_err() {

@@ -80,7 +80,7 @@ async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
         "{error:?}"
     );
     assert!(error.to_string().contains("upgrade"), "{error}");
-    format(2);
+    format(3);
     assert_eq!(place.open().head(), 1);
 }
 

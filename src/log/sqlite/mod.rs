@@ -17,6 +17,7 @@ mod prune;
 mod read;
 mod schema;
 mod statement;
+mod tags;
 mod write;
 
 use std::path::Path;

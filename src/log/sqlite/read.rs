@@ -24,6 +24,7 @@ use crate::log::sqlite::index::view::{IndexView, Search, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::prune;
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
+use crate::log::sqlite::tags::{StoredTags, stored_tags};
 use crate::log::{Extent, LogReader};
 use crate::sync::Mutex;
 
@@ -551,37 +552,6 @@ impl PageBuilder<'_> {
             self.drafts = Drafts::with_capacity(events, text_bytes + text_bytes / 8);
         }
         more
-    }
-}
-
-/// The tags of a row: nearly always texts without an escape, which are found without parsing.
-enum StoredTags<'a> {
-    None,
-    /// What stands between `["` and `"]`.
-    Plain(&'a str),
-    Parsed(Vec<String>),
-}
-
-fn stored_tags(json: &str) -> Result<StoredTags<'_>, serde_json::Error> {
-    let inner = json.strip_prefix("[\"").and_then(|rest| rest.strip_suffix("\"]"));
-    match inner {
-        Some(inner) if !inner.contains('\\') => Ok(StoredTags::Plain(inner)),
-        _ => serde_json::from_str(json).map(StoredTags::Parsed),
-    }
-}
-
-impl StoredTags<'_> {
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let (plain, parsed) = match self {
-            Self::None => (None, &[][..]),
-            // Without an escape every second quotation mark ends a tag.
-            Self::Plain(inner) => (Some(inner.split('"').step_by(2)), &[][..]),
-            Self::Parsed(tags) => (None, &tags[..]),
-        };
-        plain
-            .into_iter()
-            .flatten()
-            .chain(parsed.iter().map(String::as_str))
     }
 }
 
