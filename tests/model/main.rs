@@ -10,6 +10,7 @@ mod index;
 mod naive;
 mod run;
 mod selection;
+mod steering;
 
 use std::time::Duration;
 
