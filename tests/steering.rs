@@ -13,7 +13,7 @@ use std::time::Duration;
 use millstream::{
     Durability, DurableStream, EventBatch, HandleStream, Reset, Retry, SteerError, Store, StreamState,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::common::{append, in_time};
 
@@ -83,7 +83,7 @@ async fn run(path: &Path) {
 /// The other process, and what it says.
 struct Runner {
     process: Child,
-    lines: UnboundedReceiver<String>,
+    lines: Receiver<String>,
 }
 
 impl Runner {
@@ -95,11 +95,11 @@ impl Runner {
             .spawn()
             .expect("the binary starts");
         let out = process.stdout.take().expect("it was piped");
-        let (tell, lines) = unbounded_channel();
+        let (tell, lines) = channel(256);
         std::thread::spawn(move || {
             let lines = BufReader::new(out).lines().map_while(Result::ok);
             for line in lines.filter_map(|line| line.strip_prefix("> ").map(str::to_owned)) {
-                if tell.send(line).is_err() {
+                if tell.blocking_send(line).is_err() {
                     return;
                 }
             }

@@ -430,7 +430,7 @@ pub(crate) async fn d9_an_unknown_name_is_told_which_one_was_meant(subject: &Sub
     );
     stop(open(&store, takes_all()).await).await;
     let refused = store.stream("legder").await;
-    let error = refused.err().expect("there is no such stream").to_string();
+    let error = refused.expect_err("there is no such stream").to_string();
     assert!(error.contains("did you mean \"ledger\"?"), "{error}");
     let control = ledger(&store).await;
     control.delete().await.unwrap();
@@ -598,7 +598,7 @@ pub(crate) async fn wait_outlives_a_reset(subject: &Subject) {
 pub(crate) async fn wait_inside_the_own_handler_is_refused(subject: &Subject) {
     let store = subject.open();
     // More streams than are woken one by one: most are run by a few tasks.
-    let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let (told, mut answers) = tokio::sync::mpsc::channel(80);
     let mut streams = Vec::new();
     for number in 0..80 {
         let name = format!("stream-{number}");
@@ -615,7 +615,7 @@ pub(crate) async fn wait_inside_the_own_handler_is_refused(subject: &Subject) {
                         store.settled().await,
                         store.wait_for(batch.last_sequence()).await,
                     ];
-                    let _ = told.send(waits);
+                    told.send(waits).await.expect("the test listens");
                     Ok::<_, SteerError>(())
                 }
             })

@@ -124,3 +124,60 @@ fn cursor(row: &Row<'_>) -> rusqlite::Result<StoredCursor> {
         updated_at: Timestamp::from_micros(row.get(8)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::sqlite::schema;
+
+    #[test]
+    fn one_row_is_searched_and_all_are_read_in_order_without_a_sort() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
+        let plan = |sql: &str| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let count = statement.parameter_count();
+            let steps = statement.query_map(rusqlite::params_from_iter(vec!["x"; count]), |row| row.get(3));
+            steps.unwrap().collect::<Result<Vec<String>, _>>().unwrap()
+        };
+        assert_eq!(plan(ONE), ["SEARCH cursor USING PRIMARY KEY (name=?)"]);
+        assert_eq!(plan(ALL), ["SCAN cursor"]);
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_was_put_and_keeps_what_belongs_to_others() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
+        let mut row = StoredCursor {
+            position: 7,
+            query: "[{}]".into(),
+            log_id: "log".into(),
+            epoch: 4,
+            owner: 3,
+            steering: 5,
+            paused: Some(Pause {
+                by: "anna".into(),
+                since: Timestamp::from_micros(9),
+            }),
+            updated_at: Timestamp::EPOCH,
+        };
+        put(&connection, "ledger", &row).unwrap();
+        let others = "UPDATE cursor SET attempt_at = 8, attempts = 2";
+        connection.execute(others, []).unwrap();
+        row.position = 2;
+        put(&connection, "ledger", &row).unwrap();
+        rename(&connection, "ledger", "books").unwrap();
+        assert_eq!(read(&connection, "ledger").unwrap(), None);
+        let found = read(&connection, "books").unwrap().unwrap();
+        row.updated_at = found.updated_at;
+        assert_eq!(found, row);
+        let sql = "SELECT attempt_at, attempts FROM cursor";
+        let kept: (i64, i64) = connection
+            .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(kept, (8, 2));
+        remove(&connection, "books").unwrap();
+        assert!(all(&connection).unwrap().is_empty());
+        assert_eq!([next_epoch(&connection), next_epoch(&connection)], [Ok(1), Ok(2)]);
+    }
+}
