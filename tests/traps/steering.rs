@@ -230,10 +230,14 @@ async fn a_hanging_handler_and_one_that_waits_to_retry_are_told_apart() {
     let slow = Duration::from_secs(3_600);
     let patient = Retry::default().delay_min(slow).elapsed_max(24 * slow);
     let handler = HandleStream::new(|_: EventBatch| async { Err::<(), _>("not now") });
-    let _waits = store
+    let waits = store
         .stream_all_durable(&name, handler.retry(patient))
         .await
         .unwrap();
+    eventually("it waits", || {
+        matches!(waits.status().state, StreamState::Retrying { .. })
+    })
+    .await;
     let health = problem(&store, |problem| matches!(problem, Problem::NotMoving { .. })).await;
     let problems = health.of("ledger").unwrap();
     let is_wrong = |problem: &Problem| is_dead(problem) || matches!(problem, Problem::HandlerHangs { .. });
