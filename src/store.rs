@@ -1,5 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
+mod operations;
+
 use std::fmt;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
@@ -11,9 +13,7 @@ use futures::executor::block_on;
 use tokio::runtime::Handle;
 
 use crate::builder::StoreBuilder;
-use crate::error::{
-    AppendError, CloseError, OpenError, PruneError, ReadError, SteerError, StreamError, WaitError,
-};
+use crate::error::{AppendError, CloseError, OpenError, PruneError, ReadError, StreamError, WaitError};
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
@@ -21,17 +21,13 @@ use crate::log::Extent;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::{Prune, Pruned};
 use crate::log::request::{Appended, Condition, ExpectedContext};
-use crate::stream::control::StreamControl;
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
-use crate::stream::health::{self, Health, HealthLimits};
 use crate::stream::hub::Hub;
 use crate::stream::options::DurableStream;
 use crate::stream::prune;
 use crate::stream::reader::{End, EventReader};
 use crate::stream::status::StreamStatus;
-use crate::stream::survey;
-use crate::stream::wait::Until;
 use crate::sync::Mutex;
 
 /// An event log with its streams.
@@ -372,69 +368,6 @@ impl Store {
         self.inner.hub.open_durable(durable, query.clone(), handle).await
     }
 
-    /// The status of every durable stream that the log knows, by name: those of this store, those that other processes run,
-    /// and those that nobody runs. What a stream was told from outside shows at once, also while its handler call under way
-    /// comes to its end.
-    ///
-    /// # Errors
-    /// The store is closed, or the storage fails.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn streams(&self) -> Result<Vec<StreamStatus>, ReadError> {
-        survey::all(&self.inner.hub).await
-    }
-
-    /// The durable stream of this name, to be steered, wherever it runs.
-    ///
-    /// # Errors
-    /// The log knows no such stream: [`SteerError::NoSuchStream`] names the one that may have been meant. The store is closed,
-    /// or the storage fails.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn stream(&self, name: &str) -> Result<StreamControl, SteerError> {
-        StreamControl::find(Arc::clone(&self.inner.hub), name).await
-    }
-
-    /// What is wrong with the streams, by the default limits. As [`health_within`](Store::health_within).
-    ///
-    /// # Errors
-    /// The store is closed, or the storage fails.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn health(&self) -> Result<Health, ReadError> {
-        self.health_within(&HealthLimits::default()).await
-    }
-
-    /// What is wrong with the streams: each durable stream that the log knows, and the others of this store.
-    ///
-    /// Of a stream that is not registered in this store its stored cursor is all that is known. That may be up to 20,000 events
-    /// behind of a stream which is at rest, so less than that counts as no lag in time, and as no standing still.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use millstream::{DurableStream, HandleStream, Problem, Store};
-    /// # let store = Store::in_memory()?;
-    /// # let handle = HandleStream::new(|_batch| async { Ok::<_, std::io::Error>(()) });
-    /// # let _stream = store.stream_all_durable(&DurableStream::new("ledger"), handle).await?;
-    /// assert!(store.health().await?.is_well());
-    /// store.stream("ledger").await?.pause("anna").await?;
-    /// let health = store.health().await?;
-    /// assert!(matches!(health.of("ledger"), Some([Problem::Paused { by, .. }]) if by == "anna"));
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// The store is closed, or the storage fails.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn health_within(&self, limits: &HealthLimits) -> Result<Health, ReadError> {
-        health::look(&self.inner.hub, limits).await
-    }
-
     /// The status of every stream of this store, in the order of their registration, those that stopped with an error among
     /// them.
     pub fn streams_here(&self) -> Vec<StreamStatus> {
@@ -452,19 +385,6 @@ impl Store {
     /// Nothing is lost when the future is dropped.
     pub async fn settled(&self) -> Result<(), WaitError> {
         self.inner.hub.settled().await
-    }
-
-    /// Waits until every stream of this store has settled what was appended, and stored that when it is durable. Streams that run
-    /// elsewhere are waited for with [`StreamControl::wait_for`].
-    ///
-    /// # Errors
-    /// A stream has stopped with an error, or was paused, before it got there; called inside a handler of one of the streams.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn wait_for(&self, appended: impl Into<Until>) -> Result<(), WaitError> {
-        let Until(sequence) = appended.into();
-        self.inner.hub.wait_for(sequence).await
     }
 
     /// Closes the store: commits what is queued, lets live streams deliver it, lets handler calls end, stores the cursors,

@@ -4,6 +4,8 @@
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
 //! an `append` future loses nothing.
 
+mod hear;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -443,22 +445,6 @@ impl<W: LogWriter> Committer<W> {
             }
             self.data_version = Some(version);
         }
-        Ok(())
-    }
-
-    /// Lets those who run streams know what was said to them through this store.
-    fn pass_on_words(&mut self) {
-        let words = std::mem::take(&mut self.words);
-        if !words.is_empty() {
-            (self.tell)(Heard::Words(words));
-        }
-    }
-
-    /// Lets those who run streams know how all of them stand: another process may have spoken to them.
-    fn hear_all(&mut self) -> Result<(), StorageError> {
-        let roll_call = self.writer.roll_call()?;
-        self.epoch_heard = Some(roll_call.number);
-        (self.tell)(Heard::All(roll_call));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod retention;
 mod steering;
 mod streams;
 mod subject;
+mod waiting;
 
 use std::time::Duration;
 
@@ -139,10 +140,10 @@ conformance! {
         steering::d9_an_unknown_name_is_told_which_one_was_meant,
         steering::d9_a_failed_commit_leaves_a_stream_as_it_was,
         steering::d9_streams_are_listed_wherever_they_run,
-        steering::wait_ends_when_it_is_handled_and_stored,
-        steering::wait_for_a_stream_that_does_not_go_on_fails_at_once,
-        steering::wait_outlives_a_reset,
-        steering::wait_inside_the_own_handler_is_refused,
+        waiting::wait_ends_when_it_is_handled_and_stored,
+        waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
+        waiting::wait_outlives_a_reset,
+        waiting::wait_inside_the_own_handler_is_refused,
         retention::prune_removes_whole_batches_only,
         retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
         retention::prune_gives_no_sequence_again_when_nothing_is_left,
