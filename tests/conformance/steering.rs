@@ -487,6 +487,8 @@ pub(crate) async fn d9_streams_are_listed_wherever_they_run(subject: &Subject) {
     let here = open(&store, takes_all()).await;
     append(&store, "a", 3).await;
     here.wait_for(5).await.unwrap();
+    let is_live = |status: &StreamStatus| matches!(status.state, StreamState::Live);
+    until(&here, "it has found nothing more", is_live).await;
     let live = store.stream_all(takes_all()).await.unwrap();
     let listed = store.streams().await.unwrap();
     let [gone, ledger] = &listed[..] else {

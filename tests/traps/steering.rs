@@ -1,13 +1,15 @@
 //! Steering and health: cursors that came back after a reset, and dead loops that looked healthy.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use millstream::internals::{FaultPoint, with_faults};
 use millstream::{
     DurableStream, EventBatch, EventQuery, ExpectedCursor, HandleStream, Health, HealthLimits, Problem,
-    Reset, Retry, StopCause, Store, StreamState,
+    Reset, Retry, StopCause, Store, StreamControl, StreamState,
 };
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
@@ -157,6 +159,57 @@ async fn who_steers_while_streams_come_and_go_leaves_none_behind() {
         .unwrap();
     in_time("it goes on", stream.wait_for(60)).await.unwrap();
     assert!(last.sequences().ends_with(&(1..=60).collect::<Vec<_>>()));
+}
+
+#[tokio::test]
+async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
+    // The registration is committed, then the pause, and only then does the registration go on.
+    let pausing: Arc<Mutex<Option<StreamControl>>> = Arc::default();
+    let (tell, paused) = sync_channel(1);
+    let commits = AtomicUsize::new(0);
+    let builder = with_faults(Store::builder(), {
+        let pausing = Arc::clone(&pausing);
+        move |point| {
+            match point {
+                FaultPoint::AfterCommit => {
+                    if let Some(ledger) = pausing.lock().unwrap().take() {
+                        let mut pause = Box::pin(async move { ledger.pause("anna").await });
+                        let mut context = Context::from_waker(Waker::noop());
+                        assert!(pause.as_mut().poll(&mut context).is_pending(), "it is queued");
+                        commits.store(1, Ordering::SeqCst);
+                    }
+                }
+                // The second one since then is that of the pause.
+                FaultPoint::AfterPublish if commits.load(Ordering::SeqCst) > 0 => {
+                    if commits.fetch_add(1, Ordering::SeqCst) == 2 {
+                        tell.send(()).unwrap();
+                    }
+                }
+                _ => {}
+            }
+            false
+        }
+    });
+    let store = builder.in_memory().unwrap();
+    let name = DurableStream::new("ledger");
+    let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
+    stream.unsubscribe();
+    stream.stopped().await;
+    *pausing.lock().unwrap() = Some(store.stream("ledger").await.unwrap());
+    let blocks_the_only_thread = async {
+        tokio::task::yield_now().await;
+        paused.recv_timeout(Duration::from_secs(25)).unwrap();
+    };
+    let recorder = Recorder::new();
+    let registered = store.stream_all_durable(&name, recorder.handler());
+    let (registered, ()) = tokio::join!(registered, blocks_the_only_thread);
+    let stream = registered.unwrap();
+    eventually("it rests", || {
+        matches!(stream.status().state, StreamState::Paused { .. })
+    })
+    .await;
+    append(&store, "a", 1).await;
+    assert_eq!(recorder.sequences(), [0; 0]);
 }
 
 /// Looks until the stream has a problem that is meant.
