@@ -162,6 +162,24 @@ async fn who_steers_while_streams_come_and_go_leaves_none_behind() {
 }
 
 #[tokio::test]
+async fn a_wait_after_a_reset_is_not_met_by_the_run_before() {
+    let store = Store::in_memory().unwrap();
+    let recorder = Recorder::new();
+    let name = DurableStream::new("ledger");
+    let _stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
+    append(&store, "a", 3).await;
+    let ledger = store.stream("ledger").await.unwrap();
+    ledger.wait_for(3).await.unwrap();
+    // With one thread the stream has mostly yet to heed the reset when it is waited for.
+    for round in 2..=50 {
+        ledger.reset(Reset::Beginning, 3).await.unwrap();
+        in_time("it is handled again", ledger.wait_for(3)).await.unwrap();
+        assert_eq!(recorder.deliveries().len(), round);
+        assert_eq!(ledger.status().await.unwrap().cursor, Some(3));
+    }
+}
+
+#[tokio::test]
 async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
     // The registration is committed, then the pause, and only then does the registration go on.
     let pausing: Arc<Mutex<Option<StreamControl>>> = Arc::default();
