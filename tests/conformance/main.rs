@@ -170,6 +170,7 @@ conformance! {
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
         durable::d7_a_cursor_of_another_log_is_refused,
         steering::d9_another_store_is_heeded_within_the_poll_interval,
+        steering::d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset,
         steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
     }
 }

@@ -554,6 +554,21 @@ pub(crate) async fn d9_another_store_is_heeded_within_the_poll_interval(subject:
     assert!(matches!(cause, StopCause::Deleted), "{cause:?}");
 }
 
+pub(crate) async fn d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset(subject: &Subject) {
+    let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(3_600)));
+    let duty = subject.open();
+    let recorder = Recorder::new();
+    let stream = open(&store, recorder.handler()).await;
+    append(&store, "a", 1).await;
+    stream.wait_for(1).await.unwrap();
+    ledger(&duty).await.reset(Reset::Beginning, 1).await.unwrap();
+    append(&store, "a", 1).await;
+    in_time("it begins anew", recorder.batches(4)).await;
+    assert_eq!(recorder.sequences(), [1, 2, 1, 2]);
+    in_time("it lives", stream.wait_for(2)).await.unwrap();
+    assert_eq!(status(&duty).await.cursor, Some(2));
+}
+
 pub(crate) async fn d6_a_reset_gives_a_lost_name_back_to_nobody(subject: &Subject) {
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(3_600)));
     let other = subject.open();

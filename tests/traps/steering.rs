@@ -198,10 +198,10 @@ async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
                     }
                 }
                 // The second one since then is that of the pause.
-                FaultPoint::AfterPublish if commits.load(Ordering::SeqCst) > 0 => {
-                    if commits.fetch_add(1, Ordering::SeqCst) == 2 {
-                        tell.send(()).unwrap();
-                    }
+                FaultPoint::AfterPublish
+                    if commits.load(Ordering::SeqCst) > 0 && commits.fetch_add(1, Ordering::SeqCst) == 2 =>
+                {
+                    tell.send(()).unwrap();
                 }
                 _ => {}
             }
