@@ -370,12 +370,16 @@ impl StoreBuilder {
             registry: Arc::new(Registry::new()),
             faults: self.faults.clone(),
             threads: Arc::default(),
+            poll_interval: self.poll_interval,
         });
         let committer = Committer {
             writer,
             queue,
             tempo,
             publish: Box::new(hub.publisher()),
+            tell: Box::new(hub.herald()),
+            words: Vec::new(),
+            epoch_heard: None,
             head,
             log_id,
             poll_interval: self.poll_interval,

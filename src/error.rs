@@ -4,6 +4,7 @@
 //! kept as the source. An error that several waiters receive is shared, so all of them are cheap to clone.
 
 mod failure;
+mod steer;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use thiserror::Error;
 
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
+pub use crate::error::steer::SteerError;
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -437,6 +439,15 @@ pub enum StopCause {
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,
+    /// The stream was deleted: its cursor is gone.
+    #[error("the durable stream was deleted; registered again, it is a new one")]
+    Deleted,
+    /// The stream was renamed: its cursor has another name.
+    #[error("the durable stream was renamed to {to:?}; register it under that name to go on")]
+    Renamed {
+        /// The new name.
+        to: String,
+    },
     /// The log could not be read, or the cursor not be stored.
     #[error(transparent)]
     Log(#[from] ReadError),
@@ -518,6 +529,34 @@ pub enum WaitError {
         /// Why it stopped.
         cause: StopCause,
     },
+    /// The stream is paused, and was before it got there.
+    #[error("the stream {name:?} was paused at {position} by {by:?}; resume it, and wait again")]
+    Paused {
+        /// The stream's name.
+        name: String,
+        /// The last sequence that is settled.
+        position: u64,
+        /// Who paused it.
+        by: String,
+    },
+    /// The log has no durable stream of this name, or has it no longer.
+    #[error("there is no durable stream named {name:?}")]
+    NoSuchStream {
+        /// The name.
+        name: String,
+    },
+    /// The stream's own handler waits, for what only its return can bring.
+    #[error(
+        "the handler of the stream {} waits for its own stream; return, or wait in a task of its own",
+        name.as_deref().unwrap_or("without a name")
+    )]
+    InOwnHandler {
+        /// The name of a durable stream.
+        name: Option<String>,
+    },
+    /// The stored position could not be read.
+    #[error(transparent)]
+    Log(#[from] ReadError),
 }
 
 /// The store is closed, and not everything came to a good end. Cursors are where the handled batches left them, so

@@ -22,8 +22,8 @@ mod sync;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
-    InvalidEvent, OpenError, PruneError, ReadError, StopCause, StorageError, StreamError, VerifyError,
-    WaitError,
+    InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
+    VerifyError, WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
@@ -40,14 +40,18 @@ pub use crate::log::request::{Appended, ExpectedContext};
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
 pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
+pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
 pub use crate::store::{QueryResult, Store};
+pub use crate::stream::control::StreamControl;
 pub use crate::stream::failure::{FailurePolicy, HandlerError};
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
+pub use crate::stream::health::{Health, HealthLimits, Problem, StreamHealth};
 pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;
 pub use crate::stream::status::{StreamState, StreamStatus};
+pub use crate::stream::wait::Until;

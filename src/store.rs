@@ -1,5 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
+mod operations;
+
 use std::fmt;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
@@ -368,8 +370,9 @@ impl Store {
         self.inner.hub.open_durable(durable, query.clone(), handle).await
     }
 
-    /// The status of every stream, in the order of their registration, those that stopped with an error among them.
-    pub fn streams(&self) -> Vec<StreamStatus> {
+    /// The status of every stream of this store, in the order of their registration, those that stopped with an error among
+    /// them.
+    pub fn streams_here(&self) -> Vec<StreamStatus> {
         let streams = self.inner.hub.registry.all();
         streams.iter().map(|core| core.status()).collect()
     }
@@ -385,7 +388,7 @@ impl Store {
     /// tests wait for.
     ///
     /// # Errors
-    /// A stream has stopped with an error before it got there.
+    /// A stream has stopped with an error, or was paused, before it got there; called inside a handler of one of the streams.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.

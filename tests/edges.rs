@@ -110,7 +110,7 @@ async fn a_stream_that_was_let_go_while_it_failed_is_forgotten() {
     go.notify_one();
     let ended = async { while watch.changed().await.is_some() {} };
     tokio::time::timeout(PATIENCE, ended).await.unwrap();
-    assert!(store.streams().is_empty());
+    assert!(store.streams_here().is_empty());
     store.settled().await.unwrap();
 }
 

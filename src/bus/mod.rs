@@ -248,12 +248,40 @@ impl Bus {
         look
     }
 
+    /// Gives a stream in its seat another position, back or forth, as if it had just joined there. Only for whoever looks
+    /// from the seat.
+    pub(crate) fn reseat(&self, key: SeatKey, position: u64) {
+        let mut state = self.state.lock();
+        let head = state.window.head();
+        if let Some(seat) = state.seat(key) {
+            seat.position = position;
+            seat.mark = (position < head).then(|| position + 1);
+            seat.rests = false;
+        }
+    }
+
+    /// Wakes the stream no more, and lets nothing count as settled for it, until it looks again. What is published is still
+    /// marked.
+    pub(crate) fn leave_alone(&self, key: SeatKey) {
+        if let Some(seat) = self.state.lock().seat(key) {
+            seat.rests = false;
+        }
+    }
+
     /// How far a resting stream is settled: the head, when there is nothing for it to see; nothing, when it does not rest.
     pub(crate) fn settled(&self, key: SeatKey) -> Option<u64> {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
         (is_seated && seat.rests && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
+    }
+}
+
+impl State {
+    fn seat(&mut self, key: SeatKey) -> Option<&mut Seat> {
+        self.seats
+            .get_mut(key.index)
+            .filter(|seat| seat.serial == key.serial)
     }
 }
 
@@ -361,6 +389,44 @@ mod tests {
             bus.look(key, 11, ONE, Some(waker)),
             Look::Nothing { head: 11 }
         ));
+    }
+
+    #[test]
+    fn a_seat_that_was_moved_sees_what_comes_after_its_new_position() {
+        let bus = Bus::new(0, 1 << 20);
+        let waker = Waker::noop();
+        let key = bus.join(Arc::new(EventQuery::all()), 0);
+        publish(&bus, &[batch(1, &["a"]), batch(2, &["a"]), batch(3, &["a"])]);
+        assert!(matches!(
+            bus.look(key, 3, ONE, Some(waker)),
+            Look::Nothing { head: 3 }
+        ));
+        bus.reseat(key, 1);
+        assert_eq!(bus.settled(key), None);
+        assert_eq!(seen(bus.look(key, 1, ONE, Some(waker))), (vec![2], 2));
+        bus.reseat(key, 3);
+        assert!(matches!(
+            bus.look(key, 3, ONE, Some(waker)),
+            Look::Nothing { head: 3 }
+        ));
+    }
+
+    #[test]
+    fn who_is_left_alone_is_not_woken_and_misses_nothing() {
+        let bus = Bus::new(0, 1 << 20);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let key = bus.join(Arc::new(EventQuery::all()), 0);
+        assert!(matches!(
+            bus.look(key, 0, ONE, Some(&waker)),
+            Look::Nothing { .. }
+        ));
+        bus.leave_alone(key);
+        publish(&bus, &[batch(1, &["a"])]);
+        assert!(bus.overdue().is_empty());
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert_eq!(bus.settled(key), None);
+        assert_eq!(seen(bus.look(key, 0, ONE, Some(&waker))), (vec![1], 1));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::event::matching::{self, Selectable};
@@ -37,7 +37,8 @@ pub struct EventQuery {
 /// A payload predicate is a subset match: a scalar equals the event's scalar; every member of an object is found in the
 /// event's object; every element of an array is contained somewhere in the event's array; each recursively. Numbers
 /// compare by mathematical value, so `1` equals `1.0`; integers beyond 64 bits count as the nearest 64-bit float.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     types: Option<BTreeSet<String>>,
@@ -94,6 +95,11 @@ impl EventQuery {
     pub(crate) fn canonical_text(&self) -> String {
         let filters: Vec<String> = self.filters.iter().map(EventFilter::canonical_text).collect();
         format!("[{}]", filters.join(","))
+    }
+
+    /// The query that was written as such a text.
+    pub(crate) fn from_canonical_text(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str::<Vec<EventFilter>>(text).map(Self::any)
     }
 }
 
@@ -208,6 +214,11 @@ mod tests {
         ]);
         assert_eq!(one, other);
         assert_eq!(one.canonical_text(), other.canonical_text());
+        for query in [&one, &EventQuery::all(), &EventQuery::any([])] {
+            let again = EventQuery::from_canonical_text(&query.canonical_text()).unwrap();
+            assert_eq!(again, *query);
+        }
+        assert!(EventQuery::from_canonical_text(r#"[{"hours":[1]}]"#).is_err());
         assert_ne!(one.canonical_text(), EventQuery::all().canonical_text());
         assert_ne!(
             EventQuery::any([]).canonical_text(),

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{AttemptWrite, DeadLetter, LetterCounts, LetterRange, LetterReader, LetterWriter};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
 use crate::log::page::{Page, PageBounds, Range};
@@ -93,6 +93,26 @@ impl LogWriter for BrokenWriter {
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
         self.inner.cursor(name)
+    }
+
+    fn newest_epoch(&mut self) -> Result<u64, StorageError> {
+        self.inner.newest_epoch()
+    }
+
+    fn next_epoch(&mut self) -> Result<u64, StorageError> {
+        self.inner.next_epoch()
+    }
+
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        self.inner.rename_cursor(name, to)
+    }
+
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError> {
+        self.inner.remove_cursor(name)
+    }
+
+    fn roll_call(&mut self) -> Result<RollCall, StorageError> {
+        self.inner.roll_call()
     }
 
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
@@ -232,6 +252,14 @@ impl LogReader for BrokenReader {
         self.inner.statistics()
     }
 
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError> {
+        self.inner.cursors()
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        self.inner.cursor(name)
+    }
+
     fn log_id(&self) -> &str {
         self.inner.log_id()
     }
@@ -252,6 +280,10 @@ impl LetterReader for BrokenReader {
 
     fn first_of_key(&self, name: &str, key: &str) -> Result<Option<DeadLetter>, StorageError> {
         self.inner.first_of_key(name, key)
+    }
+
+    fn counts(&self, name: &str) -> Result<LetterCounts, StorageError> {
+        self.inner.counts(name)
     }
 
     fn keys(&self, name: &str) -> Result<Vec<Box<str>>, StorageError> {

@@ -4,32 +4,39 @@
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
 //! an `append` future loses nothing.
 
+mod hear;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
-use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{
     CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
 };
-use crate::log::letter::{self, Attempt, LetterRequest};
+use crate::log::letter::{self, Attempt, LetterDone, LetterRequest};
 use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
+use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
 
+/// The other way out: what was said to streams from outside.
+pub(crate) type Tell = Box<dyn FnMut(Heard) + Send>;
+
 pub(crate) struct Committer<W> {
     pub(crate) writer: W,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) publish: Publish,
+    pub(crate) tell: Tell,
     pub(crate) tempo: Arc<Tempo>,
     /// The last sequence that was published.
     pub(crate) head: u64,
@@ -38,6 +45,10 @@ pub(crate) struct Committer<W> {
     pub(crate) faults: Faults,
     /// The log's data version when other processes' commits were followed last.
     pub(crate) data_version: Option<i64>,
+    /// What the group says to streams, once it is committed.
+    pub(crate) words: Vec<Word>,
+    /// The newest number when what other processes say to streams was listened to last.
+    pub(crate) epoch_heard: Option<u64>,
     /// The cells that were taken from the queue; when the committer panics, their streams are told.
     pub(crate) in_hand: Vec<Arc<CursorCell>>,
     pub(crate) cursor_retries: HashMap<Arc<str>, u32>,
@@ -175,6 +186,7 @@ impl<W: LogWriter> Committer<W> {
         let mut batches = Vec::with_capacity(requests.len());
         let mut cursors = work.cursors;
         self.in_hand.clone_from(&cursors);
+        self.words.clear();
         let mut moves = Vec::with_capacity(cursors.len());
         let outcome = self.begin(Sync::Durable).and_then(|mut tail| {
             while requests.len() > 0 {
@@ -201,6 +213,7 @@ impl<W: LogWriter> Committer<W> {
             Ok(()) => {
                 self.faults.hit(FaultPoint::AfterCommit);
                 self.publish(&batches);
+                self.pass_on_words();
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
                 self.tempo.note(started.elapsed(), growth.requests);
@@ -285,6 +298,23 @@ impl<W: LogWriter> Committer<W> {
                 self.letters.push(request);
                 Ok(())
             }
+            Request::Steer(request) => {
+                let obeyed = match steer::obey(&mut self.writer, &request.order, tail, &self.log_id) {
+                    Ok((obeyed, word)) => {
+                        self.words.extend(word);
+                        Ok(Ok(obeyed))
+                    }
+                    Err(SteerError::Storage(error)) => Err(error),
+                    Err(refusal) => Ok(Err(refusal)),
+                };
+                keep(
+                    obeyed,
+                    |outcome| {
+                        answers.push(Answer::Steer(request, outcome));
+                    },
+                    SteerError::Storage,
+                )
+            }
             Request::Barrier(reply) => {
                 answers.push(Answer::Barrier(reply));
                 Ok(())
@@ -358,21 +388,26 @@ impl<W: LogWriter> Committer<W> {
         let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
         let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
         let previous = previous.unwrap_or_default();
+        let epoch = self.writer.next_epoch()?;
+        let (steering, paused) = stored.map_or((0, None), |stored| (stored.steering, stored.paused));
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
             log_id: self.log_id.clone(),
-            epoch: stored.map_or(1, |stored| stored.epoch + 1),
             attempt: if previous.count == 0 {
                 Attempt::RUNNING
             } else {
                 previous
             },
+            epoch,
+            owner: epoch,
+            steering,
+            paused,
+            updated_at: Timestamp::now(),
         };
         self.writer.put_cursor(&claim.name, &cursor)?;
         Ok(OpenedCursor {
-            position,
-            epoch: cursor.epoch,
+            row: cursor,
             head,
             previous,
             letters: self.writer.letter_counts(&claim.name)?,
@@ -390,6 +425,9 @@ impl<W: LogWriter> Committer<W> {
             self.writer.commit()?;
             Ok(done)
         });
+        if matches!(outcome, Ok(LetterDone::OwnershipLost)) {
+            self.hear_why();
+        }
         match &outcome {
             Ok(done) => request.change.committed(done),
             Err(_) => self.writer.rollback(),
@@ -459,6 +497,9 @@ impl<W: LogWriter> Committer<W> {
         if self.data_version != Some(version) {
             let tail = self.writer.tail()?;
             self.follow(tail)?;
+            if self.epoch_heard != Some(self.writer.newest_epoch()?) {
+                self.hear_all()?;
+            }
             self.data_version = Some(version);
         }
         Ok(())
@@ -508,6 +549,9 @@ impl<W: LogWriter> Committer<W> {
             return;
         }
         self.faults.hit(FaultPoint::AfterCursor);
+        if moves.iter().any(|cursor| !cursor.is_owner) {
+            self.hear_why();
+        }
         for Move {
             cell,
             position,
@@ -518,7 +562,7 @@ impl<W: LogWriter> Committer<W> {
             if is_owner {
                 cell.stored(position);
             } else {
-                tracing::warn!(stream = %cell.name, "another owner took over the durable stream");
+                tracing::debug!(stream = %cell.name, epoch = cell.epoch, "a cursor was refused, its epoch has passed");
                 cell.fail(CursorFailure::OwnershipLost);
             }
         }

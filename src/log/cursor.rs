@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
+use crate::clock::Timestamp;
 use crate::error::{ReadError, StopCause, StorageError, StreamError};
 use crate::log::Extent;
 use crate::log::letter::{Attempt, LetterCounts};
@@ -46,22 +47,51 @@ pub(crate) struct StoredCursor {
     /// The canonical text of the query.
     pub(crate) query: String,
     pub(crate) log_id: String,
-    /// Counts the registrations under the name; only the owner of the newest may write the position (D6).
+    /// The fence: only who knows it may write the position (D6). Changes with every registration, and with every word from
+    /// outside that moves the cursor. No number is given twice in a log.
     pub(crate) epoch: u64,
     /// What the stream was given last, as far as it is noted.
     pub(crate) attempt: Attempt,
+    /// The epoch of the newest registration. Its owner goes on under a newer epoch, nobody else does.
+    pub(crate) owner: u64,
+    /// The number of the newest word from outside; 0: there was none.
+    pub(crate) steering: u64,
+    pub(crate) paused: Option<Pause>,
+    /// When the row was written last.
+    pub(crate) updated_at: Timestamp,
 }
 
 /// What a durable stream is told when it is registered.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenedCursor {
-    pub(crate) position: u64,
-    pub(crate) epoch: u64,
+    /// Its row, as it stands now.
+    pub(crate) row: StoredCursor,
     /// The last sequence of the log.
     pub(crate) head: u64,
     /// What the run before left behind.
     pub(crate) previous: Attempt,
     pub(crate) letters: LetterCounts,
+}
+
+/// Who paused a stream, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) by: Arc<str>,
+    pub(crate) since: Timestamp,
+}
+
+/// A durable stream's row, with its name.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedCursor {
+    pub(crate) name: Arc<str>,
+    pub(crate) cursor: StoredCursor,
+}
+
+/// All durable streams of a log at one moment.
+pub(crate) struct RollCall {
+    /// The newest number that had been given then.
+    pub(crate) number: u64,
+    pub(crate) rows: Vec<NamedCursor>,
 }
 
 /// A position on its way into the log.
@@ -192,8 +222,8 @@ struct CellState {
     queued: Queued,
     run: Run,
     failure: Option<CursorFailure>,
-    /// The stream, which waits until its position is stored.
-    waiting: Option<Waker>,
+    /// Those who wait until a position is stored: the stream, and whoever waits for it.
+    waiting: Vec<Waker>,
     /// Wakes the stream, without keeping it alive.
     on_failure: Option<Waker>,
 }
@@ -209,7 +239,7 @@ impl CursorCell {
                 queued: Queued::No,
                 run: Run::GoesOn,
                 failure: None,
-                waiting: None,
+                waiting: Vec::new(),
                 on_failure: None,
             }),
         }
@@ -264,7 +294,7 @@ impl CursorCell {
         state.stored = state.stored.max(position);
         // What was stored with a dead letter was never handed over, and an older position must not follow it.
         state.handed = state.handed.max(position);
-        let waiting = state.waiting.take();
+        let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         wake(waiting);
     }
@@ -282,7 +312,7 @@ impl CursorCell {
     pub(crate) fn fail(&self, failure: CursorFailure) {
         let mut state = self.state.lock();
         state.failure = Some(failure);
-        let (waiting, on_failure) = (state.waiting.take(), state.on_failure.take());
+        let (waiting, on_failure) = (std::mem::take(&mut state.waiting), state.on_failure.take());
         drop(state);
         wake(waiting);
         wake(on_failure);
@@ -302,7 +332,7 @@ impl CursorCell {
         self.state.lock().on_failure = Some(waker);
     }
 
-    /// Waits until `position` is in the log. One waiter at a time: the stream itself.
+    /// Waits until `position` is in the log.
     pub(crate) fn poll_stored(
         &self,
         position: u64,
@@ -315,13 +345,15 @@ impl CursorCell {
         if let Some(failure) = &state.failure {
             return Poll::Ready(Err(failure.clone()));
         }
-        state.waiting = Some(context.waker().clone());
+        if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.waiting.push(context.waker().clone());
+        }
         Poll::Pending
     }
 }
 
-fn wake(waiting: Option<Waker>) {
-    if let Some(waker) = waiting {
+fn wake(waiting: impl IntoIterator<Item = Waker>) {
+    for waker in waiting {
         waker.wake();
     }
 }
@@ -346,6 +378,10 @@ mod tests {
             log_id: "log".into(),
             epoch: 3,
             attempt: Attempt::default(),
+            owner: 3,
+            steering: 0,
+            paused: None,
+            updated_at: Timestamp::EPOCH,
         }
     }
 

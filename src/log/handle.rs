@@ -7,18 +7,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Timestamp;
-use crate::error::{AppendError, PruneError, ReadError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorClaim, OpenedCursor};
-use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
+use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
+use crate::log::letter::{LetterChange, LetterCounts, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
-use crate::log::request::{AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request};
+use crate::log::request::{
+    AppendRequest, Appended, Condition, OpenCursorRequest, PruneRequest, Request, SteerRequest,
+};
 use crate::log::shared::SharedPages;
 use crate::log::statistics::LogStatistics;
+use crate::log::steer::{Obeyed, Order};
 use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogReader};
 
@@ -101,6 +104,34 @@ impl LogHandle {
         let request = Request::Letter(LetterRequest { change, reply });
         self.queue.push(request).map_err(|_| committer_gone())?;
         answer.await.unwrap_or_else(|_| Err(committer_gone()))
+    }
+
+    /// Has an order carried out. Once queued it is, whatever becomes of this future.
+    pub(crate) async fn steer(&self, order: Order) -> Result<Obeyed, SteerError> {
+        if self.is_closed() {
+            return Err(SteerError::Closed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Steer(SteerRequest { order, reply });
+        self.queue.push(request).map_err(|_| SteerError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
+    /// How many dead letters and parked keys a durable stream has.
+    pub(crate) async fn letter_counts(&self, name: &Arc<str>) -> Result<LetterCounts, ReadError> {
+        let name = Arc::clone(name);
+        self.read(move |reader| Ok(reader.counts(&name)?)).await
+    }
+
+    /// The rows of all durable streams, sorted by name.
+    pub(crate) async fn cursors(&self) -> Result<Vec<NamedCursor>, ReadError> {
+        self.read(|reader| Ok(reader.cursors()?)).await
+    }
+
+    /// What is stored under a durable stream's name.
+    pub(crate) async fn cursor(&self, name: &Arc<str>) -> Result<Option<StoredCursor>, ReadError> {
+        let name = Arc::clone(name);
+        self.read(move |reader| Ok(reader.cursor(&name)?)).await
     }
 
     /// Reads one page, on a thread where waiting for the disk hurts nobody; without a runtime, right here.

@@ -232,6 +232,9 @@ pub(crate) trait LetterReader {
     /// The first letter of a key, of those that wait.
     fn first_of_key(&self, name: &str, key: &str) -> Result<Option<DeadLetter>, StorageError>;
 
+    /// How many letters and parked keys a stream has.
+    fn counts(&self, name: &str) -> Result<LetterCounts, StorageError>;
+
     /// The keys that later events of a stream queue behind.
     fn keys(&self, name: &str) -> Result<Vec<Box<str>>, StorageError>;
 }

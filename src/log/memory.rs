@@ -9,7 +9,8 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::{CommittedBatch, EventBatch};
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
+use crate::log::letter::LetterWriter;
 use crate::log::memory::letter::Letters;
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
@@ -43,9 +44,12 @@ fn log_id() -> String {
 #[derive(Default)]
 struct Contents {
     batches: VecDeque<Arc<CommittedBatch>>,
-    cursors: HashMap<String, StoredCursor>,
     /// In what is staged: all letters, once the transaction has changed one.
     letters: Option<Letters>,
+    /// In `staged`, those that the transaction changed: nothing stands for one that it removed.
+    cursors: HashMap<String, Option<StoredCursor>>,
+    /// The newest number that was given; in `staged` 0, if none was.
+    epoch: u64,
     /// Everything up to here was pruned, and the newest of it was recorded at this time.
     pruned: Option<(u64, Timestamp)>,
 }
@@ -102,6 +106,22 @@ impl Contents {
             through = through.max(range.through);
         }
         Page { batches, through }
+    }
+
+    fn stored(&self, name: &str) -> Option<StoredCursor> {
+        self.cursors.get(name).cloned().flatten()
+    }
+
+    fn all_cursors(&self) -> Vec<NamedCursor> {
+        let rows = self.cursors.iter().filter_map(|(name, cursor)| {
+            Some(NamedCursor {
+                name: name.as_str().into(),
+                cursor: cursor.clone()?,
+            })
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        rows
     }
 
     fn first_match(&self, query: &EventQuery, after: u64) -> Option<u64> {
@@ -170,13 +190,50 @@ impl LogWriter for MemoryWriter {
     }
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
-        let staged = self.staged.cursors.get(name).cloned();
-        Ok(staged.or_else(|| self.shared.lock().cursors.get(name).cloned()))
+        match self.staged.cursors.get(name) {
+            Some(staged) => Ok(staged.clone()),
+            None => Ok(self.shared.lock().stored(name)),
+        }
+    }
+
+    fn newest_epoch(&mut self) -> Result<u64, StorageError> {
+        Ok(self.shared.lock().epoch.max(self.staged.epoch))
+    }
+
+    fn next_epoch(&mut self) -> Result<u64, StorageError> {
+        self.staged.epoch = self.newest_epoch()? + 1;
+        Ok(self.staged.epoch)
     }
 
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
-        self.staged.cursors.insert(name.to_owned(), cursor.clone());
+        let cursor = StoredCursor {
+            updated_at: Timestamp::now(),
+            ..cursor.clone()
+        };
+        self.staged.cursors.insert(name.to_owned(), Some(cursor));
         Ok(())
+    }
+
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        let cursor = self.cursor(name)?;
+        self.staged.cursors.insert(to.to_owned(), cursor);
+        self.staged.cursors.insert(name.to_owned(), None);
+        self.rename_letters(name, to);
+        Ok(())
+    }
+
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError> {
+        self.staged.cursors.insert(name.to_owned(), None);
+        self.remove_letters_after(name, 0)?;
+        Ok(())
+    }
+
+    fn roll_call(&mut self) -> Result<RollCall, StorageError> {
+        let shared = self.shared.lock();
+        Ok(RollCall {
+            number: shared.epoch,
+            rows: shared.all_cursors(),
+        })
     }
 
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
@@ -196,7 +253,8 @@ impl LogWriter for MemoryWriter {
         let is_staged = |name: &String| self.staged.cursors.contains_key(name);
         let committed = shared.cursors.iter().filter(|(name, _)| !is_staged(name));
         let cursors = committed.chain(&self.staged.cursors);
-        let holders = cursors.filter(|(_, cursor)| cursor.log_id == log_id);
+        let stored = cursors.filter_map(|(name, cursor)| Some((name, cursor.as_ref()?)));
+        let holders = stored.filter(|(_, cursor)| cursor.log_id == log_id);
         let holders = holders.map(|(name, cursor)| HeldBy {
             stream: Some(name.clone()),
             position: cursor.position,
@@ -242,7 +300,13 @@ impl LogWriter for MemoryWriter {
             shared.pruned = Some(pruned);
         }
         shared.batches.append(&mut self.staged.batches);
-        shared.cursors.extend(self.staged.cursors.drain());
+        for (name, cursor) in self.staged.cursors.drain() {
+            match cursor {
+                Some(cursor) => shared.cursors.insert(name, Some(cursor)),
+                None => shared.cursors.remove(&name),
+            };
+        }
+        shared.epoch = shared.epoch.max(std::mem::take(&mut self.staged.epoch));
         if let Some(letters) = self.staged.letters.take() {
             shared.letters = Some(letters);
         }
@@ -310,6 +374,14 @@ impl LogReader for MemoryReader {
         statistics.take_types(types);
         statistics.take_days(days);
         Ok(statistics)
+    }
+
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError> {
+        Ok(self.shared.lock().all_cursors())
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        Ok(self.shared.lock().stored(name))
     }
 
     fn log_id(&self) -> &str {

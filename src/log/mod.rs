@@ -10,10 +10,10 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `prune` (what leaves),
-//! `request`, `queue` and `committer` (how it is written), `tempo` and `trial` (how a caller waits for it), `handle` (what
-//! the rest of the crate holds), `shelf` and `shared` (the pages that several streams read), `statistics`, `verification`
-//! and `backup` (what is said of a whole log), and the implementations.
+//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer` (what the
+//! person on duty may do with it), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
+//! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
 
 #[cfg(feature = "sqlite")]
 pub(crate) mod backup;
@@ -28,6 +28,7 @@ pub(crate) mod request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
 pub(crate) mod statistics;
+pub(crate) mod steer;
 pub(crate) mod tempo;
 mod trial;
 #[cfg(feature = "sqlite")]
@@ -51,7 +52,7 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{LetterReader, LetterWriter};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
@@ -97,8 +98,8 @@ pub(crate) enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail`, `has_chore`, `tidy` and `page` is called between
-/// `begin` and `commit` or `rollback`.
+/// The writing half of a log. Every method but `data_version`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
+/// and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: LetterWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
@@ -121,12 +122,27 @@ pub(crate) trait LogWriter: LetterWriter + Send {
     /// What is stored under a durable stream's name.
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
+    /// The number that was given last.
+    fn newest_epoch(&mut self) -> Result<u64, StorageError>;
+
+    /// A number that was never given before, to a registration or to a word from outside.
+    fn next_epoch(&mut self) -> Result<u64, StorageError>;
+
     /// Stores a durable stream's row under a new epoch, in place of an earlier one, of which it keeps what it does not name.
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError>;
 
     /// Moves a cursor, and takes back what was noted of an attempt. `false`: the epoch is not the stored one, nothing was
     /// written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
+
+    /// Gives a durable stream's row, and what else is kept under its name, another name that is free.
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError>;
+
+    /// Removes a durable stream's row, and what else is kept under its name.
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError>;
+
+    /// The newest number that was given, and the rows of all durable streams at that time, outside a transaction.
+    fn roll_call(&mut self) -> Result<RollCall, StorageError>;
 
     /// Of the cursors that belong to the log, the one that is furthest behind.
     fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError>;
@@ -189,6 +205,12 @@ pub(crate) trait LogReader: LetterReader + Send + std::marker::Sync {
 
     /// What the log holds.
     fn extent(&self) -> Result<Extent, StorageError>;
+
+    /// The rows of all durable streams, sorted by name.
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError>;
+
+    /// What is stored under a durable stream's name.
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
     /// The id that was made with the log.
     fn log_id(&self) -> &str;

@@ -2,12 +2,13 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::{AppendError, PruneError, StorageError, StreamError};
+use crate::error::{AppendError, PruneError, SteerError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, OpenedCursor};
 use crate::log::letter::LetterRequest;
 use crate::log::prune::{PruneStep, StepDone};
+use crate::log::steer::{Obeyed, Order};
 
 /// What an append came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,7 @@ pub(crate) enum Request {
     Prune(PruneRequest),
     /// Is applied after the group, in a transaction of its own.
     Letter(LetterRequest),
+    Steer(SteerRequest),
     /// Is answered when everything queued before it is published.
     Barrier(oneshot::Sender<()>),
 }
@@ -88,12 +90,18 @@ pub(crate) struct PruneRequest {
     pub(crate) reply: oneshot::Sender<Result<StepDone, PruneError>>,
 }
 
+pub(crate) struct SteerRequest {
+    pub(crate) order: Order,
+    pub(crate) reply: oneshot::Sender<Result<Obeyed, SteerError>>,
+}
+
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
     OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
     Letter(LetterRequest, StorageError),
+    Steer(SteerRequest, Result<Obeyed, SteerError>),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -105,6 +113,7 @@ impl Answer {
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
             Request::Letter(request) => Self::Letter(request, error.clone()),
+            Request::Steer(request) => Self::Steer(request, Err(error.clone().into())),
             Request::Barrier(reply) => Self::Barrier(reply),
         }
     }
@@ -115,6 +124,7 @@ impl Answer {
             Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
+            Self::Steer(request, Ok(_)) => Self::Steer(request, Err(error.clone().into())),
             refused => refused,
         }
         .send();
@@ -135,6 +145,9 @@ impl Answer {
             }
             Self::Letter(request, error) => {
                 let _ = request.reply.send(Err(error));
+            }
+            Self::Steer(request, outcome) => {
+                let _ = request.reply.send(outcome);
             }
             Self::Barrier(reply) => {
                 let _ = reply.send(());

@@ -60,6 +60,13 @@ impl Care {
         self.watch.is_some() || !self.keys.is_empty()
     }
 
+    /// The stream starts over at another position, where these keys are parked.
+    pub(crate) fn start_over(&mut self, keys: HashSet<Box<str>>) {
+        self.keys = keys;
+        self.budget = Budget::default();
+        self.watch = None;
+    }
+
     pub(crate) fn handled(&mut self) {
         self.budget.handled();
     }
@@ -141,11 +148,11 @@ impl Work {
                     batch = part;
                     break;
                 }
-                Part::Queue(disposal) => {
-                    if let Some(input) = self.set_aside(core, disposal, limits).await? {
-                        return Ok(Next::Go(input));
-                    }
-                }
+                Part::Queue(disposal) => match self.set_aside(core, disposal, limits).await? {
+                    Aside::Settled { through } => return Ok(Next::Go(Input::Settled { through })),
+                    Aside::Interrupted => return Ok(Next::Go(Input::Woken)),
+                    Aside::KeyIsFree => {}
+                },
             }
         }
         let first_sequence = batch.iter().next().map_or(0, |event| event.sequence());
@@ -163,9 +170,11 @@ impl Work {
                     position,
                     attempt,
                 };
-                let done = store(core, change).await;
-                if done.map_err(not_stored)? == LetterDone::OwnershipLost {
-                    return Err(StopCause::OwnershipLost);
+                match store(core, change).await {
+                    Ok(LetterDone::OwnershipLost) => return Err(StopCause::OwnershipLost),
+                    Ok(_) => {}
+                    Err(Failed::Interrupted) => return Ok(Next::Go(Input::Woken)),
+                    Err(Failed::Storage(error)) => return Err(ReadError::Storage(error).into()),
                 }
             }
             Some(Before::Leave) => self.leave_watch().await?,
@@ -179,8 +188,12 @@ impl Work {
                 return Ok(Next::Go(input));
             }
         }
-        // The stream may have been ended meanwhile, and no call starts after that (S7).
-        core.gate.closed().map_or(Ok(Next::Call(batch)), Err)
+        // The stream may have been ended or told something meanwhile, and no call starts after that (S7).
+        Ok(if core.gate.calls() {
+            Next::Go(Input::Woken)
+        } else {
+            Next::Call(batch)
+        })
     }
 
     /// The retries of a batch are used up: the policy disposes of it, or the stream stops.
@@ -208,8 +221,10 @@ impl Work {
         let (first_sequence, keys) = (first.first_sequence, keys_of(&disposal.letters));
         let handled = batch.iter().take_while(|event| event.sequence() < first_sequence);
         let handled = handled.count() as u64;
-        let Some(input) = self.set_aside(core, disposal, limits).await? else {
-            unreachable!("only what queues needs a key that is parked");
+        let input = match self.set_aside(core, disposal, limits).await? {
+            Aside::Settled { through } => Input::Settled { through },
+            Aside::Interrupted => return Ok(Input::Woken),
+            Aside::KeyIsFree => unreachable!("only what queues needs a key that is parked"),
         };
         core.board.note(|progress| progress.handled_events += handled);
         let care = self.care();
@@ -222,13 +237,13 @@ impl Work {
         Ok(input)
     }
 
-    /// Stores letters and moves the position with them. Nothing: the key of one that was to queue is free again.
+    /// Stores letters and moves the position with them.
     async fn set_aside(
         &mut self,
         core: &StreamCore,
         disposal: Disposal,
         limits: LetterLimits,
-    ) -> Result<Option<Input>, StopCause> {
+    ) -> Result<Aside, StopCause> {
         let Disposal { letters, through } = disposal;
         let first_sequence = letters.first().map_or(0, |letter| letter.first_sequence);
         let change = LetterChange::SetAside(SetAside {
@@ -237,13 +252,16 @@ impl Work {
             letters,
             limits,
         });
-        let done = store(core, change).await.map_err(|failed| match failed {
-            Failed::Interrupted(cause) => cause,
-            Failed::Storage(source) => StopCause::DeadLetterNotStored {
-                first_sequence,
-                source,
-            },
-        })?;
+        let done = match store(core, change).await {
+            Ok(done) => done,
+            Err(Failed::Interrupted) => return Ok(Aside::Interrupted),
+            Err(Failed::Storage(source)) => {
+                return Err(StopCause::DeadLetterNotStored {
+                    first_sequence,
+                    source,
+                });
+            }
+        };
         let full = |what, found, max, option| StopCause::DeadLettersFull {
             what,
             found,
@@ -253,11 +271,11 @@ impl Work {
         match done {
             LetterDone::Done(counts) => {
                 self.moved(core, through, counts);
-                Ok(Some(Input::Settled { through }))
+                Ok(Aside::Settled { through })
             }
             LetterDone::KeyIsFree(key) => {
                 self.care().keys.remove(&key);
-                Ok(None)
+                Ok(Aside::KeyIsFree)
             }
             LetterDone::OwnershipLost => Err(StopCause::OwnershipLost),
             LetterDone::TooManyLetters(found) => {
@@ -273,8 +291,9 @@ impl Work {
         let pump = self.pump();
         pump.failures = None;
         pump.reported = pump.reported.max(through);
+        let now = Instant::now();
         core.board.report(|progress| {
-            progress.position = progress.position.max(through);
+            progress.move_to(through, now);
             progress.parked = counts.parked;
             progress.skipped = counts.skipped;
             progress.call = None;
@@ -318,7 +337,7 @@ fn keys_of(letters: &[DeadLetter]) -> Vec<Box<str>> {
 }
 
 /// The keys that are parked, as the log knows them.
-async fn read_keys(core: &StreamCore) -> Result<HashSet<Box<str>>, StopCause> {
+pub(crate) async fn read_keys(core: &StreamCore) -> Result<HashSet<Box<str>>, StopCause> {
     let Some(name) = core.name.clone() else {
         return Ok(HashSet::new());
     };
@@ -330,17 +349,21 @@ async fn read_keys(core: &StreamCore) -> Result<HashSet<Box<str>>, StopCause> {
     Ok(keys.into_iter().collect())
 }
 
-/// Why something was not stored.
-enum Failed {
-    Interrupted(StopCause),
-    Storage(StorageError),
+/// What became of events that were to be set aside.
+enum Aside {
+    Settled {
+        through: u64,
+    },
+    /// The key of one that was to queue is free again.
+    KeyIsFree,
+    /// The gate has something to say first; nothing was stored.
+    Interrupted,
 }
 
-fn not_stored(failed: Failed) -> StopCause {
-    match failed {
-        Failed::Interrupted(cause) => cause,
-        Failed::Storage(error) => ReadError::Storage(error).into(),
-    }
+/// Why something was not stored.
+enum Failed {
+    Interrupted,
+    Storage(StorageError),
 }
 
 /// Has a change stored. One that fails is tried again a few times: a busy file passes.
@@ -356,6 +379,9 @@ async fn store(core: &StreamCore, change: LetterChange) -> Result<LetterDone, Fa
             return Err(Failed::Storage(error));
         };
         tracing::warn!(stream = core.name.as_deref(), %error, "a dead letter could not be stored, it is tried again");
-        pause(core, delay).await.map_err(Failed::Interrupted)?;
+        pause(core, delay).await;
+        if core.gate.calls() {
+            return Err(Failed::Interrupted);
+        }
     }
 }

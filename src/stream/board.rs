@@ -28,10 +28,10 @@ pub(crate) enum News {
 }
 
 impl Board {
-    pub(crate) fn new(position: u64) -> Self {
+    pub(crate) fn new(position: u64, epoch: u64) -> Self {
         Self {
             state: Mutex::new(State {
-                progress: Progress::new(position),
+                progress: Progress::new(position, epoch),
                 followers: None,
                 waiters: None,
             }),

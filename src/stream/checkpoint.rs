@@ -35,6 +35,11 @@ impl Checkpointer {
         }
     }
 
+    /// The same limits for a run under another epoch.
+    pub(crate) fn start_over(self, cell: Arc<CursorCell>) -> Self {
+        Self::new(cell, self.queue, self.limits)
+    }
+
     pub(crate) fn cell(&self) -> &Arc<CursorCell> {
         &self.cell
     }

@@ -8,21 +8,25 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::bus::SeatKey;
-use crate::error::{StopCause, WaitError};
+use crate::error::StopCause;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
-use crate::log::cursor::CursorCell;
+use crate::log::cursor::{CursorCell, Pause, RollCall};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
+use crate::log::steer::Word;
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
 use crate::stream::feed::{self, Feed, Found, Source};
 use crate::stream::gate::Gate;
 use crate::stream::handler::WeakHandle;
+use crate::stream::heed;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
 use crate::stream::status::{Phase, Progress, StreamStatus};
+use crate::stream::steering::{Consequence, Hearing, Standing};
+use crate::sync::Mutex;
 
 pub(crate) struct StreamCore {
     pub(crate) id: u64,
@@ -32,9 +36,9 @@ pub(crate) struct StreamCore {
     pub(crate) seat: SeatKey,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) cursor: Option<Arc<CursorCell>>,
+    durable: Option<Durable>,
     pub(crate) faults: Faults,
-    pub(crate) gate: Gate<Box<Pump>, StopCause>,
+    pub(crate) gate: Gate<Box<Pump>, StopCause, Standing>,
     /// Interrupts the loop where it waits, to let it see that the gate is closed.
     pub(crate) interrupt: Notify,
     /// Interrupts a handler call: the drain limit is over.
@@ -47,6 +51,14 @@ pub(crate) struct StreamCore {
     pub(crate) board: Board,
 }
 
+/// What a durable stream has beside the others.
+struct Durable {
+    /// The cell of the run's epoch.
+    cell: Mutex<Arc<CursorCell>>,
+    /// Held while a word is passed on to the gate, so that words arrive there in order.
+    hearing: Mutex<Hearing>,
+}
+
 /// The parts that a core is made of.
 pub(crate) struct NewCore {
     pub(crate) id: u64,
@@ -55,7 +67,7 @@ pub(crate) struct NewCore {
     pub(crate) position: u64,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) cursor: Option<Arc<CursorCell>>,
+    pub(crate) durable: Option<(Arc<CursorCell>, Hearing)>,
     pub(crate) faults: Faults,
     pub(crate) runtime: Handle,
     pub(crate) handler: Option<WeakHandle>,
@@ -63,6 +75,7 @@ pub(crate) struct NewCore {
 
 impl StreamCore {
     pub(crate) fn new(parts: NewCore, feed: &Feed) -> Self {
+        let epoch = parts.durable.as_ref().map_or(0, |(cell, _)| cell.epoch);
         Self {
             id: parts.id,
             name: parts.name,
@@ -71,7 +84,10 @@ impl StreamCore {
             seat: feed.seat(),
             source: parts.source,
             registry: parts.registry,
-            cursor: parts.cursor,
+            durable: parts.durable.map(|(cell, hearing)| Durable {
+                cell: Mutex::new(cell),
+                hearing: Mutex::new(hearing),
+            }),
             faults: parts.faults,
             gate: Gate::new(),
             interrupt: Notify::new(),
@@ -79,18 +95,81 @@ impl StreamCore {
             turn: tokio::sync::Mutex::new(()),
             handler: parts.handler,
             runtime: parts.runtime,
-            board: Board::new(parts.position),
+            board: Board::new(parts.position, epoch),
         }
     }
 
     /// Begins to deliver.
     pub(crate) fn begin(self: &Arc<Self>, pump: Box<Pump>) {
-        if let Some(cell) = &self.cursor {
-            let waker = WakeIfThere(Arc::downgrade(self));
-            cell.wake_on_failure(Arc::new(waker).into());
+        if let Some(cell) = self.cursor() {
+            self.wake_on_failure(&cell);
         }
-        if let Some(pump) = pump::rest_at_once(self, pump) {
+        let busy = match self.heard_pause() {
+            Some(pause) => heed::rest_paused(self, pump, pause),
+            None => pump::rest_at_once(self, pump),
+        };
+        if let Some(pump) = busy {
             self.runtime.spawn(pump::run(Arc::clone(self), pump));
+        }
+    }
+
+    fn wake_on_failure(self: &Arc<Self>, cell: &CursorCell) {
+        let waker = WakeIfThere(Arc::downgrade(self));
+        cell.wake_on_failure(Arc::new(waker).into());
+    }
+
+    /// The cursor's cell under the epoch of now. Whoever hands it a position takes it first, and reads the position then.
+    pub(crate) fn cursor(&self) -> Option<Arc<CursorCell>> {
+        let durable = self.durable.as_ref()?;
+        Some(Arc::clone(&durable.cell.lock()))
+    }
+
+    /// The run goes on under another epoch.
+    pub(crate) fn change_cursor(self: &Arc<Self>, cell: &Arc<CursorCell>) {
+        self.wake_on_failure(cell);
+        if let Some(durable) = &self.durable {
+            let earlier = std::mem::replace(&mut *durable.cell.lock(), Arc::clone(cell));
+            drop(earlier);
+        }
+    }
+
+    /// The epoch under which the stream is to run, as far as it has heard. The loop may yet have to begin there.
+    pub(crate) fn heard_epoch(&self) -> u64 {
+        let durable = self.durable.as_ref();
+        durable.map_or(0, |durable| durable.hearing.lock().epoch())
+    }
+
+    /// Who paused the stream, as far as it has heard.
+    pub(crate) fn heard_pause(&self) -> Option<Pause> {
+        let durable = self.durable.as_ref()?;
+        durable.hearing.lock().paused().cloned()
+    }
+
+    /// What the rows of all streams say to this one.
+    pub(crate) fn word(&self, name: &Arc<str>, roll_call: &RollCall) -> Option<Word> {
+        let durable = self.durable.as_ref()?;
+        let hearing = durable.hearing.lock().clone();
+        Some(hearing.word(name, roll_call))
+    }
+
+    /// Hears a word from outside, and lets the loop heed it.
+    pub(crate) fn hear(self: &Arc<Self>, word: Word) {
+        let Some(durable) = &self.durable else { return };
+        let mut hearing = durable.hearing.lock();
+        match hearing.hear(word) {
+            None => {}
+            Some(Consequence::Stand(standing)) => {
+                let resting = self.gate.tell(standing);
+                drop(hearing);
+                match resting {
+                    Some(pump) => crowd::start(Arc::clone(self), pump),
+                    None => self.interrupt.notify_one(),
+                }
+            }
+            Some(Consequence::End(cause)) => {
+                drop(hearing);
+                self.stop(cause);
+            }
         }
     }
 
@@ -119,9 +198,10 @@ impl StreamCore {
 
     /// Moves the position, and lets those know for whom it is news.
     pub(crate) fn report_position(&self, position: u64) {
+        let now = Instant::now();
         self.board.report(|progress| {
             let is_news = position > progress.position;
-            progress.position = progress.position.max(position);
+            progress.move_to(position, now);
             if is_news { News::Yes } else { News::No }
         });
     }
@@ -137,6 +217,7 @@ impl StreamCore {
 
     pub(crate) fn status(&self) -> StreamStatus {
         let progress = self.board.read(Progress::clone);
+        let now = Instant::now();
         let position = match progress.phase {
             Phase::Stopped(_) => progress.position,
             _ => self.position().max(progress.position),
@@ -150,7 +231,8 @@ impl StreamCore {
             lag: head - position,
             oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
             started_after: self.started_after,
-            cursor: self.cursor.as_ref().map(|cell| cell.stored_position()),
+            is_here: true,
+            cursor: self.cursor().map(|cell| cell.stored_position()),
             handled_batches: progress.handled_batches,
             handled_events: progress.handled_events,
             failures: progress.failures,
@@ -160,73 +242,10 @@ impl StreamCore {
             call_running_for: progress
                 .call
                 .and_then(|call| call.running_since)
-                .map(|since| Instant::now().saturating_duration_since(since)),
-        }
-    }
-
-    /// Waits until everything up to `sequence` is settled; fails at once when the stream has stopped before that.
-    pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
-        self.committed(sequence).await;
-        let mut reached = self.board.wait();
-        loop {
-            reached.mark_unchanged();
-            let (position, cause) = self.want(sequence);
-            if position >= sequence {
-                return Ok(());
-            }
-            if let Some(cause) = cause {
-                return Err(WaitError::Stopped {
-                    name: self.name.as_deref().map(str::to_owned),
-                    position,
-                    cause,
-                });
-            }
-            // A stream at rest is settled up to the head without saying so.
-            if self.position() >= sequence {
-                return Ok(());
-            }
-            if reached.changed().await.is_err() {
-                unreachable!("the sender lives as long as this stream");
-            }
-        }
-    }
-
-    /// Says that somebody waits for a position, and looks how far it is.
-    fn want(&self, sequence: u64) -> (u64, Option<StopCause>) {
-        self.board.note(|progress| {
-            progress.wanted = progress.wanted.min(sequence);
-            (progress.position, progress.stop_cause().cloned())
-        })
-    }
-
-    /// Waits until `sequence` is published, or the stream has stopped: a seat of its own is woken by that.
-    async fn committed(&self, sequence: u64) {
-        if self.source.bus.head() >= sequence || sequence == 0 {
-            return;
-        }
-        let everything = Arc::new(EventQuery::all());
-        let mut feed = Feed::new(Arc::clone(&self.source), everything, sequence - 1);
-        let published =
-            std::future::poll_fn(|context| match feed.look(sequence - 1, Some(context.waker())) {
-                Found::Nothing { .. } => std::task::Poll::Pending,
-                Found::Page(_) | Found::Behind { .. } | Found::Closed => std::task::Poll::Ready(()),
-            });
-        tokio::select! {
-            () = published => {}
-            _ = self.stopped() => {}
-        }
-    }
-
-    pub(crate) async fn stopped(&self) -> StopCause {
-        let mut reached = self.board.wait();
-        loop {
-            reached.mark_unchanged();
-            if let Some(cause) = self.stop_cause() {
-                return cause;
-            }
-            if reached.changed().await.is_err() {
-                unreachable!("the sender lives as long as this stream");
-            }
+                .map(|since| now.saturating_duration_since(since)),
+            events_per_second: progress.rate.per_second(now),
+            still_for: now.saturating_duration_since(progress.moved_at),
+            heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
         }
     }
 
@@ -236,12 +255,12 @@ impl StreamCore {
 
     /// Lets the cursor of a stream at rest ride along with the next append group, when it is far behind the head (D4).
     pub(crate) fn sweep(&self) {
-        let Some(cell) = &self.cursor else { return };
+        let Some(cell) = self.cursor() else { return };
         let Some(settled) = self.source.bus.settled(self.seat) else {
             return;
         };
         if settled.saturating_sub(cell.stored_position()) >= SWEEP_EVENTS {
-            self.source.log.queue.hand_cursor(cell, settled, Due::WithGroup);
+            self.source.log.queue.hand_cursor(&cell, settled, Due::WithGroup);
         }
     }
 }

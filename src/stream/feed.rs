@@ -122,6 +122,11 @@ impl Feed {
         self.seat
     }
 
+    /// The stream goes on from another position: what was read ahead is of no use.
+    pub(crate) fn start_over(&mut self) {
+        self.ahead = None;
+    }
+
     /// Looks at the bus. The waker of one who is going to rest is kept when there is nothing.
     pub(crate) fn look(&mut self, after: u64, rest: Option<&Waker>) -> Found {
         let found = look(&self.source, self.seat, &self.query, after, rest);

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::error::{StopCause, WaitError};
 use crate::stream::core::StreamCore;
 use crate::stream::status::{StreamState, StreamStatus};
+use crate::stream::wait::Until;
 
 /// A registered stream. Dropping it unsubscribes the stream; [`detach`](EventStream::detach) leaves it running.
 ///
@@ -59,10 +60,8 @@ impl EventStream {
 
     /// Waits until everything that is committed now is settled.
     ///
-    /// Called inside the stream's own handler it waits for itself.
-    ///
     /// # Errors
-    /// The stream stopped before it got there.
+    /// The stream stopped, or was paused, before it got there; called inside the stream's own handler.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -70,18 +69,19 @@ impl EventStream {
         self.core.wait_for(self.core.source.bus.head()).await
     }
 
-    /// Waits until everything up to `sequence` is settled, which may be yet to be appended.
+    /// Waits until everything up to what was appended, or up to a sequence that may be yet to be appended, is settled, and
+    /// stored when the stream is durable.
     ///
-    /// What the query does not select counts as settled when it is committed. Called inside the stream's own handler it
-    /// waits for itself.
+    /// What the query does not select counts as settled when the position has passed it.
     ///
     /// # Errors
-    /// The stream stopped before it got there.
+    /// The stream stopped, or was paused, before it got there; called inside the stream's own handler.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
-        self.core.wait_for(sequence).await
+    pub async fn wait_for(&self, appended: impl Into<Until>) -> Result<(), WaitError> {
+        let Until(sequence) = appended.into();
+        self.core.wait_stored(sequence).await
     }
 
     /// Ends the stream: no handler call starts after this returns (S7). A call that has started goes on to its end, and is

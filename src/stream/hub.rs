@@ -12,6 +12,7 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, OpenedCursor};
+use crate::log::steer::Heard;
 use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
@@ -22,6 +23,7 @@ use crate::stream::handler::HandleStream;
 use crate::stream::options::{DurableOptions, DurableStream};
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
+use crate::stream::steering::Hearing;
 use crate::stream::watch::Watch;
 
 pub(crate) struct Hub {
@@ -30,6 +32,8 @@ pub(crate) struct Hub {
     pub(crate) faults: Faults,
     /// A runtime that has threads of its own, if some stream runs on one: it wakes streams when they are many.
     pub(crate) threads: Arc<OnceLock<Handle>>,
+    /// How often the log is looked at for what other processes do.
+    pub(crate) poll_interval: Duration,
 }
 
 /// How many durable streams are looked at when cursors are swept along.
@@ -76,15 +80,16 @@ impl Hub {
             })
             .await?;
         let care = self.care(&options, &opened).await?;
-        let cell = CursorCell::new(options.name, opened.epoch, opened.position);
+        let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
         let queue = Arc::clone(&self.source.log.queue);
         let durable = Durable {
             checkpointer: Checkpointer::new(Arc::new(cell), queue, options.checkpoint),
             claim,
             care: Box::new(care),
             letters: opened.letters,
+            hearing: Hearing::of(&opened.row),
         };
-        self.start(query, handler, opened.position, Some(durable))
+        self.start(query, handler, opened.row.position, Some(durable))
     }
 
     /// What a durable stream has to know of the run before it, and of what that set aside.
@@ -105,7 +110,7 @@ impl Hub {
             options.starts_max,
         );
         if watch.is_some() {
-            tracing::debug!(stream = %options.name, position = opened.position, "the run before was cut off, its batches are watched");
+            tracing::debug!(stream = %options.name, position = opened.row.position, "the run before was cut off, its batches are watched");
         }
         Ok(Care::new(options.policies.clone(), keys, watch))
     }
@@ -115,23 +120,28 @@ impl Hub {
         loop {
             let head = self.source.bus.head();
             for core in self.registry.all() {
-                if let Err(WaitError::Stopped {
-                    cause,
-                    name,
-                    position,
-                }) = core.wait_for(head).await
-                    && !matches!(cause, StopCause::Unsubscribed)
-                {
-                    return Err(WaitError::Stopped {
-                        name,
-                        position,
-                        cause,
-                    });
-                }
+                unless_ended(core.wait_for(head).await)?;
             }
             if self.source.bus.head() == head {
                 return Ok(());
             }
+        }
+    }
+
+    /// Waits until every stream of this store has settled everything up to a sequence, and stored it when it is durable.
+    pub(crate) async fn wait_for(&self, sequence: u64) -> Result<(), WaitError> {
+        for core in self.registry.all() {
+            unless_ended(core.wait_stored(sequence).await)?;
+        }
+        Ok(())
+    }
+
+    /// What happens after words from outside were committed: whom they are meant for hears them.
+    pub(crate) fn herald(self: &Arc<Self>) -> impl FnMut(Heard) + Send + use<> {
+        let registry = Arc::clone(&self.registry);
+        move |heard| match heard {
+            Heard::Words(words) => words.into_iter().for_each(|word| registry.tell(word)),
+            Heard::All(roll_call) => registry.tell_all(&roll_call),
         }
     }
 
@@ -169,7 +179,7 @@ impl Hub {
         let deadline = Instant::now() + limit;
         let streams = self.registry.all();
         let head = self.source.bus.head();
-        let is_durable = |core: &&Arc<StreamCore>| core.cursor.is_some();
+        let is_durable = |core: &&Arc<StreamCore>| core.cursor().is_some();
         for core in streams.iter().filter(is_durable) {
             core.stop(StopCause::Closed);
         }
@@ -247,18 +257,19 @@ impl Hub {
         }
         let query = self.registry.share(query);
         let feed = Feed::new(Arc::clone(&self.source), Arc::clone(&query), position);
-        let cursor = durable
+        let cell = durable
             .as_ref()
             .map(|durable| Arc::clone(durable.checkpointer.cell()));
+        let hearing = durable.as_ref().map(|durable| durable.hearing.clone());
         let parts = NewCore {
             id: self.registry.next_id(),
-            name: cursor.as_ref().map(|cell| Arc::clone(&cell.name)),
+            name: cell.as_ref().map(|cell| Arc::clone(&cell.name)),
             query,
             position,
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
-            handler: cursor.as_ref().map(|_| handler.downgrade()),
-            cursor,
+            handler: cell.as_ref().map(|_| handler.downgrade()),
+            durable: cell.zip(hearing),
             faults: self.faults.clone(),
             runtime,
         };
@@ -268,9 +279,12 @@ impl Hub {
         }
         let waker = Arc::clone(&core).into();
         let pump = Pump::new(position, feed, handler, durable, waker);
-        self.registry.add(&core);
+        let missed = self.registry.add(&core);
         tracing::debug!(stream = core.name.as_deref(), position, "a stream begins");
         core.begin(Box::new(pump));
+        if let Some(word) = missed {
+            core.hear(word);
+        }
         if self.source.log.is_closed() {
             // The store was closed meanwhile, and may not have seen this stream.
             core.stop(StopCause::Closed);
@@ -283,5 +297,16 @@ fn not_read(error: ReadError) -> StreamError {
     match error {
         ReadError::Storage(error) => StreamError::Storage(error),
         _ => StreamError::Closed,
+    }
+}
+
+/// A stream that was ended on purpose keeps nobody waiting.
+fn unless_ended(waited: Result<(), WaitError>) -> Result<(), WaitError> {
+    match waited {
+        Err(WaitError::Stopped {
+            cause: StopCause::Unsubscribed | StopCause::Deleted | StopCause::Renamed { .. },
+            ..
+        }) => Ok(()),
+        waited => waited,
     }
 }

@@ -21,6 +21,7 @@ use crate::log::page::{PageBounds, Range};
 use crate::stream::core::StreamCore;
 use crate::stream::dispose::cut_cause;
 use crate::stream::feed::Source;
+use crate::stream::inside;
 use crate::stream::registry::Registry;
 use crate::stream::status::CallInHand;
 
@@ -277,7 +278,7 @@ impl DeadLetters {
     async fn retry_here(&self, core: &StreamCore, first_sequence: u64) -> Result<(), DeadLetterError> {
         let _turn = core.turn.lock().await;
         let handler = core.handler.as_ref().and_then(|handler| handler.upgrade());
-        let (Some(handler), Some(cell), None) = (handler, &core.cursor, core.gate.closed()) else {
+        let (Some(handler), Some(cell), None) = (handler, core.cursor(), core.gate.closed()) else {
             return Err(self.not_running());
         };
         let letter = self.find(first_sequence).await?;
@@ -286,7 +287,7 @@ impl DeadLetters {
         let shown = ShownCall::begin(core, events.recorded_timestamp());
         let outcome = tokio::select! {
             biased;
-            outcome = handler.call(events) => outcome,
+            outcome = inside::call(core, handler.call(events)) => outcome,
             () = core.abort.notified() => return Err(self.not_running()),
         };
         drop(shown);

@@ -125,13 +125,8 @@ impl DurableStream {
 
     /// Checks everything at once, and gives the parts.
     pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
-        let problem = if self.name.is_empty() {
-            "the name is empty".to_owned()
-        } else if self.name.len() > NAME_BYTES_MAX {
-            let bytes = self.name.len();
-            format!("the name has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed")
-        } else if self.name.chars().any(char::is_control) {
-            "the name contains a control character".to_owned()
+        let problem = if let Err(problem) = check_name(&self.name) {
+            format!("the name {problem}")
         } else if self.checkpoint.is_too_long() {
             "the checkpoint is longer than a day".to_owned()
         } else if self.policies.have_several_keys() {
@@ -152,6 +147,20 @@ impl DurableStream {
             name: self.name.clone(),
             problem,
         })
+    }
+}
+
+/// Whether a text may be the name of a stream; otherwise, what is wrong with it.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        Err("is empty".to_owned())
+    } else if name.len() > NAME_BYTES_MAX {
+        let bytes = name.len();
+        Err(format!("has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed"))
+    } else if name.chars().any(char::is_control) {
+        Err("contains a control character".to_owned())
+    } else {
+        Ok(())
     }
 }
 

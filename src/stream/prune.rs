@@ -50,7 +50,7 @@ pub(crate) async fn prune(source: &Source, registry: &Registry, prune: Prune) ->
 /// Stores the cursors of streams at rest, which are further than their rows say (D4).
 async fn store_resting(source: &Source, streams: &[Arc<StreamCore>], target: Target) {
     let behind = streams.iter().filter_map(|core| {
-        let cell = core.cursor.as_ref()?;
+        let cell = core.cursor()?;
         let settled = source.bus.settled(core.seat)?;
         let stored = cell.stored_position();
         let is_in_the_way = match target {
@@ -74,7 +74,7 @@ async fn store_resting(source: &Source, streams: &[Arc<StreamCore>], target: Tar
 fn slowest_live(streams: &[Arc<StreamCore>]) -> Option<HeldBy> {
     let live = streams
         .iter()
-        .filter(|core| core.cursor.is_none() && core.stop_cause().is_none());
+        .filter(|core| core.cursor().is_none() && core.stop_cause().is_none());
     let holders = live.map(|core| HeldBy {
         stream: None,
         position: core.position(),

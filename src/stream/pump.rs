@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StopCause};
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
-use crate::log::cursor::CursorCell;
+use crate::log::cursor::{CursorCell, Pause};
 use crate::log::letter::LetterCounts;
 use crate::log::page::Range;
 use crate::stream::aside::{Care, Next, attempts_until, stop_cause};
@@ -20,12 +20,15 @@ use crate::stream::checkpoint::Checkpointer;
 use crate::stream::core::StreamCore;
 use crate::stream::failure::Failure;
 use crate::stream::feed::{Feed, Found, Selected};
-use crate::stream::gate::Parked;
+use crate::stream::gate::{Parked, Passage};
 use crate::stream::handler::HandleStream;
+use crate::stream::heed;
+use crate::stream::inside;
 use crate::stream::machine::{Command, Input, Machine};
 use crate::stream::policy::{Failures, Retry, Verdict};
 use crate::stream::registry::NameClaim;
 use crate::stream::status::{CallInHand, Phase};
+use crate::stream::steering::Hearing;
 
 /// The state of a loop. It is owned by the task at work, or by the gate while the stream rests.
 pub(crate) struct Pump {
@@ -38,6 +41,8 @@ pub(crate) struct Pump {
     pub(crate) failures: Option<Box<Failures>>,
     /// What a durable stream needs to set events aside.
     pub(crate) care: Option<Box<Care>>,
+    /// Who paused the stream: the loop rests until it is told otherwise.
+    pub(crate) paused: Option<Pause>,
     /// Wakes this stream; left on the bus when there is nothing to see.
     waker: Waker,
     /// The position that the board shows.
@@ -51,6 +56,8 @@ pub(crate) struct Durable {
     pub(crate) care: Box<Care>,
     /// The dead letters that it has when it begins.
     pub(crate) letters: LetterCounts,
+    /// What was said to it from outside before.
+    pub(crate) hearing: Hearing,
 }
 
 impl Pump {
@@ -77,6 +84,7 @@ impl Pump {
             _claim: claim,
             failures: None,
             care,
+            paused: None,
             waker,
             reported: position,
         }
@@ -87,8 +95,9 @@ impl Pump {
             care.reached_head(self.checkpointer.as_ref(), self.machine.position());
         }
         self.reported = self.reported.max(head);
+        let now = Instant::now();
         core.board.report(|progress| {
-            progress.position = progress.position.max(head);
+            progress.move_to(head, now);
             progress.phase = Phase::Live;
             progress.call = None;
             News::Yes
@@ -110,7 +119,7 @@ pub(crate) fn rest_at_once(core: &StreamCore, mut pump: Box<Pump>) -> Option<Box
     pump.found_nothing(core, head);
     match core.gate.park(pump) {
         Parked::Rests => None,
-        Parked::Roused(pump) | Parked::Closed { state: pump, .. } => Some(pump),
+        Parked::Roused(pump) | Parked::Closed(pump) => Some(pump),
     }
 }
 
@@ -180,7 +189,7 @@ impl Drop for Ending {
         drop(self.pump.take());
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
-            StopCause::Unsubscribed | StopCause::Closed => {
+            StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {
                 core.registry.forget(core.id);
                 tracing::debug!(stream = core.name.as_deref(), %cause, "a stream ended");
             }
@@ -245,38 +254,45 @@ impl Work {
         let mut pages = 0;
         loop {
             let command = self.pump().machine.step(input);
-            // A look does no harm, and whoever is about to rest is told by the gate.
-            if matches!(command, Command::Read { .. } | Command::Call(_))
-                && let Some(cause) = core.gate.closed()
-            {
-                return Err(cause);
+            match core.gate.pass() {
+                Passage::Open => {}
+                Passage::Closed(cause) => return Err(cause),
+                Passage::Told(standing) => {
+                    let heeded = Box::pin(heed::heed(&core, self.pump(), standing)).await;
+                    input = go_on(&core, heeded.map(|()| Input::Woken))?;
+                    continue;
+                }
             }
-            if let Some(failure) = core.cursor.as_ref().and_then(|cell| cell.failure()) {
-                return Err(failure.into());
+            let checkpointer = self.pump().checkpointer.as_ref();
+            if let Some(failure) = checkpointer.and_then(|checkpointer| checkpointer.cell().failure()) {
+                input = go_on(&core, Err(failure.into()))?;
+                continue;
             }
-            input = match command {
+            let command = match self.pump().paused {
+                // Whatever it was, the machine gives it out again.
+                Some(_) => Command::Rest,
+                None => command,
+            };
+            let done = match command {
                 Command::Look { after } => {
                     self.passed(&core, after);
-                    self.look(&core, after)?
+                    self.look(&core, after)
                 }
                 // What is rarely under way is kept out of the task, of which there is one per stream that was woken.
                 Command::Read { after, through } => {
-                    Box::pin(self.read(&core, Range { after, through })).await?
+                    Box::pin(self.read(&core, Range { after, through })).await
                 }
-                Command::Call(batch) => self.call(&core, batch).await?,
+                Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
                     let pump = self.pump.take().expect("a loop at work has its state");
                     match core.gate.park(pump) {
                         Parked::Rests => return Ok(()),
-                        Parked::Roused(pump) => self.pump = Some(pump),
-                        Parked::Closed { state, cause } => {
-                            self.pump = Some(state);
-                            return Err(cause);
-                        }
+                        Parked::Roused(pump) | Parked::Closed(pump) => self.pump = Some(pump),
                     }
-                    Input::Woken
+                    Ok(Input::Woken)
                 }
             };
+            input = go_on(&core, done)?;
             if matches!(input, Input::Page { .. }) {
                 pages += 1;
                 if pages > 1 {
@@ -303,7 +319,11 @@ impl Work {
             }
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
-                core.board.note(|progress| progress.phase = Phase::CatchingUp);
+                let now = Instant::now();
+                core.board.note(|progress| {
+                    progress.phase = Phase::CatchingUp;
+                    progress.beat_at = now;
+                });
                 Ok(Input::Behind { after, head })
             }
             Found::Closed => Err(StopCause::Closed),
@@ -320,7 +340,7 @@ impl Work {
                     Ok(page) => return Ok(page.into()),
                     Err(error) => error,
                 },
-                cause = interrupted(core) => return Err(cause),
+                () = interrupted(core) => return Ok(Input::Woken),
             };
             let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
             let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
@@ -332,14 +352,18 @@ impl Work {
                 return Err(error.into());
             };
             tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
-            pause(core, delay).await?;
+            pause(core, delay).await;
+            if core.gate.calls() {
+                return Ok(Input::Woken);
+            }
         }
     }
 
     /// Where a durable stream leaves its position.
     pub(crate) fn cell(&self) -> Arc<CursorCell> {
-        let cell = self.core.cursor.as_ref();
-        Arc::clone(cell.expect("only a durable stream sets events aside"))
+        let checkpointer = self.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
+        let checkpointer = checkpointer.expect("only a durable stream sets events aside");
+        Arc::clone(checkpointer.cell())
     }
 
     async fn call(&mut self, core: &StreamCore, mut batch: EventBatch) -> Result<Input, StopCause> {
@@ -351,19 +375,24 @@ impl Work {
         }
         let turn = match core.turn.try_lock() {
             Ok(turn) => turn,
-            Err(_) => Box::pin(wait_for_turn(core)).await?,
+            Err(_) => match Box::pin(wait_for_turn(core)).await {
+                Some(turn) => turn,
+                None => return Ok(Input::Woken),
+            },
         };
+        let now = Instant::now();
         core.board.note(|progress| {
+            progress.beat_at = now;
             progress.call = Some(CallInHand {
                 recorded_at: batch.recorded_timestamp(),
-                running_since: Some(Instant::now()),
+                running_since: Some(now),
             });
         });
         core.faults.hit(FaultPoint::BeforeHandler);
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = self.pump().handler.call(batch) => outcome,
+            outcome = inside::call(core, self.pump().handler.call(batch)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         drop(turn);
@@ -379,11 +408,13 @@ impl Work {
         let pump = self.pump();
         let had_failed = pump.failures.take().is_some();
         pump.reported = position;
+        let now = Instant::now();
         if let Some(care) = &mut pump.care {
             care.handled();
         }
         core.board.report(|progress| {
-            progress.position = progress.position.max(position);
+            progress.move_to(position, now);
+            progress.rate.count(events, now);
             progress.handled_batches += 1;
             progress.handled_events += events;
             progress.call = None;
@@ -418,9 +449,11 @@ impl Work {
         report_failure(core, &failure, last_sequence, attempts, verdict);
         match verdict {
             Verdict::RetryAfter(delay) => {
-                pause(core, delay).await?;
+                pause(core, delay).await;
                 Ok(Input::Retry)
             }
+            // Who was told to skip the batch, or to rest, does not give up before.
+            Verdict::GiveUp if core.gate.calls() => Ok(Input::Retry),
             Verdict::GiveUp => {
                 let first = self.pump().machine.position() + 1;
                 let part = self
@@ -463,7 +496,9 @@ fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, atte
     } else {
         tracing::debug!(stream, last_sequence, attempts, category, %error, "a handler failed again");
     }
+    let now = Instant::now();
     core.board.report(|progress| {
+        progress.beat_at = now;
         progress.failures += 1;
         progress.last_error = Some(Arc::clone(&failure.text));
         if let Some(call) = &mut progress.call {
@@ -472,20 +507,20 @@ fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, atte
         if let Verdict::RetryAfter(delay) = verdict {
             progress.phase = Phase::Retrying {
                 attempt: attempts,
-                next_at: Instant::now() + delay,
+                next_at: now + delay,
             };
         }
         News::Yes
     });
 }
 
-/// Waits for somebody who retries a dead letter. No call starts when the stream was ended meanwhile (S7).
-async fn wait_for_turn(core: &StreamCore) -> Result<MutexGuard<'_, ()>, StopCause> {
+/// Waits for somebody who retries a dead letter. Nothing: the gate has something to say first (S7).
+async fn wait_for_turn(core: &StreamCore) -> Option<MutexGuard<'_, ()>> {
     let turn = tokio::select! {
         turn = core.turn.lock() => turn,
-        cause = interrupted(core) => return Err(cause),
+        () = interrupted(core) => return None,
     };
-    core.gate.closed().map_or(Ok(turn), Err)
+    (!core.gate.calls()).then_some(turn)
 }
 
 impl From<Selected> for Input {
@@ -498,6 +533,14 @@ impl From<Selected> for Input {
     }
 }
 
+/// A cursor that is refused ends the stream, unless the loop was told why: its epoch has passed, and another is to be heeded.
+fn go_on(core: &StreamCore, done: Result<Input, StopCause>) -> Result<Input, StopCause> {
+    match done {
+        Err(StopCause::OwnershipLost) if core.gate.calls() => Ok(Input::Woken),
+        done => done,
+    }
+}
+
 /// Waits until a position is stored.
 pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
     let cell = checkpointer.cell();
@@ -505,19 +548,16 @@ pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result
     Ok(())
 }
 
-pub(crate) async fn pause(core: &StreamCore, delay: Duration) -> Result<(), StopCause> {
+pub(crate) async fn pause(core: &StreamCore, delay: Duration) {
     tokio::select! {
-        () = tokio::time::sleep(delay) => Ok(()),
-        cause = interrupted(core) => Err(cause),
+        () = tokio::time::sleep(delay) => {}
+        () = interrupted(core) => {}
     }
 }
 
-/// Waits until the gate is closed.
-async fn interrupted(core: &StreamCore) -> StopCause {
-    loop {
-        if let Some(cause) = core.gate.closed() {
-            return cause;
-        }
+/// Waits until the gate is closed, or has something to say.
+async fn interrupted(core: &StreamCore) {
+    while !core.gate.calls() {
         core.interrupt.notified().await;
     }
 }

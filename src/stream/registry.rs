@@ -6,7 +6,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::event::query::EventQuery;
+use crate::log::cursor::RollCall;
+use crate::log::steer::Word;
 use crate::stream::core::StreamCore;
+use crate::stream::steering;
 use crate::sync::Mutex;
 
 #[derive(Default)]
@@ -17,6 +20,8 @@ struct Contents {
     streams: BTreeMap<u64, Arc<StreamCore>>,
     /// The taken names, with the stream once there is one.
     names: HashMap<Arc<str>, Option<u64>>,
+    /// What was said to names that are taken by streams which are not there yet.
+    missed: HashMap<Arc<str>, Word>,
     /// The newest stream of each name, whether it runs or has stopped.
     by_name: HashMap<Arc<str>, u64>,
     /// Where the next sweep goes on.
@@ -120,13 +125,60 @@ impl Registry {
         contents.next_id
     }
 
-    pub(crate) fn add(&self, core: &Arc<StreamCore>) {
+    /// Adds a stream, and gives what was said to it while it was registered.
+    pub(crate) fn add(&self, core: &Arc<StreamCore>) -> Option<Word> {
         let mut contents = self.contents.lock();
-        if let Some(name) = &core.name {
-            contents.names.insert(Arc::clone(name), Some(core.id));
-            contents.by_name.insert(Arc::clone(name), core.id);
-        }
         contents.streams.insert(core.id, Arc::clone(core));
+        let name = core.name.as_ref()?;
+        contents.names.insert(Arc::clone(name), Some(core.id));
+        contents.by_name.insert(Arc::clone(name), core.id);
+        contents.missed.remove(name)
+    }
+
+    /// Passes a word on to the stream of its name, if one runs here. A stream that is just being registered is told then:
+    /// what it read of its row may be older.
+    pub(crate) fn tell(&self, word: Word) {
+        let mut contents = self.contents.lock();
+        let core = match contents.names.get(&word.name) {
+            Some(Some(id)) => contents.streams.get(id).map(Arc::clone),
+            Some(None) => {
+                contents.missed.insert(Arc::clone(&word.name), word);
+                return;
+            }
+            None => None,
+        };
+        drop(contents);
+        if let Some(core) = core {
+            core.hear(word);
+        }
+    }
+
+    /// Passes on to each stream that runs here what the rows of all say to it.
+    pub(crate) fn tell_all(&self, roll_call: &RollCall) {
+        let names: Vec<(Arc<str>, Option<Arc<StreamCore>>)> = {
+            let contents = self.contents.lock();
+            let streams = |id: &u64| contents.streams.get(id).map(Arc::clone);
+            let names = contents.names.iter();
+            names
+                .map(|(name, id)| (Arc::clone(name), id.as_ref().and_then(streams)))
+                .collect()
+        };
+        for (name, core) in names {
+            let word = match core {
+                Some(core) => core.word(&name, roll_call),
+                None => Some(steering::find(&name, None, roll_call)),
+            };
+            if let Some(word) = word {
+                self.tell(word);
+            }
+        }
+    }
+
+    /// The newest stream of a name, whether it runs or has stopped with an error.
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<StreamCore>> {
+        let contents = self.contents.lock();
+        let id = contents.by_name.get(name)?;
+        contents.streams.get(id).map(Arc::clone)
     }
 
     pub(crate) fn forget(&self, id: u64) {
@@ -183,6 +235,8 @@ impl Registry {
 
 impl Drop for NameClaim {
     fn drop(&mut self) {
-        self.registry.contents.lock().names.remove(&self.name);
+        let mut contents = self.registry.contents.lock();
+        contents.names.remove(&self.name);
+        contents.missed.remove(&self.name);
     }
 }

@@ -1,10 +1,12 @@
 //! What a stream says of itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Timestamp;
 use crate::error::StopCause;
+use crate::log::cursor::Pause;
+use crate::stream::rate::Rate;
 
 /// A stream at one moment.
 #[derive(Clone, Debug)]
@@ -14,13 +16,17 @@ pub struct StreamStatus {
     pub name: Option<String>,
     /// What it does.
     pub state: StreamState,
-    /// The last sequence that is settled: handled, set aside, or not selected by the query.
+    /// Whether it was registered in this store and has not ended without an error. What is said below of "this run" is
+    /// known of such a stream only.
+    pub is_here: bool,
+    /// The last sequence that is settled: handled, set aside, or not selected by the query. Of a stream that is not here, its cursor.
     pub position: u64,
     /// The last committed sequence.
     pub head: u64,
     /// How far the position is behind the head, in events.
     pub lag: u64,
-    /// How long ago the oldest event was committed that is known to be unhandled.
+    /// How long ago the oldest event was committed that is known to be unhandled: the one in the handler's hands, and where
+    /// [`Store::streams`](crate::Store::streams) looked, otherwise the first one after the position, selected or not.
     pub oldest_unhandled: Option<Duration>,
     /// The position at which this run began.
     pub started_after: u64,
@@ -41,6 +47,13 @@ pub struct StreamStatus {
     pub skipped: u64,
     /// For how long the handler has been at work on the batch in hand.
     pub call_running_for: Option<Duration>,
+    /// Events that were handled per second, over the newest second or more of this run.
+    pub events_per_second: f64,
+    /// How long ago the position changed. Of a stream that is not here: how long ago its cursor was stored.
+    pub still_for: Duration,
+    /// How long ago the loop of the stream gave a sign of life: it looked, called the handler, or got an answer. A stream
+    /// that rests gives none.
+    pub heartbeat: Option<Duration>,
 }
 
 /// What a stream does.
@@ -58,14 +71,34 @@ pub enum StreamState {
         /// When the next call begins, from now.
         next_in: Duration,
     },
+    /// It was paused, and rests until it is resumed. Nothing is lost meanwhile.
+    Paused {
+        /// Who paused it.
+        by: String,
+        /// Since when.
+        since: SystemTime,
+    },
     /// It runs no more.
     Stopped(StopCause),
+    /// It was not registered in this store. Whether another process runs it is not known here.
+    NotHere,
+}
+
+impl From<&Pause> for StreamState {
+    fn from(pause: &Pause) -> Self {
+        Self::Paused {
+            by: pause.by.to_string(),
+            since: pause.since.into(),
+        }
+    }
 }
 
 /// What the loop writes down as it goes. Kept small: it changes with every batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) position: u64,
+    /// The epoch that the position belongs to; 0, when the stream is not durable.
+    pub(crate) epoch: u64,
     pub(crate) phase: Phase,
     pub(crate) handled_batches: u64,
     pub(crate) handled_events: u64,
@@ -74,6 +107,11 @@ pub(crate) struct Progress {
     pub(crate) parked: u64,
     pub(crate) skipped: u64,
     pub(crate) call: Option<CallInHand>,
+    pub(crate) rate: Rate,
+    /// When the position changed.
+    pub(crate) moved_at: Instant,
+    /// When the loop gave a sign of life.
+    pub(crate) beat_at: Instant,
     /// The lowest position that somebody waits for.
     pub(crate) wanted: u64,
 }
@@ -83,6 +121,7 @@ pub(crate) enum Phase {
     CatchingUp,
     Live,
     Retrying { attempt: u32, next_at: Instant },
+    Paused(Pause),
     Stopped(StopCause),
 }
 
@@ -94,9 +133,11 @@ pub(crate) struct CallInHand {
 }
 
 impl Progress {
-    pub(crate) fn new(position: u64) -> Self {
+    pub(crate) fn new(position: u64, epoch: u64) -> Self {
+        let now = Instant::now();
         Self {
             position,
+            epoch,
             phase: Phase::CatchingUp,
             handled_batches: 0,
             handled_events: 0,
@@ -105,13 +146,26 @@ impl Progress {
             parked: 0,
             skipped: 0,
             call: None,
+            rate: Rate::new(now),
+            moved_at: now,
+            beat_at: now,
             wanted: u64::MAX,
+        }
+    }
+
+    /// The loop gives a sign of life, and says how far it is.
+    pub(crate) fn move_to(&mut self, position: u64, now: Instant) {
+        self.beat_at = now;
+        if position > self.position {
+            self.position = position;
+            self.moved_at = now;
         }
     }
 
     /// Whether somebody waits for what is reached, or for what will never be. Whoever waits for more says so again.
     pub(crate) fn reaches(&mut self) -> bool {
-        let reaches = self.position >= self.wanted || self.stop_cause().is_some();
+        let ends = matches!(self.phase, Phase::Paused(_) | Phase::Stopped(_));
+        let reaches = self.position >= self.wanted || ends;
         if reaches {
             self.wanted = u64::MAX;
         }
@@ -133,6 +187,7 @@ impl Progress {
                 attempt: *attempt,
                 next_in: next_at.saturating_duration_since(Instant::now()),
             },
+            Phase::Paused(pause) => pause.into(),
             Phase::Stopped(cause) => StreamState::Stopped(cause.clone()),
         }
     }

@@ -231,7 +231,7 @@ pub(crate) async fn d3_a_strict_checkpoint_stores_before_the_next_batch(subject:
     let handler = {
         let (store, late) = (store.clone(), Arc::clone(&late));
         HandleStream::new(move |batch: EventBatch| {
-            let stored = store.streams()[0].cursor;
+            let stored = store.streams_here()[0].cursor;
             if stored != Some(batch.first_sequence() - 1) {
                 late.fetch_add(1, Ordering::SeqCst);
             }
@@ -399,7 +399,7 @@ pub(crate) async fn d5_an_error_is_retried_and_then_stops_the_stream(subject: &S
         "{settled}"
     );
     assert_eq!(
-        store.streams().len(),
+        store.streams_here().len(),
         1,
         "who stopped with an error is still seen"
     );
@@ -490,7 +490,7 @@ pub(crate) async fn d6_a_name_that_was_unsubscribed_is_free(subject: &Subject) {
     let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
     stream.caught_up().await.unwrap();
     assert_eq!(recorder.sequences(), (1..=30).collect::<Vec<_>>());
-    assert_eq!(store.streams().len(), 1);
+    assert_eq!(store.streams_here().len(), 1);
 }
 
 pub(crate) async fn d6_who_lost_the_name_cannot_write_the_cursor_and_stops(subject: &Subject) {

@@ -12,8 +12,10 @@ mod log;
 mod poison;
 mod retention;
 mod retries;
+mod steering;
 mod streams;
 mod subject;
+mod waiting;
 
 use std::time::Duration;
 
@@ -146,6 +148,24 @@ conformance! {
         retries::s7_a_stream_has_stopped_when_no_retry_runs,
         retries::d7_a_stream_that_starts_over_has_no_letters_of_what_comes_again,
         retries::prune_is_held_by_the_oldest_letter_that_waits,
+        steering::d9_a_paused_stream_rests_and_goes_on_without_a_gap,
+        steering::d9_a_pause_of_a_resting_stream_stores_what_is_settled,
+        steering::d9_a_pause_holds_after_a_restart,
+        steering::d9_a_reset_of_a_running_stream_begins_a_new_run,
+        steering::d9_nothing_of_the_earlier_run_is_stored_after_a_reset,
+        steering::d9_a_reset_goes_where_it_says,
+        steering::d9_a_reset_before_what_pruning_left_is_refused,
+        steering::d9_a_failed_batch_is_skipped_while_its_stream_retries,
+        steering::d9_a_failed_batch_is_skipped_after_its_stream_stopped,
+        steering::d9_a_renamed_stream_keeps_its_cursor_under_the_new_name,
+        steering::d9_a_deleted_stream_stops_and_is_new_when_it_comes_again,
+        steering::d9_an_unknown_name_is_told_which_one_was_meant,
+        steering::d9_a_failed_commit_leaves_a_stream_as_it_was,
+        steering::d9_streams_are_listed_wherever_they_run,
+        waiting::wait_ends_when_it_is_handled_and_stored,
+        waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
+        waiting::wait_outlives_a_reset,
+        waiting::wait_inside_the_own_handler_is_refused,
         retention::prune_removes_whole_batches_only,
         retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
         retention::prune_gives_no_sequence_again_when_nothing_is_left,
@@ -172,5 +192,8 @@ conformance! {
         retries::d6_who_lost_the_name_sets_nothing_aside,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
         durable::d7_a_cursor_of_another_log_is_refused,
+        steering::d9_another_store_is_heeded_within_the_poll_interval,
+        steering::d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset,
+        steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
     }
 }

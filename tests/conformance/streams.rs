@@ -498,7 +498,7 @@ pub(crate) async fn s7_no_call_starts_after_unsubscribe(subject: &Subject) {
             "{calls} calls after {started}"
         );
     }
-    assert_eq!(store.streams().len(), 0);
+    assert_eq!(store.streams_here().len(), 0);
 }
 
 pub(crate) async fn s7_no_call_runs_after_stopped(subject: &Subject) {
@@ -540,5 +540,5 @@ pub(crate) async fn s7_no_call_runs_after_stopped(subject: &Subject) {
 }
 
 fn is_idle(store: &Store) -> bool {
-    store.streams().is_empty()
+    store.streams_here().is_empty()
 }

@@ -11,6 +11,7 @@ mod letters;
 mod naive;
 mod run;
 mod selection;
+mod steering;
 
 use std::time::Duration;
 

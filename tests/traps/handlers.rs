@@ -121,7 +121,7 @@ async fn a_panic_in_the_streams_own_loop_is_seen() {
     assert!(matches!(cause, StopCause::LoopPanicked), "{cause:?}");
     assert!(store.settled().await.unwrap_err().to_string().contains("broken"));
     append(&store, "a", 1).await;
-    assert_eq!(store.streams().len(), 1);
+    assert_eq!(store.streams_here().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

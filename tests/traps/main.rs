@@ -10,6 +10,7 @@ mod live;
 mod queries;
 mod replays;
 mod runtimes;
+mod steering;
 
 use std::path::PathBuf;
 use std::time::Duration;

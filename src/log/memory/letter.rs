@@ -26,6 +26,16 @@ fn keys<'a>(letters: &'a Letters, name: &'a str) -> BTreeSet<&'a str> {
         .collect()
 }
 
+fn counts(letters: &Letters, name: &str) -> LetterCounts {
+    let all = of(letters, name, 0).count();
+    let parked = of(letters, name, 0).filter(|letter| waits(letter)).count();
+    LetterCounts {
+        parked: parked as u64,
+        skipped: (all - parked) as u64,
+        keys: keys(letters, name).len() as u64,
+    }
+}
+
 fn waits(letter: &DeadLetter) -> bool {
     letter.state != DeadLetterState::Skipped
 }
@@ -52,6 +62,22 @@ impl MemoryWriter {
         let shared = &self.shared;
         let copy = || shared.lock().letters.clone().unwrap_or_default();
         self.staged.letters.get_or_insert_with(copy)
+    }
+}
+
+impl MemoryWriter {
+    /// What was set aside stays with the stream.
+    pub(super) fn rename_letters(&mut self, name: &str, to: &str) {
+        let found: Vec<DeadLetter> = self.read_letters(|letters| of(letters, name, 0).cloned().collect());
+        if found.is_empty() {
+            return;
+        }
+        let letters = self.change_letters();
+        letters.retain(|(stream, _), _| stream != name);
+        let renamed = found
+            .into_iter()
+            .map(|letter| ((to.to_owned(), letter.first_sequence), letter));
+        letters.extend(renamed);
     }
 }
 
@@ -86,15 +112,7 @@ impl LetterWriter for MemoryWriter {
     }
 
     fn letter_counts(&mut self, name: &str) -> Result<LetterCounts, StorageError> {
-        Ok(self.read_letters(|letters| {
-            let all = of(letters, name, 0).count();
-            let parked = of(letters, name, 0).filter(|letter| waits(letter)).count();
-            LetterCounts {
-                parked: parked as u64,
-                skipped: (all - parked) as u64,
-                keys: keys(letters, name).len() as u64,
-            }
-        }))
+        Ok(self.read_letters(|letters| counts(letters, name)))
     }
 
     fn oldest_letter(&mut self) -> Result<Option<(String, u64)>, StorageError> {
@@ -139,6 +157,10 @@ impl LetterReader for MemoryReader {
                 .find(|letter| letter.key.as_deref() == Some(key))
                 .cloned()
         }))
+    }
+
+    fn counts(&self, name: &str) -> Result<LetterCounts, StorageError> {
+        Ok(self.shared.lock().read_letters(|letters| counts(letters, name)))
     }
 
     fn keys(&self, name: &str) -> Result<Vec<Box<str>>, StorageError> {

@@ -227,6 +227,10 @@ impl LetterWriter for SqliteWriter {
 }
 
 impl LetterReader for SqliteReader {
+    fn counts(&self, name: &str) -> Result<LetterCounts, StorageError> {
+        self.with_connection(|lent| counts(&lent.connection, name).map_err(storage("count the dead letters")))
+    }
+
     fn letters(&self, range: LetterRange<'_>) -> Result<Vec<DeadLetter>, StorageError> {
         self.with_connection(|lent| {
             let read = || {

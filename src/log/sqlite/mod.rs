@@ -1,7 +1,7 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `letter`, `prune` and `checkpoint` (the committer's
+//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
 //! half), `candidates` (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the
 //! readers' half), `statistics`, `backup` and `verify` (what is asked of a whole file).
 //!
@@ -11,6 +11,7 @@ mod backup;
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
+mod cursor;
 #[cfg(test)]
 mod explain;
 pub(crate) mod index;

@@ -10,13 +10,14 @@ use crate::error::{BackupError, ReadError, StorageError, VerifyError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::backup::{BackedUp, BackupProgress};
+use crate::log::cursor::{NamedCursor, StoredCursor};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::view::{IndexView, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::{self, Source};
-use crate::log::sqlite::{backup, prune, statistics, verify};
+use crate::log::sqlite::{backup, cursor, prune, statistics, verify};
 use crate::log::statistics::LogStatistics;
 use crate::log::verification::Verification;
 use crate::log::{Extent, LogReader};
@@ -165,6 +166,14 @@ impl LogReader for SqliteReader {
         tell: &mut dyn FnMut(BackupProgress) -> More,
     ) -> Result<BackedUp, BackupError> {
         self.with_connection(|lent| backup::backup_to(&lent.connection, target, tell))
+    }
+
+    fn cursors(&self) -> Result<Vec<NamedCursor>, StorageError> {
+        self.with_connection(|lent| cursor::all(&lent.connection).map_err(storage("read the cursors")))
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
+        self.with_connection(|lent| cursor::read(&lent.connection, name).map_err(storage("read a cursor")))
     }
 
     fn log_id(&self) -> &str {

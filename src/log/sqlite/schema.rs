@@ -148,10 +148,16 @@ DROP TABLE event_tag;
 "#;
 
 const FORMAT_3: &str = r#"
+-- The newest number that was given to a registration or to a word from outside. None is given twice, whatever rows are removed.
+ALTER TABLE log ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+UPDATE log SET epoch = (SELECT coalesce(max(epoch), 0) FROM cursor);
+
+-- The epoch of the newest registration. The epoch itself is newer after a word from outside that moved the cursor.
+ALTER TABLE cursor ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
 -- Who paused the stream and since when, in microseconds since the Unix epoch; NULL: it is not paused.
 ALTER TABLE cursor ADD COLUMN paused_by TEXT;
 ALTER TABLE cursor ADD COLUMN paused_at INTEGER;
--- Changes with every word from outside (pause, reset and the like): whoever runs the stream reads the row again then.
+-- The number of the newest word from outside (pause, reset and the like): whoever runs the stream reads the row again then.
 ALTER TABLE cursor ADD COLUMN steering INTEGER NOT NULL DEFAULT 0;
 -- What is noted of the batch that the handler was given: its first event, and how often it was given. 0 and 1: a run is under
 -- way, and nothing is noted. 0 and 0: the last run ended in order.

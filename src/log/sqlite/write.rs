@@ -9,12 +9,13 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-use crate::log::cursor::{CursorWrite, StoredCursor};
+use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
 use crate::log::letter::Attempt;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Durability, ORDERED, storage};
+use crate::log::sqlite::cursor;
 use crate::log::sqlite::index::run;
 use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
@@ -232,49 +233,31 @@ impl LogWriter for SqliteWriter {
     }
 
     fn cursor(&mut self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
-        let read = || {
-            self.statement(
-                "SELECT position, query, log_id, epoch, attempt_at, attempts FROM cursor WHERE name = ?1",
-            )?
-            .query_row([name], |row| {
-                Ok(StoredCursor {
-                    position: row.get::<_, i64>(0)? as u64,
-                    query: row.get(1)?,
-                    log_id: row.get(2)?,
-                    epoch: row.get::<_, i64>(3)? as u64,
-                    attempt: Attempt {
-                        at: row.get::<_, i64>(4)? as u64,
-                        count: row.get(5)?,
-                    },
-                })
-            })
-            .optional()
-        };
-        read().map_err(storage("read a cursor"))
+        cursor::read(&self.connection, name).map_err(storage("read a cursor"))
+    }
+
+    fn newest_epoch(&mut self) -> Result<u64, StorageError> {
+        cursor::newest_epoch(&self.connection).map_err(storage("read the newest epoch"))
+    }
+
+    fn next_epoch(&mut self) -> Result<u64, StorageError> {
+        cursor::next_epoch(&self.connection).map_err(storage("give an epoch"))
     }
 
     fn put_cursor(&mut self, name: &str, cursor: &StoredCursor) -> Result<(), StorageError> {
-        let write = || {
-            self.statement(
-                "INSERT INTO cursor (name, position, query, log_id, epoch, updated_at, attempt_at, attempts)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT (name) DO UPDATE SET position = excluded.position, query = excluded.query,
-                     log_id = excluded.log_id, epoch = excluded.epoch, updated_at = excluded.updated_at,
-                     attempt_at = excluded.attempt_at, attempts = excluded.attempts",
-            )?
-            .execute(params![
-                name,
-                cursor.position as i64,
-                cursor.query,
-                cursor.log_id,
-                cursor.epoch as i64,
-                Timestamp::now().as_micros(),
-                cursor.attempt.at as i64,
-                cursor.attempt.count,
-            ])
-        };
-        write().map_err(storage("register a cursor"))?;
-        Ok(())
+        cursor::put(&self.connection, name, cursor).map_err(storage("register a cursor"))
+    }
+
+    fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        cursor::rename(&self.connection, name, to).map_err(storage("rename a stream"))
+    }
+
+    fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError> {
+        cursor::remove(&self.connection, name).map_err(storage("delete a stream"))
+    }
+
+    fn roll_call(&mut self) -> Result<RollCall, StorageError> {
+        cursor::roll_call(&self.connection).map_err(storage("read the cursors"))
     }
 
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {

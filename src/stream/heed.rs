@@ -1,0 +1,117 @@
+//! How the loop of a durable stream heeds a word from outside: it rests, goes on, or starts over under a new epoch.
+
+use std::sync::Arc;
+
+use crate::error::StopCause;
+use crate::log::cursor::{CursorCell, Pause};
+use crate::stream::aside::read_keys;
+use crate::stream::board::News;
+use crate::stream::core::StreamCore;
+use crate::stream::gate::Parked;
+use crate::stream::machine::Machine;
+use crate::stream::pump::{Pump, stored};
+use crate::stream::status::Phase;
+use crate::stream::steering::Standing;
+
+/// Does what the loop was told. No handler call is under way.
+pub(crate) async fn heed(
+    core: &Arc<StreamCore>,
+    pump: &mut Pump,
+    standing: Standing,
+) -> Result<(), StopCause> {
+    // Whoever speaks to a stream wants its batch to be tried anew.
+    pump.failures = None;
+    let epoch = pump
+        .checkpointer
+        .as_ref()
+        .map(|checkpointer| checkpointer.cell().epoch);
+    if epoch.is_some_and(|epoch| epoch != standing.epoch) {
+        start_over(core, pump, &standing);
+        if let Some(care) = &mut pump.care {
+            care.start_over(read_keys(core).await?);
+        }
+    }
+    match standing.paused {
+        Some(pause) => begin_pause(core, pump, pause).await,
+        None => {
+            if pump.paused.take().is_some() {
+                tracing::info!(stream = core.name.as_deref(), "a stream was resumed");
+            }
+            core.board.report(|progress| {
+                progress.phase = Phase::CatchingUp;
+                News::Yes
+            });
+            Ok(())
+        }
+    }
+}
+
+/// Goes to another position under another epoch. What the earlier run handed over is refused from now on (D6).
+///
+/// The position is changed before the cell is: whoever takes the cell first and then reads a position can hand a new position
+/// to the old cell, which is refused, and never an old one to the new.
+fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
+    let Some(checkpointer) = pump.checkpointer.take() else {
+        return;
+    };
+    let position = standing.position;
+    tracing::info!(
+        stream = core.name.as_deref(),
+        from = pump.machine.position(),
+        to = position,
+        "the cursor of a stream was moved from outside"
+    );
+    core.source.bus.reseat(core.seat, position);
+    pump.feed.start_over();
+    pump.machine = Machine::new(position);
+    pump.reported = position;
+    core.board.note(|progress| {
+        progress.position = position;
+        progress.epoch = standing.epoch;
+        progress.call = None;
+    });
+    let cell = CursorCell::new(Arc::clone(&checkpointer.cell().name), standing.epoch, position);
+    let checkpointer = checkpointer.start_over(Arc::new(cell));
+    core.change_cursor(checkpointer.cell());
+    pump.checkpointer = Some(checkpointer);
+}
+
+/// Stores what is settled, and says that the stream is paused.
+async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> Result<(), StopCause> {
+    let settled = core.position().max(pump.machine.position());
+    core.source.bus.leave_alone(core.seat);
+    // Who rests holds no page (S5): the batch in hand is read again.
+    pump.machine = Machine::new(pump.machine.position());
+    pump.feed.start_over();
+    if let Some(checkpointer) = &pump.checkpointer {
+        checkpointer.finish(settled);
+        stored(checkpointer, settled).await?;
+    }
+    core.report_position(settled);
+    tracing::info!(
+        stream = core.name.as_deref(),
+        by = &*pause.by,
+        position = settled,
+        "a stream was paused"
+    );
+    show_pause(core, pump, pause);
+    Ok(())
+}
+
+fn show_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) {
+    core.board.report(|progress| {
+        progress.phase = Phase::Paused(pause.clone());
+        progress.call = None;
+        News::Yes
+    });
+    pump.paused = Some(pause);
+}
+
+/// Lets a stream rest that was paused before it was registered. Gives the loop's state back when there is something to do.
+pub(crate) fn rest_paused(core: &Arc<StreamCore>, mut pump: Box<Pump>, pause: Pause) -> Option<Box<Pump>> {
+    show_pause(core, &mut pump, pause);
+    match core.gate.park(pump) {
+        Parked::Rests => None,
+        Parked::Roused(pump) | Parked::Closed(pump) => Some(pump),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a stream makes of the words from outside: pure.
+//!
+//! Words may come twice, late and out of order: from the committer after each commit, from its look-around, and from the
+//! registration of the stream. Their numbers say which of them is news.
+
+use std::sync::Arc;
+
+use crate::error::StopCause;
+use crate::log::cursor::{Pause, RollCall, StoredCursor};
+use crate::log::steer::{Stands, Word};
+
+/// How a running stream is to stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Another epoch than the loop's own: it starts over, at the position.
+    pub(crate) epoch: u64,
+    pub(crate) position: u64,
+    pub(crate) paused: Option<Pause>,
+}
+
+/// What follows from a word.
+#[derive(Clone, Debug)]
+pub(crate) enum Consequence {
+    End(StopCause),
+    Stand(Standing),
+}
+
+/// What a running stream has heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Hearing {
+    /// The epoch of the stream's registration.
+    owner: u64,
+    /// The number of the newest word that was heard.
+    heard: u64,
+    /// The epoch under which the stream is to run.
+    epoch: u64,
+    paused: Option<Pause>,
+}
+
+impl Hearing {
+    pub(crate) fn of(registered: &StoredCursor) -> Self {
+        Self {
+            owner: registered.owner,
+            heard: registered.steering,
+            epoch: registered.epoch,
+            paused: registered.paused.clone(),
+        }
+    }
+
+    /// Who paused the stream, as far as it has heard.
+    pub(crate) fn paused(&self) -> Option<&Pause> {
+        self.paused.as_ref()
+    }
+
+    /// The epoch under which the stream is to run, as far as it has heard.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Nothing follows from a word that was heard before, or that was meant for an earlier owner of the name.
+    pub(crate) fn hear(&mut self, word: Word) -> Option<Consequence> {
+        match word.stands {
+            Stands::At(row) if row.owner > self.owner => Some(Consequence::End(StopCause::OwnershipLost)),
+            Stands::At(row) if row.owner == self.owner && row.steering > self.heard => {
+                self.heard = row.steering;
+                self.epoch = row.epoch;
+                self.paused.clone_from(&row.paused);
+                Some(Consequence::Stand(Standing {
+                    epoch: row.epoch,
+                    position: row.position,
+                    paused: row.paused,
+                }))
+            }
+            Stands::At(_) => None,
+            _ if word.number <= self.owner.max(self.heard) => None,
+            Stands::Renamed { to } => Some(Consequence::End(StopCause::Renamed { to: to.to_string() })),
+            Stands::Gone => Some(Consequence::End(StopCause::Deleted)),
+        }
+    }
+
+    /// What the rows of all streams say to this one.
+    pub(crate) fn word(&self, name: &Arc<str>, roll_call: &RollCall) -> Word {
+        find(name, Some(self.owner), roll_call)
+    }
+}
+
+/// What the rows of all streams say to the one of this name, and of this owner, if it has one already.
+pub(crate) fn find(name: &Arc<str>, owner: Option<u64>, roll_call: &RollCall) -> Word {
+    let RollCall { number, rows } = roll_call;
+    let by_name = rows.binary_search_by(|row| row.name.cmp(name));
+    let stands = match by_name {
+        Ok(index) => Stands::At(rows[index].cursor.clone()),
+        // A rename keeps the owner, of whom there is no other.
+        Err(_) => match rows.iter().find(|row| Some(row.cursor.owner) == owner) {
+            Some(row) => Stands::Renamed {
+                to: Arc::clone(&row.name),
+            },
+            None => Stands::Gone,
+        },
+    };
+    Word {
+        name: Arc::clone(name),
+        number: *number,
+        stands,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::log::cursor::NamedCursor;
+    use crate::log::letter::Attempt;
+
+    fn row(owner: u64, epoch: u64, steering: u64) -> StoredCursor {
+        StoredCursor {
+            position: 4,
+            query: "[{}]".into(),
+            log_id: "log".into(),
+            epoch,
+            owner,
+            steering,
+            paused: None,
+            updated_at: Timestamp::EPOCH,
+            attempt: Attempt::RUNNING,
+        }
+    }
+
+    fn said(number: u64, stands: Stands) -> Word {
+        Word {
+            name: "ledger".into(),
+            number,
+            stands,
+        }
+    }
+
+    #[test]
+    fn d6_a_word_is_heeded_once_and_only_by_the_owner_it_is_meant_for() {
+        let mut hearing = Hearing::of(&row(5, 5, 2));
+        let at = |row: StoredCursor| said(row.steering, Stands::At(row));
+        assert!(hearing.hear(at(row(5, 5, 2))).is_none(), "known from the row");
+        let Some(Consequence::Stand(standing)) = hearing.hear(at(row(5, 6, 6))) else {
+            panic!("a reset is news");
+        };
+        assert_eq!((standing.epoch, standing.position), (6, 4));
+        assert!(hearing.hear(at(row(5, 6, 6))).is_none(), "heard already");
+        assert!(
+            hearing.hear(at(row(3, 4, 4))).is_none(),
+            "meant for an earlier owner"
+        );
+        let lost = hearing.hear(at(row(7, 8, 8)));
+        assert!(matches!(lost, Some(Consequence::End(StopCause::OwnershipLost))));
+    }
+
+    #[test]
+    fn an_earlier_stream_of_the_name_that_was_removed_is_no_news() {
+        let mut hearing = Hearing::of(&row(5, 5, 0));
+        assert!(hearing.hear(said(4, Stands::Gone)).is_none());
+        let gone = hearing.hear(said(6, Stands::Gone));
+        assert!(matches!(gone, Some(Consequence::End(StopCause::Deleted))));
+    }
+
+    #[test]
+    fn a_renamed_stream_is_found_by_its_owner() {
+        let hearing = Hearing::of(&row(5, 5, 0));
+        let rows = [("books", row(5, 9, 9)), ("other", row(8, 8, 0))];
+        let rows = rows.map(|(name, cursor)| NamedCursor {
+            name: name.into(),
+            cursor,
+        });
+        let roll_call = RollCall {
+            number: 9,
+            rows: rows.into(),
+        };
+        let word = hearing.word(&"ledger".into(), &roll_call);
+        assert!(matches!(word.stands, Stands::Renamed { to } if &*to == "books"));
+        assert!(matches!(
+            find(&"none".into(), None, &roll_call).stands,
+            Stands::Gone
+        ));
+    }
+}
