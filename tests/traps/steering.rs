@@ -185,7 +185,8 @@ async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
     let pausing: Arc<Mutex<Option<StreamControl>>> = Arc::default();
     let (tell, paused) = sync_channel(1);
     let commits = AtomicUsize::new(0);
-    let builder = with_faults(Store::builder(), {
+    let builder = Store::builder().poll_interval(Duration::from_secs(3_600));
+    let builder = with_faults(builder, {
         let pausing = Arc::clone(&pausing);
         move |point| {
             match point {
