@@ -71,8 +71,9 @@ async fn run(path: &Path) {
     let mut status = Some(watch.current());
     while let Some(now) = status {
         let is_paused = matches!(now.state, StreamState::Paused { .. });
-        if is_paused != was_paused {
-            say(if is_paused { "rests" } else { "goes on" }.to_owned());
+        // That it goes on is seen from what it handles: this task may be late to say so.
+        if is_paused && !was_paused {
+            say("rests".to_owned());
         }
         was_paused = is_paused;
         status = watch.changed().await;
@@ -152,9 +153,7 @@ async fn d9_a_stream_that_another_process_runs_heeds_every_command() {
         "{refused:?}"
     );
     ledger.resume().await.unwrap();
-    runner
-        .says(&["goes on", "handled 2", "handled 3", "handled 4"])
-        .await;
+    runner.says(&["handled 2", "handled 3", "handled 4"]).await;
 
     append(&store, "poison", 1).await;
     append(&store, "a", 1).await;
@@ -172,7 +171,7 @@ async fn d9_a_stream_that_another_process_runs_heeds_every_command() {
     let mut runner = Runner::start(&path);
     runner.says(&["rests"]).await;
     ledger.resume().await.unwrap();
-    runner.says(&["goes on", "handled 7"]).await;
+    runner.says(&["handled 7"]).await;
     in_time("it is stored", ledger.wait_for(7)).await.unwrap();
 
     let books = ledger.rename("books").await.unwrap();

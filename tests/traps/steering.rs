@@ -185,7 +185,8 @@ async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
     let pausing: Arc<Mutex<Option<StreamControl>>> = Arc::default();
     let (tell, paused) = sync_channel(1);
     let commits = AtomicUsize::new(0);
-    let builder = with_faults(Store::builder(), {
+    let builder = Store::builder().poll_interval(Duration::from_secs(3_600));
+    let builder = with_faults(builder, {
         let pausing = Arc::clone(&pausing);
         move |point| {
             match point {
@@ -214,8 +215,8 @@ async fn a_word_that_comes_while_a_stream_is_registered_is_heard() {
     stream.unsubscribe();
     stream.stopped().await;
     *pausing.lock().unwrap() = Some(store.stream("ledger").await.unwrap());
+    // Polled after the registration has asked, and before it can be answered.
     let blocks_the_only_thread = async {
-        tokio::task::yield_now().await;
         paused.recv_timeout(Duration::from_secs(25)).unwrap();
     };
     let recorder = Recorder::new();
