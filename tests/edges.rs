@@ -135,6 +135,14 @@ async fn closing_names_only_the_streams_that_were_late() {
     for stream in &others {
         stream.caught_up().await.unwrap();
     }
+    for stream in [&stuck, &stuck_live] {
+        let is_called = async {
+            while stream.status().call_running_for.is_none() {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_called).await.unwrap();
+    }
     let Err(CloseError::DrainLimit { mut streams, .. }) = store.close().await else {
         panic!("two streams are stuck");
     };

@@ -26,6 +26,7 @@ pub enum FailureCategory {
 }
 
 impl FailureCategory {
+    #[cfg(feature = "sqlite")]
     pub(crate) const ALL: [Self; 5] = [
         Self::Error,
         Self::Panic,

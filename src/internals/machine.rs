@@ -15,7 +15,7 @@ use crate::stream::machine::{Command, Input, Machine};
 
 /// Plays a script and checks every delivery against the list of what is to be delivered.
 ///
-/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds or fails, or
+/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds, fails, or settles a part, or
 /// the process dies and goes on from a cursor that was stored at some time.
 ///
 /// # Panics
@@ -31,6 +31,7 @@ pub fn drive_machine(script: &[u8]) {
             2 => world.skip_sequences(u64::from(byte >> 3)),
             3 => world.crash(byte >> 3),
             4 => world.step(Outcome::Fails),
+            5 => world.step(Outcome::SettlesTheFirst),
             _ => world.step(Outcome::Succeeds),
         }
     }
@@ -51,6 +52,8 @@ pub fn drive_machine(script: &[u8]) {
 enum Outcome {
     Succeeds,
     Fails,
+    /// The first event is handled, or set aside, and the rest of the batch is still in hand.
+    SettlesTheFirst,
 }
 
 struct World {
@@ -155,6 +158,7 @@ impl World {
                     through: batch.last_sequence(),
                 }
             }
+            Command::Call(batch) if outcome == Outcome::SettlesTheFirst => self.settle_first(&batch),
             Command::Call(_) => Input::Retry,
         };
         self.command = Some(self.machine.step(input));
@@ -175,6 +179,13 @@ impl World {
             );
             self.handled.insert(event.sequence());
         }
+    }
+
+    fn settle_first(&mut self, batch: &EventBatch) -> Input {
+        let through = batch.iter().next().map_or(0, |event| event.sequence());
+        let part = batch.part(through, through).expect("a batch has a first event");
+        self.handle(&part);
+        Input::Settled { through }
     }
 
     /// The first wanted event after the cursor that the handler did not take.

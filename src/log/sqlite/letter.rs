@@ -282,10 +282,7 @@ mod tests {
             (HAS_KEY, by_key_alone),
             (KEYS, by_key_alone),
             (COUNTS, by_place),
-            (
-                OLDEST,
-                "SCAN dead_letter USING COVERING INDEX dead_letter_that_waits",
-            ),
+            (OLDEST, "SCAN dead_letter USING INDEX dead_letter_that_waits"),
             (REMOVE, by_place),
             (REMOVE_AFTER, by_place),
             (PUT_ATTEMPT, "SEARCH cursor USING PRIMARY KEY (name=?"),
