@@ -4,6 +4,7 @@
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
 //! an `append` future loses nothing.
 
+mod durable;
 mod hear;
 
 use std::collections::HashMap;
@@ -14,17 +15,15 @@ use crate::clock::Timestamp;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::cursor::{
-    CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
-};
-use crate::log::letter::{self, Attempt, LetterDone, LetterRequest};
+use crate::log::cursor::{CursorCell, CursorFailure};
+use crate::log::letter::LetterRequest;
 use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
 use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
 use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
-use crate::log::{Extent, LogWriter, Pace, Sync, Tail};
+use crate::log::{LogWriter, Pace, Sync, Tail};
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -68,9 +67,6 @@ const CHORES_PER_GROUP_MAX: usize = 8;
 const UPKEEP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long nothing is to come before upkeep is done that could wait.
 const IDLE_AFTER: Duration = Duration::from_millis(1);
-/// How often storing a cursor is tried, and the pause between two tries.
-const CURSOR_ATTEMPTS_MAX: u32 = 5;
-const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
 /// How much of another process's commits is read at once.
 const FOLLOW_BOUNDS: PageBounds = PageBounds {
     batches_max: 1024,
@@ -354,88 +350,6 @@ impl<W: LogWriter> Committer<W> {
         }
     }
 
-    /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
-    fn open_cursor(&mut self, claim: &CursorClaim, tail: Tail) -> Result<OpenedCursor, StreamError> {
-        let Tail {
-            head, pruned_through, ..
-        } = tail;
-        let stored = self.writer.cursor(&claim.name)?;
-        let extent = Extent { pruned_through, head };
-        let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
-            Some(position) => position,
-            None => match claim.start {
-                Start::Beginning => 0,
-                Start::Now => head,
-                Start::After(position) if position > head => {
-                    return Err(StreamError::StartAhead { position, head });
-                }
-                Start::After(position) if position < pruned_through => {
-                    return Err(claim.pruned(position, pruned_through));
-                }
-                Start::After(position) => position,
-                Start::At(time) => self.writer.position_at(time.into())?,
-            },
-        };
-        if position < pruned_through {
-            tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
-        }
-        let position = position.max(pruned_through);
-        let discarded = self.writer.remove_letters_after(&claim.name, position)?;
-        if discarded > 0 {
-            tracing::warn!(stream = %claim.name, position, discarded, "a stream starts over, its dead letters from there on are gone");
-        }
-        // What is noted of an attempt is about a position; elsewhere it says nothing.
-        let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
-        let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
-        let previous = previous.unwrap_or_default();
-        let epoch = self.writer.next_epoch()?;
-        let (steering, paused) = stored.map_or((0, None), |stored| (stored.steering, stored.paused));
-        let cursor = StoredCursor {
-            position,
-            query: claim.query.clone(),
-            log_id: self.log_id.clone(),
-            attempt: if previous.count == 0 {
-                Attempt::RUNNING
-            } else {
-                previous
-            },
-            epoch,
-            owner: epoch,
-            steering,
-            paused,
-            updated_at: Timestamp::now(),
-        };
-        self.writer.put_cursor(&claim.name, &cursor)?;
-        Ok(OpenedCursor {
-            row: cursor,
-            head,
-            previous,
-            letters: self.writer.letter_counts(&claim.name)?,
-        })
-    }
-
-    /// Changes dead letters in a transaction of its own, so that what fails here fails no append. Asks for no sync: what a
-    /// power cut takes is the letter and the cursor's move over it, and the stream comes to it again (D3).
-    fn change_letters(&mut self, request: LetterRequest) {
-        let outcome = self.begin(Sync::Ordered).and_then(|_| {
-            let done = letter::apply(&mut self.writer, &request.change)?;
-            if self.faults.hit(FaultPoint::BeforeLetter) {
-                return Err(injected("store a dead letter"));
-            }
-            self.writer.commit()?;
-            Ok(done)
-        });
-        if matches!(outcome, Ok(LetterDone::OwnershipLost)) {
-            self.hear_why();
-        }
-        match &outcome {
-            Ok(done) => request.change.committed(done),
-            Err(_) => self.writer.rollback(),
-        }
-        // Who has gone does not need the answer.
-        let _ = request.reply.send(outcome);
-    }
-
     /// Opens a transaction, and publishes first what another process committed meanwhile.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         let tail = self.writer.begin(sync)?;
@@ -504,85 +418,6 @@ impl<W: LogWriter> Committer<W> {
         }
         Ok(())
     }
-
-    /// Writes the newest position of each cell inside the transaction.
-    fn move_cursors(&mut self, cells: &[Arc<CursorCell>], moves: &mut Vec<Move>) -> Result<(), StorageError> {
-        if !cells.is_empty() && self.faults.hit(FaultPoint::BeforeCursor) {
-            return Err(injected("store the cursors"));
-        }
-        for cell in cells {
-            let position = cell.pick_up();
-            let is_owner = self.writer.move_cursor(&CursorWrite {
-                name: &cell.name,
-                epoch: cell.epoch,
-                position,
-                run: cell.run(),
-            })?;
-            moves.push(Move {
-                cell: Arc::clone(cell),
-                position,
-                is_owner,
-            });
-        }
-        Ok(())
-    }
-
-    /// Stores cursors that no group came for, without asking the disk to sync (D3).
-    fn flush_cursors(&mut self, cells: &[Arc<CursorCell>]) {
-        self.in_hand = cells.to_vec();
-        let mut moves = Vec::with_capacity(cells.len());
-        let outcome = self.begin(Sync::Ordered).and_then(|_| {
-            self.move_cursors(cells, &mut moves)?;
-            self.writer.commit()
-        });
-        match outcome {
-            Ok(()) => self.settle_cursors(moves),
-            Err(error) => {
-                self.writer.rollback();
-                self.retry_cursors(cells, &error);
-            }
-        }
-    }
-
-    fn settle_cursors(&mut self, moves: Vec<Move>) {
-        if moves.is_empty() {
-            return;
-        }
-        self.faults.hit(FaultPoint::AfterCursor);
-        if moves.iter().any(|cursor| !cursor.is_owner) {
-            self.hear_why();
-        }
-        for Move {
-            cell,
-            position,
-            is_owner,
-        } in moves
-        {
-            self.cursor_retries.remove(&cell.name);
-            if is_owner {
-                cell.stored(position);
-            } else {
-                tracing::debug!(stream = %cell.name, epoch = cell.epoch, "a cursor was refused, its epoch has passed");
-                cell.fail(CursorFailure::OwnershipLost);
-            }
-        }
-    }
-
-    /// Storing failed. A busy file passes, so it is tried again a few times; then the stream ends loudly.
-    fn retry_cursors(&mut self, cells: &[Arc<CursorCell>], error: &StorageError) {
-        for cell in cells {
-            cell.pick_up();
-            let attempts = self.cursor_retries.entry(Arc::clone(&cell.name)).or_insert(0);
-            *attempts += 1;
-            if *attempts < CURSOR_ATTEMPTS_MAX {
-                self.queue.retry_cursor(cell, CURSOR_RETRY_WITHIN);
-            } else {
-                self.cursor_retries.remove(&cell.name);
-                tracing::error!(stream = %cell.name, %error, "the cursor could not be stored");
-                cell.fail(CursorFailure::Storage(error.clone()));
-            }
-        }
-    }
 }
 
 /// How many requests the next group waits for, after one of so many during which so many others came.
@@ -596,13 +431,6 @@ fn next_group(requests: usize, waiting: usize) -> usize {
     } else {
         requests
     }
-}
-
-/// A cursor that was written inside a transaction.
-struct Move {
-    cell: Arc<CursorCell>,
-    position: u64,
-    is_owner: bool,
 }
 
 /// Keeps the answer of a request, and passes an error of the storage on, which the request is answered with as well.

@@ -1,0 +1,196 @@
+//! What the committer does for durable streams: their cursors and their dead letters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::{StorageError, StreamError};
+use crate::fault::FaultPoint;
+use crate::log::committer::{Committer, injected};
+use crate::log::cursor::{
+    CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
+};
+use crate::log::letter::{self, Attempt, LetterDone, LetterRequest};
+use crate::log::{Extent, LogWriter, Sync, Tail};
+
+/// How often storing a cursor is tried, and the pause between two tries.
+const CURSOR_ATTEMPTS_MAX: u32 = 5;
+const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
+
+impl<W: LogWriter> Committer<W> {
+    /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
+    pub(super) fn open_cursor(
+        &mut self,
+        claim: &CursorClaim,
+        tail: Tail,
+    ) -> Result<OpenedCursor, StreamError> {
+        let Tail {
+            head, pruned_through, ..
+        } = tail;
+        let stored = self.writer.cursor(&claim.name)?;
+        let extent = Extent { pruned_through, head };
+        let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
+            Some(position) => position,
+            None => match claim.start {
+                Start::Beginning => 0,
+                Start::Now => head,
+                Start::After(position) if position > head => {
+                    return Err(StreamError::StartAhead { position, head });
+                }
+                Start::After(position) if position < pruned_through => {
+                    return Err(claim.pruned(position, pruned_through));
+                }
+                Start::After(position) => position,
+                Start::At(time) => self.writer.position_at(time.into())?,
+            },
+        };
+        if position < pruned_through {
+            tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
+        }
+        let position = position.max(pruned_through);
+        let discarded = self.writer.remove_letters_after(&claim.name, position)?;
+        if discarded > 0 {
+            tracing::warn!(stream = %claim.name, position, discarded, "a stream starts over, its dead letters from there on are gone");
+        }
+        // What is noted of an attempt is about a position; elsewhere it says nothing.
+        let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
+        let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
+        let previous = previous.unwrap_or_default();
+        let epoch = self.writer.next_epoch()?;
+        let (steering, paused) = stored.map_or((0, None), |stored| (stored.steering, stored.paused));
+        let cursor = StoredCursor {
+            position,
+            query: claim.query.clone(),
+            log_id: self.log_id.clone(),
+            attempt: if previous.count == 0 {
+                Attempt::RUNNING
+            } else {
+                previous
+            },
+            epoch,
+            owner: epoch,
+            steering,
+            paused,
+            updated_at: Timestamp::now(),
+        };
+        self.writer.put_cursor(&claim.name, &cursor)?;
+        Ok(OpenedCursor {
+            row: cursor,
+            head,
+            previous,
+            letters: self.writer.letter_counts(&claim.name)?,
+        })
+    }
+
+    /// Changes dead letters in a transaction of its own, so that what fails here fails no append. Asks for no sync: what a
+    /// power cut takes is the letter and the cursor's move over it, and the stream comes to it again (D3).
+    pub(super) fn change_letters(&mut self, request: LetterRequest) {
+        let outcome = self.begin(Sync::Ordered).and_then(|_| {
+            let done = letter::apply(&mut self.writer, &request.change)?;
+            if self.faults.hit(FaultPoint::BeforeLetter) {
+                return Err(injected("store a dead letter"));
+            }
+            self.writer.commit()?;
+            Ok(done)
+        });
+        if matches!(outcome, Ok(LetterDone::OwnershipLost)) {
+            self.hear_why();
+        }
+        match &outcome {
+            Ok(done) => request.change.committed(done),
+            Err(_) => self.writer.rollback(),
+        }
+        // Who has gone does not need the answer.
+        let _ = request.reply.send(outcome);
+    }
+
+    /// Writes the newest position of each cell inside the transaction.
+    pub(super) fn move_cursors(
+        &mut self,
+        cells: &[Arc<CursorCell>],
+        moves: &mut Vec<Move>,
+    ) -> Result<(), StorageError> {
+        if !cells.is_empty() && self.faults.hit(FaultPoint::BeforeCursor) {
+            return Err(injected("store the cursors"));
+        }
+        for cell in cells {
+            let position = cell.pick_up();
+            let is_owner = self.writer.move_cursor(&CursorWrite {
+                name: &cell.name,
+                epoch: cell.epoch,
+                position,
+                run: cell.run(),
+            })?;
+            moves.push(Move {
+                cell: Arc::clone(cell),
+                position,
+                is_owner,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores cursors that no group came for, without asking the disk to sync (D3).
+    pub(super) fn flush_cursors(&mut self, cells: &[Arc<CursorCell>]) {
+        self.in_hand = cells.to_vec();
+        let mut moves = Vec::with_capacity(cells.len());
+        let outcome = self.begin(Sync::Ordered).and_then(|_| {
+            self.move_cursors(cells, &mut moves)?;
+            self.writer.commit()
+        });
+        match outcome {
+            Ok(()) => self.settle_cursors(moves),
+            Err(error) => {
+                self.writer.rollback();
+                self.retry_cursors(cells, &error);
+            }
+        }
+    }
+
+    pub(super) fn settle_cursors(&mut self, moves: Vec<Move>) {
+        if moves.is_empty() {
+            return;
+        }
+        self.faults.hit(FaultPoint::AfterCursor);
+        if moves.iter().any(|cursor| !cursor.is_owner) {
+            self.hear_why();
+        }
+        for Move {
+            cell,
+            position,
+            is_owner,
+        } in moves
+        {
+            self.cursor_retries.remove(&cell.name);
+            if is_owner {
+                cell.stored(position);
+            } else {
+                tracing::debug!(stream = %cell.name, epoch = cell.epoch, "a cursor was refused, its epoch has passed");
+                cell.fail(CursorFailure::OwnershipLost);
+            }
+        }
+    }
+
+    /// Storing failed. A busy file passes, so it is tried again a few times; then the stream ends loudly.
+    pub(super) fn retry_cursors(&mut self, cells: &[Arc<CursorCell>], error: &StorageError) {
+        for cell in cells {
+            cell.pick_up();
+            let attempts = self.cursor_retries.entry(Arc::clone(&cell.name)).or_insert(0);
+            *attempts += 1;
+            if *attempts < CURSOR_ATTEMPTS_MAX {
+                self.queue.retry_cursor(cell, CURSOR_RETRY_WITHIN);
+            } else {
+                self.cursor_retries.remove(&cell.name);
+                tracing::error!(stream = %cell.name, %error, "the cursor could not be stored");
+                cell.fail(CursorFailure::Storage(error.clone()));
+            }
+        }
+    }
+}
+
+/// A cursor that was written inside a transaction.
+pub(super) struct Move {
+    cell: Arc<CursorCell>,
+    position: u64,
+    is_owner: bool,
+}
