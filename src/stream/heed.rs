@@ -84,7 +84,8 @@ async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> R
     pump.machine = Machine::new(pump.machine.position());
     pump.feed.start_over();
     if let Some(checkpointer) = &pump.checkpointer {
-        checkpointer.finish(settled);
+        // The run is not over: it is what goes on when the stream is resumed.
+        checkpointer.flush(settled);
         stored(checkpointer, settled).await?;
     }
     core.report_position(settled);
