@@ -30,6 +30,7 @@ use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::Sizes;
 use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
+use crate::meter::{LogMeter, StreamMeter};
 use crate::store::Store;
 use crate::stream::feed::{Source, shelf_bytes_max};
 use crate::stream::hub::Hub;
@@ -369,6 +370,7 @@ impl StoreBuilder {
             source: Arc::new(Source::new(log, bus, page, self.window_bytes)),
             registry: Arc::new(Registry::new()),
             faults: self.faults.clone(),
+            unnamed: Arc::new(StreamMeter::new(None)),
             threads: Arc::default(),
             poll_interval: self.poll_interval,
         });
@@ -378,6 +380,7 @@ impl StoreBuilder {
             tempo,
             publish: Box::new(hub.publisher()),
             tell: Box::new(hub.herald()),
+            meter: LogMeter::new(),
             words: Vec::new(),
             epoch_heard: None,
             head,

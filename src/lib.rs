@@ -15,6 +15,7 @@ mod inspect;
 #[doc(hidden)]
 pub mod internals;
 mod log;
+mod meter;
 mod store;
 mod stream;
 mod sync;

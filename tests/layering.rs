@@ -12,13 +12,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("fault", &[]),
     ("error", &[]),
     ("event", &["clock", "error"]),
+    ("meter", &["clock", "event"]),
     // 2. Two neighbours that do not know each other.
-    ("log", &["clock", "sync", "fault", "error", "event"]),
+    ("log", &["clock", "sync", "fault", "meter", "error", "event"]),
     ("bus", &["clock", "sync", "error", "event"]),
     // 3. Where log and bus meet.
     (
         "stream",
-        &["clock", "sync", "fault", "error", "event", "log", "bus"],
+        &["clock", "sync", "fault", "meter", "error", "event", "log", "bus"],
     ),
     // 5. The wiring.
     ("store", &["sync", "error", "event", "log", "stream", "builder"]),
@@ -27,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "builder",
         &[
-            "clock", "fault", "error", "event", "log", "bus", "stream", "store",
+            "clock", "fault", "meter", "error", "event", "log", "bus", "stream", "store",
         ],
     ),
     // For this crate's own proofs.

@@ -115,6 +115,11 @@ impl Bus {
         self.state.lock().window.head()
     }
 
+    /// How much of the newest batches is in memory.
+    pub(crate) fn window_bytes(&self) -> usize {
+        self.state.lock().window.bytes()
+    }
+
     /// Takes a seat for a stream that has seen everything up to `position`.
     pub(crate) fn join(&self, query: Arc<EventQuery>, position: u64) -> SeatKey {
         let routes = place::routes(&self.words, &query);

@@ -45,6 +45,10 @@ impl Window {
         self.head
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds the newest batch. What the budget no longer allows goes into `evicted`, to be dropped outside the lock.
     pub(super) fn push(&mut self, batch: Arc<CommittedBatch>, evicted: &mut Vec<Arc<CommittedBatch>>) {
         assert!(

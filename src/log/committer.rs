@@ -24,6 +24,7 @@ use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
 use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
 use crate::log::{LogWriter, Pace, Sync, Tail};
+use crate::meter::LogMeter;
 
 /// The one way out of the log: gets the batches of each commit, in order. An empty slice says that the poll interval is over.
 pub(crate) type Publish = Box<dyn FnMut(&[Arc<CommittedBatch>]) + Send>;
@@ -37,6 +38,7 @@ pub(crate) struct Committer<W> {
     pub(crate) publish: Publish,
     pub(crate) tell: Tell,
     pub(crate) tempo: Arc<Tempo>,
+    pub(crate) meter: LogMeter,
     /// The last sequence that was published.
     pub(crate) head: u64,
     pub(crate) log_id: String,
@@ -212,7 +214,9 @@ impl<W: LogWriter> Committer<W> {
                 self.pass_on_words();
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
-                self.tempo.note(started.elapsed(), growth.requests);
+                let took = started.elapsed();
+                self.tempo.note(took, growth.requests);
+                self.meter.committed(&batches, growth.requests, took);
                 answers.into_iter().for_each(Answer::send);
             }
             Err(error) => {

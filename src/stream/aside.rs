@@ -246,6 +246,7 @@ impl Work {
     ) -> Result<Aside, StopCause> {
         let Disposal { letters, through } = disposal;
         let first_sequence = letters.first().map_or(0, |letter| letter.first_sequence);
+        let count = letters.len();
         let change = LetterChange::SetAside(SetAside {
             cell: self.cell(),
             position: through,
@@ -270,6 +271,7 @@ impl Work {
         };
         match done {
             LetterDone::Done(counts) => {
+                core.meter.set_aside(count);
                 self.moved(core, through, counts);
                 Ok(Aside::Settled { through })
             }

@@ -15,12 +15,13 @@ use crate::log::cursor::{CursorCell, Pause, RollCall};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
 use crate::log::steer::Word;
+use crate::meter::{Place, StreamMeter};
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
 use crate::stream::feed::{self, Feed, Found, Source};
 use crate::stream::gate::Gate;
-use crate::stream::handler::WeakHandle;
+use crate::stream::handler::{HandleStream, WeakHandle};
 use crate::stream::heed;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
@@ -36,46 +37,50 @@ pub(crate) struct StreamCore {
     pub(crate) seat: SeatKey,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
-    durable: Option<Durable>,
+    durable: Option<Box<Durable>>,
     pub(crate) faults: Faults,
-    pub(crate) gate: Gate<Box<Pump>, StopCause, Standing>,
+    pub(crate) meter: Arc<StreamMeter>,
+    pub(crate) gate: Gate<Box<Pump>, StopCause, Box<Standing>>,
     /// Interrupts the loop where it waits, to let it see that the gate is closed.
     pub(crate) interrupt: Notify,
     /// Interrupts a handler call: the drain limit is over.
     pub(crate) abort: Notify,
-    /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
-    pub(crate) turn: tokio::sync::Mutex<()>,
-    /// How letters are retried, if the stream is durable and has not ended.
-    pub(crate) handler: Option<WeakHandle>,
     pub(crate) runtime: Handle,
     pub(crate) board: Board,
 }
 
-/// What a durable stream has beside the others.
+/// What a durable stream has beside the others, of which there may be very many.
 struct Durable {
     /// The cell of the run's epoch.
     cell: Mutex<Arc<CursorCell>>,
     /// Held while a word is passed on to the gate, so that words arrive there in order.
     hearing: Mutex<Hearing>,
+    /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
+    turn: Turn,
+    /// How letters are retried, as long as the stream has not ended.
+    handler: WeakHandle,
 }
+
+/// Held by whoever calls the handler.
+pub(crate) type Turn = tokio::sync::Mutex<()>;
 
 /// The parts that a core is made of.
 pub(crate) struct NewCore {
+    pub(crate) meter: Arc<StreamMeter>,
     pub(crate) id: u64,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) query: Arc<EventQuery>,
     pub(crate) position: u64,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) durable: Option<(Arc<CursorCell>, Hearing)>,
+    pub(crate) durable: Option<(Arc<CursorCell>, Hearing, WeakHandle)>,
     pub(crate) faults: Faults,
     pub(crate) runtime: Handle,
-    pub(crate) handler: Option<WeakHandle>,
 }
 
 impl StreamCore {
     pub(crate) fn new(parts: NewCore, feed: &Feed) -> Self {
-        let epoch = parts.durable.as_ref().map_or(0, |(cell, _)| cell.epoch);
+        let epoch = parts.durable.as_ref().map_or(0, |(cell, ..)| cell.epoch);
         Self {
             id: parts.id,
             name: parts.name,
@@ -84,16 +89,19 @@ impl StreamCore {
             seat: feed.seat(),
             source: parts.source,
             registry: parts.registry,
-            durable: parts.durable.map(|(cell, hearing)| Durable {
-                cell: Mutex::new(cell),
-                hearing: Mutex::new(hearing),
+            durable: parts.durable.map(|(cell, hearing, handler)| {
+                Box::new(Durable {
+                    cell: Mutex::new(cell),
+                    hearing: Mutex::new(hearing),
+                    turn: Turn::new(()),
+                    handler,
+                })
             }),
             faults: parts.faults,
+            meter: parts.meter,
             gate: Gate::new(),
             interrupt: Notify::new(),
             abort: Notify::new(),
-            turn: tokio::sync::Mutex::new(()),
-            handler: parts.handler,
             runtime: parts.runtime,
             board: Board::new(parts.position, epoch),
         }
@@ -133,6 +141,16 @@ impl StreamCore {
         }
     }
 
+    /// Whose turn it is to call the handler. Nothing: the stream is not durable, and has no letters that somebody could retry.
+    pub(crate) fn turn(&self) -> Option<&Turn> {
+        self.durable.as_ref().map(|durable| &durable.turn)
+    }
+
+    /// The handler of a durable stream that has not ended.
+    pub(crate) fn handler(&self) -> Option<HandleStream> {
+        self.durable.as_ref()?.handler.upgrade()
+    }
+
     /// The epoch under which the stream is to run, as far as it has heard. The loop may yet have to begin there.
     pub(crate) fn heard_epoch(&self) -> u64 {
         let durable = self.durable.as_ref();
@@ -159,7 +177,7 @@ impl StreamCore {
         match hearing.hear(word) {
             None => {}
             Some(Consequence::Stand(standing)) => {
-                let resting = self.gate.tell(standing);
+                let resting = self.gate.tell(Box::new(standing));
                 drop(hearing);
                 match resting {
                     Some(pump) => crowd::start(Arc::clone(self), pump),
@@ -213,6 +231,22 @@ impl StreamCore {
             .bus
             .settled(self.seat)
             .map_or(handled, |settled| settled.max(handled))
+    }
+
+    /// Tells the instruments where a durable stream stands.
+    pub(crate) fn sample(&self) {
+        if self.name.is_some() {
+            self.meter.sample(|| {
+                let status = self.status();
+                Place {
+                    position: status.position,
+                    lag_events: status.lag,
+                    lag_age: status.oldest_unhandled.unwrap_or_default(),
+                    parked: status.parked,
+                    skipped: status.skipped,
+                }
+            });
+        }
     }
 
     pub(crate) fn status(&self) -> StreamStatus {

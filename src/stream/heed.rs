@@ -17,7 +17,7 @@ use crate::stream::steering::Standing;
 pub(crate) async fn heed(
     core: &Arc<StreamCore>,
     pump: &mut Pump,
-    standing: Standing,
+    standing: Box<Standing>,
 ) -> Result<(), StopCause> {
     // Whoever speaks to a stream wants its batch to be tried anew.
     pump.failures = None;

@@ -13,6 +13,7 @@ use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, OpenedCursor};
 use crate::log::steer::Heard;
+use crate::meter::{LogMeter, StreamMeter};
 use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
@@ -30,13 +31,15 @@ pub(crate) struct Hub {
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) faults: Faults,
+    /// The instruments of all streams without a name.
+    pub(crate) unnamed: Arc<StreamMeter>,
     /// A runtime that has threads of its own, if some stream runs on one: it wakes streams when they are many.
     pub(crate) threads: Arc<OnceLock<Handle>>,
     /// How often the log is looked at for what other processes do.
     pub(crate) poll_interval: Duration,
 }
 
-/// How many durable streams are looked at when cursors are swept along.
+/// How many streams are looked at when cursors are swept along, and when it is measured where streams stand.
 const SWEEP_STREAMS_MAX: usize = 256;
 
 /// How long a stream without a handler call may take to end.
@@ -151,11 +154,18 @@ impl Hub {
         let (source, registry) = (Arc::clone(&self.source), Arc::clone(&self.registry));
         let faults = self.faults.clone();
         let threads = Arc::clone(&self.threads);
+        let meter = LogMeter::new();
+        let (mut swept, mut sampled) = (0, 0);
         let mut unswept_events = 0;
         move |batches| {
             if batches.is_empty() {
                 // Not left to anybody: a wake-up may have been lost because of whom it was left to (D8).
                 drop(Crowd::new(source.bus.overdue()));
+                if cfg!(feature = "metrics") {
+                    meter.sample(source.bus.head(), source.bus.window_bytes());
+                    let named = registry.next_in_turn(&mut sampled, SWEEP_STREAMS_MAX);
+                    named.iter().for_each(|core| core.sample());
+                }
             } else {
                 let wakers = source.bus.publish(batches);
                 if faults.hit(FaultPoint::Wake) {
@@ -166,7 +176,7 @@ impl Hub {
             unswept_events += batches.iter().map(|batch| batch.events.len() as u64).sum::<u64>();
             if unswept_events >= SWEEP_EVENTS {
                 unswept_events = 0;
-                for core in registry.next_to_sweep(SWEEP_STREAMS_MAX) {
+                for core in registry.next_in_turn(&mut swept, SWEEP_STREAMS_MAX) {
                     core.sweep();
                 }
             }
@@ -261,6 +271,10 @@ impl Hub {
             .as_ref()
             .map(|durable| Arc::clone(durable.checkpointer.cell()));
         let hearing = durable.as_ref().map(|durable| durable.hearing.clone());
+        let meter = match &cell {
+            Some(cell) => Arc::new(StreamMeter::new(Some(&cell.name))),
+            None => Arc::clone(&self.unnamed),
+        };
         let parts = NewCore {
             id: self.registry.next_id(),
             name: cell.as_ref().map(|cell| Arc::clone(&cell.name)),
@@ -268,9 +282,11 @@ impl Hub {
             position,
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
-            handler: cell.as_ref().map(|_| handler.downgrade()),
-            durable: cell.zip(hearing),
+            durable: cell
+                .zip(hearing)
+                .map(|(cell, hearing)| (cell, hearing, handler.downgrade())),
             faults: self.faults.clone(),
+            meter,
             runtime,
         };
         let core = Arc::new(StreamCore::new(parts, &feed));

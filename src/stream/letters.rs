@@ -276,9 +276,9 @@ impl DeadLetters {
 
     /// Retries one letter on the runtime of its stream, when nobody else has the handler.
     async fn retry_here(&self, core: &StreamCore, first_sequence: u64) -> Result<(), DeadLetterError> {
-        let _turn = core.turn.lock().await;
-        let handler = core.handler.as_ref().and_then(|handler| handler.upgrade());
-        let (Some(handler), Some(cell), None) = (handler, core.cursor(), core.gate.closed()) else {
+        let turn = core.turn().ok_or_else(|| self.not_running())?;
+        let _turn = turn.lock().await;
+        let (Some(handler), Some(cell), None) = (core.handler(), core.cursor(), core.gate.closed()) else {
             return Err(self.not_running());
         };
         let letter = self.find(first_sequence).await?;

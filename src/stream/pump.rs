@@ -14,10 +14,11 @@ use crate::fault::FaultPoint;
 use crate::log::cursor::{CursorCell, Pause};
 use crate::log::letter::LetterCounts;
 use crate::log::page::Range;
+use crate::meter::Outcome;
 use crate::stream::aside::{Care, Next, attempts_until, stop_cause};
 use crate::stream::board::News;
 use crate::stream::checkpoint::Checkpointer;
-use crate::stream::core::StreamCore;
+use crate::stream::core::{StreamCore, Turn};
 use crate::stream::failure::Failure;
 use crate::stream::feed::{Feed, Found, Selected};
 use crate::stream::gate::{Parked, Passage};
@@ -160,9 +161,9 @@ async fn store_last(ending: Ending) {
     // No retry of a letter begins from here on, also when the stream ends of itself (S7).
     core.gate.close(ending.cause.clone());
     // A letter may be under way to the handler.
-    let _turn = match core.turn.try_lock() {
-        Ok(turn) => turn,
-        Err(_) => core.turn.lock().await,
+    let _turn = match core.turn() {
+        Some(turn) => Some(turn.lock().await),
+        None => None,
     };
     let position = ending.pump.as_ref().map_or(0, |pump| pump.machine.position());
     let settled = core.position().max(position);
@@ -319,6 +320,7 @@ impl Work {
             }
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
+                core.meter.fell_behind();
                 let now = Instant::now();
                 core.board.note(|progress| {
                     progress.phase = Phase::CatchingUp;
@@ -373,10 +375,11 @@ impl Work {
                 Next::Go(input) => return Ok(input),
             }
         }
-        let turn = match core.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(_) => match Box::pin(wait_for_turn(core)).await {
-                Some(turn) => turn,
+        let turn = match core.turn().map(|turn| (turn, turn.try_lock())) {
+            None => None,
+            Some((_, Ok(turn))) => Some(turn),
+            Some((turn, Err(_))) => match Box::pin(wait_for_turn(core, turn)).await {
+                Some(turn) => Some(turn),
                 None => return Ok(Input::Woken),
             },
         };
@@ -388,6 +391,7 @@ impl Work {
                 running_since: Some(now),
             });
         });
+        core.meter.call_begins(batch.recorded_timestamp());
         core.faults.hit(FaultPoint::BeforeHandler);
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
@@ -397,6 +401,14 @@ impl Work {
         };
         drop(turn);
         core.faults.hit(FaultPoint::AfterHandler);
+        core.meter.call_ends(
+            now,
+            events,
+            outcome
+                .as_ref()
+                .map(|()| Outcome::Handled)
+                .unwrap_or(Outcome::Failed),
+        );
         match outcome {
             Ok(()) => self.handled(core, events, last_sequence).await,
             Err(failure) => Box::pin(self.failed(core, failure, last_sequence)).await,
@@ -515,9 +527,9 @@ fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, atte
 }
 
 /// Waits for somebody who retries a dead letter. Nothing: the gate has something to say first (S7).
-async fn wait_for_turn(core: &StreamCore) -> Option<MutexGuard<'_, ()>> {
+async fn wait_for_turn<'a>(core: &StreamCore, turn: &'a Turn) -> Option<MutexGuard<'a, ()>> {
     let turn = tokio::select! {
-        turn = core.turn.lock() => turn,
+        turn = turn.lock() => turn,
         () = interrupted(core) => return None,
     };
     (!core.gate.calls()).then_some(turn)

@@ -24,8 +24,6 @@ struct Contents {
     missed: HashMap<Arc<str>, Word>,
     /// The newest stream of each name, whether it runs or has stopped.
     by_name: HashMap<Arc<str>, u64>,
-    /// Where the next sweep goes on.
-    swept: u64,
 }
 
 pub(crate) struct Registry {
@@ -214,20 +212,15 @@ impl Registry {
         core.filter(|core| core.gate.closed().is_none())
     }
 
-    /// The next streams in turn, all of them after enough calls.
-    pub(crate) fn next_to_sweep(&self, count_max: usize) -> Vec<Arc<StreamCore>> {
-        let mut contents = self.contents.lock();
-        let from = contents.swept + 1;
-        let turn: Vec<_> = contents
-            .streams
-            .range(from..)
-            .take(count_max)
-            .map(|(_, core)| Arc::clone(core))
-            .collect();
-        contents.swept = if turn.len() < count_max {
-            0
-        } else {
-            turn.last().map_or(0, |core| core.id)
+    /// The next streams in turn, all of them after enough calls. `after` says where the turn is, 0 at first.
+    pub(crate) fn next_in_turn(&self, after: &mut u64, count_max: usize) -> Vec<Arc<StreamCore>> {
+        let contents = self.contents.lock();
+        let streams = contents.streams.range(*after + 1..).take(count_max);
+        let turn: Vec<_> = streams.map(|(_, core)| Arc::clone(core)).collect();
+        drop(contents);
+        *after = match turn.last() {
+            Some(last) if turn.len() == count_max => last.id,
+            _ => 0,
         };
         turn
     }

@@ -1,7 +1,7 @@
 //! What the committer does for durable streams: their cursors and their dead letters.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::error::{StorageError, StreamError};
@@ -132,6 +132,7 @@ impl<W: LogWriter> Committer<W> {
 
     /// Stores cursors that no group came for, without asking the disk to sync (D3).
     pub(super) fn flush_cursors(&mut self, cells: &[Arc<CursorCell>]) {
+        let started = Instant::now();
         self.in_hand = cells.to_vec();
         let mut moves = Vec::with_capacity(cells.len());
         let outcome = self.begin(Sync::Ordered).and_then(|_| {
@@ -139,7 +140,10 @@ impl<W: LogWriter> Committer<W> {
             self.writer.commit()
         });
         match outcome {
-            Ok(()) => self.settle_cursors(moves),
+            Ok(()) => {
+                self.meter.stored_cursors(started);
+                self.settle_cursors(moves);
+            }
             Err(error) => {
                 self.writer.rollback();
                 self.retry_cursors(cells, &error);
