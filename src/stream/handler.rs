@@ -45,7 +45,8 @@ type Call = dyn Fn(EventBatch) -> BoxFuture<'static, Result<(), BoxError>> + Sen
 #[derive(Clone)]
 pub struct HandleStream {
     call: Arc<Call>,
-    retry: Retry,
+    /// Nothing: as by default. Most handlers say nothing, and there may be very many.
+    retry: Option<Box<Retry>>,
     timeout: Option<Duration>,
 }
 
@@ -60,7 +61,7 @@ impl WeakHandle {
     pub(crate) fn upgrade(&self) -> Option<HandleStream> {
         Some(HandleStream {
             call: self.call.upgrade()?,
-            retry: Retry::never(),
+            retry: None,
             timeout: self.timeout,
         })
     }
@@ -76,7 +77,7 @@ impl HandleStream {
     {
         Self {
             call: Arc::new(move |batch| handler(batch).map(|done| done.map_err(Into::into)).boxed()),
-            retry: Retry::default(),
+            retry: None,
             timeout: None,
         }
     }
@@ -84,12 +85,12 @@ impl HandleStream {
     /// How often, how long and with which pauses a call that failed is repeated.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
+        self.retry = Some(Box::new(retry));
         self
     }
 
-    pub(crate) fn retry_policy(&self) -> &Retry {
-        &self.retry
+    pub(crate) fn retry_policy(&self) -> Retry {
+        self.retry.as_deref().copied().unwrap_or_default()
     }
 
     /// How long one call may take. A call that is late is dropped at the await where it stands, and has failed with the category
@@ -163,7 +164,7 @@ impl fmt::Debug for HandleStream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("HandleStream")
-            .field("retry", &self.retry)
+            .field("retry", &self.retry_policy())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

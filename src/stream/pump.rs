@@ -451,7 +451,7 @@ impl Work {
         last_sequence: u64,
     ) -> Result<Input, StopCause> {
         let now = Instant::now();
-        let policy = *self.pump().handler.retry_policy();
+        let policy = self.pump().handler.retry_policy();
         let failures = self
             .pump()
             .failures
