@@ -34,7 +34,7 @@ pub(crate) struct Common {
     /// Write JSON: one object, or one line for each event
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Do not ask before something is overwritten or removed
+    /// Do not ask before something is overwritten, moved, skipped or removed
     #[arg(long, short = 'y', global = true)]
     pub(crate) yes: bool,
 }

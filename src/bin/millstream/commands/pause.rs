@@ -1,6 +1,7 @@
 //! `pause`: a stream is to rest.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use millstream::{StreamHealth, StreamState};
 
 use crate::context::Context;
@@ -18,9 +19,12 @@ pub(crate) struct Arguments {
     /// The name of the stream
     name: String,
     /// Who pauses it, and why, for those who see it
-    #[arg(long, env = "USER", value_name = "WHO")]
+    #[arg(long, env = USER_VARIABLE, value_name = "WHO", value_parser = NonEmptyStringValueParser::new())]
     by: String,
 }
+
+/// What names the user.
+const USER_VARIABLE: &str = if cfg!(windows) { "USERNAME" } else { "USER" };
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let store = context.open()?;
