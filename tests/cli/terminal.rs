@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use millstream::Reset;
 use nix::pty::{OpenptyResult, Winsize, openpty};
@@ -14,6 +15,7 @@ use crate::service::{cursor_of, with_stream};
 use crate::{Place, command};
 
 const COLUMNS: u16 = 60;
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Runs a command in a terminal of 60 columns, types something, and gives its exit code and all that was shown.
 fn in_terminal(place: &Place, arguments: &[&str], variables: &[(&str, &str)], typed: &str) -> (i32, String) {
@@ -67,7 +69,9 @@ impl Terminal {
 
     /// Reads until a text was shown so many times.
     fn read_until(&mut self, text: &str, times: usize) {
+        let begun = Instant::now();
         while String::from_utf8_lossy(&self.shown).matches(text).count() < times {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain for {text:?}");
             assert!(
                 self.read(),
                 "{text:?} is not in {:?}",
@@ -84,7 +88,14 @@ impl Terminal {
     fn end(mut self) -> (i32, String) {
         while self.read() {}
         let code = self.child.wait().unwrap().code().unwrap();
-        (code, String::from_utf8(self.shown).unwrap())
+        (code, String::from_utf8(std::mem::take(&mut self.shown)).unwrap())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Only a test that failed leaves the command running.
+        let _ = self.child.kill();
     }
 }
 

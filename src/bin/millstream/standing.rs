@@ -25,12 +25,22 @@ pub(crate) struct Standing<'a> {
     stored_before_seconds: f64,
     parked: u64,
     skipped: u64,
-    problems: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<Vec<Value>>,
 }
 
 impl<'a> Standing<'a> {
-    pub(crate) fn new(stream: &'a StreamHealth) -> Self {
-        let status = &stream.status;
+    /// The stream with what is wrong with it.
+    pub(crate) fn with_problems(stream: &'a StreamHealth) -> Self {
+        let problems = stream.problems.iter().map(problem::as_json);
+        Self {
+            problems: Some(problems.collect()),
+            ..Self::new(&stream.status)
+        }
+    }
+
+    /// The stream, which was not examined.
+    pub(crate) fn new(status: &'a StreamStatus) -> Self {
         let paused = match &status.state {
             StreamState::Paused { by, since } => Some((by.as_str(), time::exact(*since))),
             _ => None,
@@ -48,7 +58,7 @@ impl<'a> Standing<'a> {
             stored_before_seconds: status.still_for.as_secs_f64(),
             parked: status.parked,
             skipped: status.skipped,
-            problems: stream.problems.iter().map(problem::as_json).collect(),
+            problems: None,
         }
     }
 }

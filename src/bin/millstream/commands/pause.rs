@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use millstream::{StreamHealth, StreamState};
+use millstream::{StreamState, StreamStatus};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -28,20 +28,21 @@ const USER_VARIABLE: &str = if cfg!(windows) { "USERNAME" } else { "USER" };
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let store = context.open()?;
-    store.stream(&arguments.name).await?.pause(&arguments.by).await?;
-    let stream = standing::one(&store, &arguments.name).await?;
+    let control = store.stream(&arguments.name).await?;
+    control.pause(&arguments.by).await?;
+    let status = control.status().await?;
     store.close().await?;
     match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&stream))?,
-        Format::Text => context.output.line(&told(&stream, &arguments.by))?,
+        Format::Json => context.output.json(&Standing::new(&status))?,
+        Format::Text => context.output.line(&told(&status, &arguments.by))?,
     }
     Ok(Exit::Fine)
 }
 
-fn told(stream: &StreamHealth, by: &str) -> String {
-    let name = standing::name(&stream.status);
-    let cursor = standing::cursor(&stream.status);
-    match &stream.status.state {
+fn told(status: &StreamStatus, by: &str) -> String {
+    let name = standing::name(status);
+    let cursor = standing::cursor(status);
+    match &status.state {
         StreamState::Paused { by: first, since } => {
             let already = if first == by {
                 ""

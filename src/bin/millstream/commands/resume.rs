@@ -18,13 +18,14 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let store = context.open()?;
-    store.stream(&arguments.name).await?.resume().await?;
-    let stream = standing::one(&store, &arguments.name).await?;
+    let control = store.stream(&arguments.name).await?;
+    control.resume().await?;
+    let status = control.status().await?;
     store.close().await?;
     match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&stream))?,
+        Format::Json => context.output.json(&Standing::new(&status))?,
         Format::Text => {
-            let (name, cursor) = (&arguments.name, standing::cursor(&stream.status));
+            let (name, cursor) = (&arguments.name, standing::cursor(&status));
             context
                 .output
                 .line(&format!("{name:?} is not paused, and goes on after {cursor}"))?;

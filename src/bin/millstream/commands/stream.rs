@@ -25,7 +25,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     let stream = standing::one(&store, &arguments.name).await?;
     store.close().await?;
     match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&stream))?,
+        Format::Json => context.output.json(&Standing::with_problems(&stream))?,
         Format::Text => tell(&stream, &mut context.output)?,
     }
     Ok(Exit::Fine)

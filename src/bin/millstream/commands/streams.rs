@@ -97,7 +97,7 @@ fn show(look: &Look, before: Option<&Before>, output: &mut Output) -> Result<(),
     if output.format() == Format::Json {
         for stream in &look.streams {
             output.json(&Line {
-                standing: Standing::new(stream),
+                standing: Standing::with_problems(stream),
                 events_per_second: before.and_then(|before| before.rate(stream)),
             })?;
         }
