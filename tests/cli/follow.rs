@@ -16,15 +16,19 @@ use crate::{Place, command};
 
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// A `follow` under way.
-struct Following {
+/// A command under way that writes line after line, such as `follow`.
+pub(crate) struct Following {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Following {
     fn start(place: &Place, arguments: &[&str]) -> Self {
-        let mut child = command(&place.db(), &[&["follow"], arguments].concat())
+        Self::of(place, &[&["follow"], arguments].concat())
+    }
+
+    pub(crate) fn of(place: &Place, arguments: &[&str]) -> Self {
+        let mut child = command(&place.db(), arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -39,7 +43,7 @@ impl Following {
         Self { child, lines }
     }
 
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("a line comes")
     }
 
@@ -48,12 +52,12 @@ impl Following {
         event["sequence"].as_u64().unwrap()
     }
 
-    fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
     }
 
     /// Waits for the end, and gives what was not read yet.
-    fn end(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>) {
         let mut rest = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {

@@ -3,7 +3,11 @@
 mod append;
 mod copies;
 mod follow;
+mod letters;
 mod listing;
+mod service;
+mod steering;
+mod streams;
 #[cfg(unix)]
 mod terminal;
 mod verify;
@@ -133,6 +137,11 @@ fn a_reading_command_makes_no_file_and_says_what_to_do() {
         &["context"],
         &["export"],
         &["backup", "target.db"],
+        &["streams"],
+        &["stream", "ledger"],
+        &["pause", "ledger", "--by", "anna"],
+        &["delete", "ledger", "--yes"],
+        &["dead-letters", "list", "ledger"],
     ] {
         let outcome = place.run(arguments);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{arguments:?}");
@@ -175,6 +184,13 @@ fn a_command_line_without_sense_is_refused_with_code_2() {
         &["append", "--batch", "0"],
         &["append", "--tag", "order:7"],
         &["append", "--batch", "2", "--if-unchanged"],
+        &["reset", "ledger"],
+        &["reset", "ledger", "--to", "end"],
+        &["pause", "ledger", "--by", ""],
+        &["dead-letters", "drop", "ledger", "7"],
+        &["dead-letters", "drop", "ledger", "--reason", "no"],
+        &["dead-letters", "drop", "ledger", "7", "--all", "--reason", "no"],
+        &["dead-letters", "retry", "ledger", "7"],
     ] {
         let outcome = place.run(arguments);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}");

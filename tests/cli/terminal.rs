@@ -2,47 +2,101 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
+use millstream::Reset;
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use unicode_width::UnicodeWidthStr;
 
+use crate::service::{cursor_of, with_stream};
 use crate::{Place, command};
 
 const COLUMNS: u16 = 60;
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Runs a command in a terminal of 60 columns, types something, and gives its exit code and all that was shown.
 fn in_terminal(place: &Place, arguments: &[&str], variables: &[(&str, &str)], typed: &str) -> (i32, String) {
-    let size = Winsize {
-        ws_row: 24,
-        ws_col: COLUMNS,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let OpenptyResult { master, slave } = openpty(Some(&size), None).unwrap();
-    let end = || Stdio::from(slave.try_clone().unwrap());
-    let mut command = command(&place.db(), arguments);
-    command
-        .envs(variables.iter().copied())
-        .stdin(end())
-        .stdout(end())
-        .stderr(end());
-    let mut child = command.spawn().unwrap();
-    // The terminal ends when nobody holds this side of it any more.
-    drop(command);
-    drop(slave);
-    let mut master = File::from(master);
-    master.write_all(typed.as_bytes()).unwrap();
-    let mut shown = Vec::new();
-    let mut piece = [0; 4096];
-    // The end of a terminal is an error on some systems.
-    while let Ok(count) = master.read(&mut piece)
-        && count > 0
-    {
-        shown.extend_from_slice(&piece[..count]);
+    let mut terminal = Terminal::start(place, arguments, variables);
+    terminal.write(typed);
+    terminal.end()
+}
+
+/// A command under way in a terminal.
+struct Terminal {
+    child: Child,
+    master: File,
+    shown: Vec<u8>,
+}
+
+impl Terminal {
+    fn start(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: COLUMNS,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let OpenptyResult { master, slave } = openpty(Some(&size), None).unwrap();
+        let end = || Stdio::from(slave.try_clone().unwrap());
+        let mut command = command(&place.db(), arguments);
+        command
+            .envs(variables.iter().copied())
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        // The terminal ends when nobody holds the other side of it any more: this one is dropped with the command.
+        Self {
+            child: command.spawn().unwrap(),
+            master: File::from(master),
+            shown: Vec::new(),
+        }
     }
-    let code = child.wait().unwrap().code().unwrap();
-    (code, String::from_utf8(shown).unwrap())
+
+    fn write(&mut self, typed: &str) {
+        self.master.write_all(typed.as_bytes()).unwrap();
+    }
+
+    /// Reads what is shown next; `false` at the end, which is an error on some systems.
+    fn read(&mut self) -> bool {
+        let mut piece = [0; 4096];
+        let count = self.master.read(&mut piece).unwrap_or(0);
+        self.shown.extend_from_slice(&piece[..count]);
+        count > 0
+    }
+
+    /// Reads until a text was shown so many times.
+    fn read_until(&mut self, text: &str, times: usize) {
+        let begun = Instant::now();
+        while String::from_utf8_lossy(&self.shown).matches(text).count() < times {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain for {text:?}");
+            assert!(
+                self.read(),
+                "{text:?} is not in {:?}",
+                String::from_utf8_lossy(&self.shown)
+            );
+        }
+    }
+
+    fn interrupt(&self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
+    }
+
+    /// Waits for the end, and gives the exit code and all that was shown.
+    fn end(mut self) -> (i32, String) {
+        while self.read() {}
+        let code = self.child.wait().unwrap().code().unwrap();
+        (code, String::from_utf8(std::mem::take(&mut self.shown)).unwrap())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Only a test that failed leaves the command running.
+        let _ = self.child.kill();
+    }
 }
 
 /// What is left for the eye: without the commands to the terminal.
@@ -159,4 +213,55 @@ fn a_question_is_asked_before_a_file_is_overwritten() {
     let (code, shown) = in_terminal(&place, &arguments, &[], "y\n");
     assert_eq!(code, 0, "{shown}");
     assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 6);
+}
+
+#[test]
+fn a_reset_shows_where_the_cursor_stands_and_asks() {
+    let place = with_stream("ledger", &[2, 1]);
+    let arguments = ["reset", "ledger", "--to", "beginning"];
+    let (code, shown) = in_terminal(&place, &arguments, &[], "n\n");
+    assert_eq!((code, cursor_of(&place, "ledger")), (1, 3), "{shown}");
+    let question = "the cursor of \"ledger\", which stands at 3, is moved to the beginning. Go on? [y/N]";
+    assert!(shown.contains(question), "{shown}");
+    let (code, shown) = in_terminal(&place, &arguments, &[], "y\n");
+    assert_eq!((code, cursor_of(&place, "ledger")), (0, 0), "{shown}");
+}
+
+#[tokio::test]
+async fn a_cursor_that_moves_while_the_question_stands_is_a_conflict() {
+    let place = with_stream("ledger", &[2, 1]);
+    for (arguments, shown_at, moved_to) in [
+        (&["reset", "ledger", "--to", "beginning"][..], 3, 1),
+        (&["skip", "ledger"], 1, 2),
+    ] {
+        assert_eq!(cursor_of(&place, "ledger"), shown_at);
+        let mut terminal = Terminal::start(&place, arguments, &[]);
+        terminal.read_until("[y/N]", 1);
+        let store = millstream::Store::open(place.db()).unwrap();
+        let ledger = store.stream("ledger").await.unwrap();
+        ledger.reset(Reset::To(moved_to), shown_at).await.unwrap();
+        store.close().await.unwrap();
+        terminal.write("y\n");
+        let (code, shown) = terminal.end();
+        assert_eq!((code, cursor_of(&place, "ledger")), (3, moved_to), "{shown}");
+        let reason = format!("moved: expected {shown_at}, found {moved_to}");
+        assert!(shown.contains(&reason), "{shown}");
+    }
+}
+
+#[test]
+fn a_watch_is_redrawn_in_place_and_ends_on_ctrl_c() {
+    let place = with_stream("a-stream-with-a-rather-long-name", &[1]);
+    let mut terminal = Terminal::start(&place, &["streams", "--watch"], &[]);
+    terminal.read_until("\u{1b}[H\u{1b}[J", 3);
+    terminal.interrupt();
+    let (code, shown) = terminal.end();
+    assert_eq!(code, 0, "{shown}");
+    for line in shown.lines().map(visible) {
+        assert!(
+            line.width() <= usize::from(COLUMNS),
+            "{} columns: {line}",
+            line.width()
+        );
+    }
 }

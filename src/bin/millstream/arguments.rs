@@ -12,10 +12,10 @@ Exit codes:
   0  done; also when nobody reads the output any more
   1  failed; the reason is on the standard error
   2  the command line makes no sense
-  3  conflict: the context of the append moved, nothing was appended
+  3  conflict: the context of the append or the cursor of the stream moved, nothing was changed
   4  the verification found damage";
 
-/// Looks at a millstream log, appends to it, and keeps it in order, also while other processes use it.
+/// Looks at a millstream log, appends to it, steers its streams, and keeps it in order, also while other processes use it.
 #[derive(Parser)]
 #[command(name = "millstream", version, propagate_version = true, after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Arguments {
@@ -34,7 +34,7 @@ pub(crate) struct Common {
     /// Write JSON: one object, or one line for each event
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Do not ask before something is overwritten or removed
+    /// Do not ask before something is overwritten, moved, skipped or removed
     #[arg(long, short = 'y', global = true)]
     pub(crate) yes: bool,
 }

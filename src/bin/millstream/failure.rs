@@ -5,7 +5,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use millstream::{AppendError, BackupError, CloseError, OpenError, ReadError, VerifyError};
+use millstream::{
+    AppendError, BackupError, CloseError, DeadLetterError, OpenError, ReadError, SteerError, VerifyError,
+};
 
 /// How a command ends. The numbers are promised in `docs/command-line.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,14 @@ macro_rules! failed {
     };
 }
 
-failed!(OpenError, ReadError, BackupError, VerifyError, CloseError);
+failed!(
+    OpenError,
+    ReadError,
+    BackupError,
+    VerifyError,
+    CloseError,
+    DeadLetterError
+);
 
 impl From<AppendError> for Failure {
     fn from(error: AppendError) -> Self {
@@ -90,6 +99,35 @@ impl From<AppendError> for Failure {
             )),
             // What people are told of here is lines, not the crate's options.
             AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<SteerError> for Failure {
+    /// What to do next is said in commands and options, where the crate's error names its functions.
+    fn from(error: SteerError) -> Self {
+        match error {
+            SteerError::CursorMoved {
+                name,
+                expected,
+                found,
+            } => Self::Conflict(format!(
+                "the cursor of {name:?} moved: expected {expected}, found {found}; nothing was changed, look again with `stream` and decide again"
+            )),
+            SteerError::NoSuchStream { name, nearest: None } => Self::Failed(format!(
+                "there is no durable stream named {name:?}; `streams` lists those there are"
+            )),
+            SteerError::Ahead { name, position, head } => Self::Failed(format!(
+                "{name:?} is to be moved to {position}, the log ends at {head}; use `--to now` for what comes next"
+            )),
+            SteerError::Pruned {
+                name,
+                position,
+                pruned_through,
+            } => Self::Failed(format!(
+                "{name:?} is to be moved to {position}, the log was pruned through {pruned_through}; use `--to beginning` for all that is left"
+            )),
             error => Self::Failed(error.to_string()),
         }
     }

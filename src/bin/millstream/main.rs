@@ -1,9 +1,10 @@
-//! The command line `millstream`: looks at a log, appends to it, and keeps it in order, also while other processes use it.
+//! The command line `millstream`: looks at a log, appends to it, steers its streams, and keeps it in order, also while other processes use it.
 //!
 //! It knows nothing of the crate but its public API. In reading order: `arguments` (what can be said), `context` (what every
 //! command has), `failure` (how a command ends), `output` and `terminal` (where it goes), `commands` (one file each), and what
-//! they share: `query`, `range`, `time`, `record` (an event as a line of JSON), `listing` (events as lines of a table), `lines`
-//! (the input), `tally`, `chart`, `progress`.
+//! they share: `query`, `range`, `time`, `record` (an event as a line of JSON), `listing` (events as lines of a table), `standing`
+//! (a stream in words and as JSON), `problem` (what is wrong with it), `letter` (a dead letter), `lines` (the input), `tally`,
+//! `chart`, `progress`.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
@@ -11,13 +12,16 @@ mod chart;
 mod commands;
 mod context;
 mod failure;
+mod letter;
 mod lines;
 mod listing;
 mod output;
+mod problem;
 mod progress;
 mod query;
 mod range;
 mod record;
+mod standing;
 mod tally;
 mod terminal;
 mod time;

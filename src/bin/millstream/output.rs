@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -34,6 +34,9 @@ pub(crate) struct Output {
     colours: Colours,
     width: Option<usize>,
 }
+
+/// The columns of the longest name of a field.
+const FIELD_COLUMNS: usize = 16;
 
 /// Whether tones are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +131,26 @@ impl Output {
             Colours::Hidden => table.force_no_tty(),
         };
         table
+    }
+
+    /// An empty table with a heading.
+    pub(crate) fn new_table_of(&self, titles: &[&str]) -> Table {
+        let mut table = self.new_table();
+        let bold = |title: &&str| Cell::new(title).add_attribute(Attribute::Bold);
+        table.set_header(titles.iter().map(bold));
+        table
+    }
+
+    /// A line with a name and what stands under it.
+    pub(crate) fn field(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        let name = self.paint(Tone::Faint, &format!("{name:<FIELD_COLUMNS$}"));
+        self.line(&format!("{name}  {value}"))
+    }
+
+    /// Takes away what a terminal shows, so that the same can be shown as it is now.
+    pub(crate) fn clear(&mut self) -> Result<(), Failure> {
+        // To the upper left corner, and everything below it away.
+        self.bytes(b"\x1b[H\x1b[J")
     }
 
     pub(crate) fn table(&mut self, table: &Table) -> Result<(), Failure> {

@@ -1,10 +1,14 @@
 //! The terminal: how wide it is, what is said beside the results, and questions.
 
+use std::future::poll_fn;
 use std::io::{self, IsTerminal, Write};
+use std::pin::Pin;
+use std::task::Poll;
 
 use anstream::AutoStream;
 use serde_json::json;
 use terminal_size::{Width, terminal_size_of};
+use tokio::signal;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Colours, Format, Tone};
@@ -55,6 +59,17 @@ pub(crate) fn complain(failure: &Failure, format: Format) {
         }
     };
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Listens from now on: Ctrl-C resolves the future, and does not end the process.
+pub(crate) async fn interruption() -> Pin<Box<dyn Future<Output = io::Result<()>>>> {
+    let mut interruption: Pin<Box<dyn Future<Output = io::Result<()>>>> = Box::pin(signal::ctrl_c());
+    // The first look begins to listen.
+    let answer = poll_fn(|task| Poll::Ready(interruption.as_mut().poll(task))).await;
+    match answer {
+        Poll::Pending => interruption,
+        Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
+    }
 }
 
 /// Whether the user agreed beforehand.

@@ -1,6 +1,6 @@
 //! Times, as they are given and shown: in UTC.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -75,6 +75,18 @@ pub(crate) fn day(time: SystemTime) -> String {
     shown(time, |moment| moment.strftime("%Y-%m-%d").to_string())
 }
 
+/// How long something took or has lasted, for people: the two largest units.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {}m", minutes % 60),
+        (days, hours, _) => format!("{days}d {}h", hours % 24),
+    }
+}
+
 /// Times that no calendar has are possible in a file that was written by hand.
 fn shown(time: SystemTime, show: impl FnOnce(Timestamp) -> String) -> String {
     Timestamp::try_from(time).map_or_else(|_| String::from("?"), show)
@@ -100,6 +112,21 @@ mod tests {
         }
         for wrong in ["", "yesterday", "2026-13-01", "2 months"] {
             assert!(at(wrong, now).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_span_has_its_two_largest_units() {
+        for (seconds, expected) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m 0s"),
+            (3_599, "59m 59s"),
+            (3_600, "1h 0m"),
+            (86_399, "23h 59m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), expected);
         }
     }
 }

@@ -1,12 +1,7 @@
 //! `follow`: events as they are committed, by whomever.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-
 use clap::Args;
 use futures::TryStreamExt;
-use tokio::signal;
 
 use crate::commands::events::Shown;
 use crate::context::Context;
@@ -29,9 +24,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let mut interrupted = pin!(signal::ctrl_c());
-    // The first look begins to listen: from here on Ctrl-C ends the loop below, and not the process.
-    poll_fn(|task| Poll::Ready(interrupted.as_mut().poll(task).is_ready())).await;
+    let mut interrupted = terminal::interruption().await;
     let store = context.open()?;
     let head = store.head();
     let after = arguments.after.unwrap_or(head);

@@ -1,0 +1,39 @@
+//! `dead-letters`: what a stream set aside, a file for each thing that can be done with it.
+
+mod drop;
+mod list;
+mod show;
+
+use clap::{Args, Subcommand};
+
+use crate::arguments::EXIT_CODES;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+
+/// List, show and drop what a stream set aside instead of handling it
+///
+/// To retry them is not for the command line: it takes the handler, which is in the program that runs the stream. Let that
+/// program call `store.dead_letters(name).retry_all()`, or `retry` and `retry_key` for some of them.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(after_help = EXIT_CODES)]
+    List(list::Arguments),
+    #[command(after_help = EXIT_CODES)]
+    Show(show::Arguments),
+    #[command(after_help = EXIT_CODES)]
+    Drop(drop::Arguments),
+}
+
+pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::List(arguments) => list::run(arguments, context).await,
+        Command::Show(arguments) => show::run(arguments, context).await,
+        Command::Drop(arguments) => drop::run(arguments, context).await,
+    }
+}

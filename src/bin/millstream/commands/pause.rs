@@ -1,0 +1,57 @@
+//! `pause`: a stream is to rest.
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use millstream::{StreamState, StreamStatus};
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::listing::printable;
+use crate::output::Format;
+use crate::standing::{self, Standing};
+use crate::time;
+
+/// Let no handler call of a stream begin any more, wherever it runs, until `resume`; also after restarts
+///
+/// A call that is under way comes to its end. A stream that is paused already stays so, in the name of who was first.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The name of the stream
+    name: String,
+    /// Who pauses it, and why, for those who see it
+    #[arg(long, env = USER_VARIABLE, value_name = "WHO", value_parser = NonEmptyStringValueParser::new())]
+    by: String,
+}
+
+/// What names the user.
+const USER_VARIABLE: &str = if cfg!(windows) { "USERNAME" } else { "USER" };
+
+pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
+    let store = context.open()?;
+    let control = store.stream(&arguments.name).await?;
+    control.pause(&arguments.by).await?;
+    let status = control.status().await?;
+    store.close().await?;
+    match context.output.format() {
+        Format::Json => context.output.json(&Standing::new(&status))?,
+        Format::Text => context.output.line(&told(&status, &arguments.by))?,
+    }
+    Ok(Exit::Fine)
+}
+
+fn told(status: &StreamStatus, by: &str) -> String {
+    let name = standing::name(status);
+    let cursor = standing::cursor(status);
+    match &status.state {
+        StreamState::Paused { by: first, since } => {
+            let already = if first == by {
+                ""
+            } else {
+                "; it was paused already"
+            };
+            let (first, since) = (printable(first), time::to_the_second(*since));
+            format!("{name:?} is paused by {first} since {since} UTC, at {cursor}{already}")
+        }
+        _ => format!("{name:?} was paused, and somebody has resumed it since"),
+    }
+}

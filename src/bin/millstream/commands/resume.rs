@@ -1,0 +1,35 @@
+//! `resume`: a paused stream goes on.
+
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::Format;
+use crate::standing::{self, Standing};
+
+/// Let a paused stream go on where it stopped
+///
+/// A batch that failed before is tried anew. A stream that is not paused stays as it is.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The name of the stream
+    name: String,
+}
+
+pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
+    let store = context.open()?;
+    let control = store.stream(&arguments.name).await?;
+    control.resume().await?;
+    let status = control.status().await?;
+    store.close().await?;
+    match context.output.format() {
+        Format::Json => context.output.json(&Standing::new(&status))?,
+        Format::Text => {
+            let (name, cursor) = (&arguments.name, standing::cursor(&status));
+            context
+                .output
+                .line(&format!("{name:?} is not paused, and goes on after {cursor}"))?;
+        }
+    }
+    Ok(Exit::Fine)
+}
