@@ -21,6 +21,10 @@ pub(crate) enum Outcome {
 
 /// Where a stream stands at one moment.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "metrics"),
+    expect(dead_code, reason = "nobody asks where a stream stands")
+)]
 pub(crate) struct Place {
     pub(crate) position: u64,
     pub(crate) lag_events: u64,
