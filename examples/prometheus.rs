@@ -3,7 +3,7 @@
 //! `cargo run --features metrics --example prometheus`
 //!
 //! A service hands out the text at `/metrics`, with the HTTP server that it has. Any other recorder of the crate `metrics`
-//! takes the place of this one, that of OpenTelemetry among them.
+//! takes the place of this one.
 
 use std::error::Error;
 use std::time::Duration;

@@ -93,24 +93,14 @@ fn days(connection: &Connection, counting: Counting) -> rusqlite::Result<Vec<(Da
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::sqlite::schema;
+    use crate::log::sqlite::explain::plan;
 
     #[test]
     fn every_statement_searches() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
         let by_type = "SEARCH event USING COVERING INDEX event_by_type (type=?)";
         let by_sequence = "SEARCH event USING INTEGER PRIMARY KEY";
         for (sql, expected) in [(BY_TYPE, by_type), (NEXT, by_sequence), (IN_RANGE, by_sequence)] {
-            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            for number in 1..=statement.parameter_count() {
-                statement.raw_bind_parameter(number, 1).unwrap();
-            }
-            let mut plan = Vec::new();
-            let mut rows = statement.raw_query();
-            while let Some(row) = rows.next().unwrap() {
-                plan.push(row.get::<_, String>(3).unwrap());
-            }
+            let plan = plan(sql);
             assert!(plan.iter().any(|step| step.starts_with(expected)), "{plan:#?}");
         }
     }
