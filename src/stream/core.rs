@@ -227,10 +227,16 @@ impl StreamCore {
     /// The last sequence that is settled, as far as is known now.
     pub(crate) fn position(&self) -> u64 {
         let handled = self.board.read(|progress| progress.position);
-        self.source
-            .bus
-            .settled(self.seat)
-            .map_or(handled, |settled| settled.max(handled))
+        self.settled().map_or(handled, |settled| settled.max(handled))
+    }
+
+    /// How far a stream is settled that has handled everything it was given, and has nothing more to see: the head.
+    ///
+    /// The bus is asked first: what it had given out by then is handled when the board says so afterwards.
+    pub(crate) fn settled(&self) -> Option<u64> {
+        let unselected = self.source.bus.unselected(self.seat)?;
+        let handled = self.board.read(|progress| progress.position);
+        (handled >= unselected.after).then_some(unselected.through)
     }
 
     /// Tells the instruments where a durable stream stands.
@@ -290,9 +296,7 @@ impl StreamCore {
     /// Lets the cursor of a stream at rest ride along with the next append group, when it is far behind the head (D4).
     pub(crate) fn sweep(&self) {
         let Some(cell) = self.cursor() else { return };
-        let Some(settled) = self.source.bus.settled(self.seat) else {
-            return;
-        };
+        let Some(settled) = self.settled() else { return };
         if settled.saturating_sub(cell.stored_position()) >= SWEEP_EVENTS {
             self.source.log.queue.hand_cursor(&cell, settled, Due::WithGroup);
         }
