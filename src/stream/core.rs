@@ -11,10 +11,10 @@ use crate::bus::SeatKey;
 use crate::error::StopCause;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
-use crate::log::cursor::{CursorCell, Pause, RollCall};
+use crate::log::cursor::{CursorCell, Pause, RollCall, StoredCursor};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
-use crate::log::steer::Word;
+use crate::log::steer::{Stands, Word};
 use crate::meter::{Place, StreamMeter};
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
@@ -25,8 +25,9 @@ use crate::stream::handler::{HandleStream, WeakHandle};
 use crate::stream::heed;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
+use crate::stream::retry_request;
 use crate::stream::status::{Phase, Progress, StreamStatus};
-use crate::stream::steering::{Consequence, Hearing, Standing};
+use crate::stream::steering::{Asked, Consequence, Hearing, Standing};
 use crate::sync::Mutex;
 
 pub(crate) struct StreamCore {
@@ -170,8 +171,16 @@ impl StreamCore {
         Some(hearing.word(name, roll_call))
     }
 
+    /// What the row of this stream asks for that was not heard before.
+    pub(crate) fn asked(&self, row: &StoredCursor) -> Option<Asked> {
+        self.durable.as_ref()?.hearing.lock().asked(row)
+    }
+
     /// Hears a word from outside, and lets the loop heed it.
     pub(crate) fn hear(self: &Arc<Self>, word: Word) {
+        if let Stands::At(row) = &word.stands {
+            retry_request::hear(self, row);
+        }
         let Some(durable) = &self.durable else { return };
         let mut hearing = durable.hearing.lock();
         match hearing.hear(word) {

@@ -24,6 +24,7 @@ use crate::stream::handler::HandleStream;
 use crate::stream::options::{DurableOptions, DurableStream};
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
+use crate::stream::retry_request;
 use crate::stream::steering::Hearing;
 use crate::stream::watch::Watch;
 
@@ -83,6 +84,7 @@ impl Hub {
             })
             .await?;
         let care = self.care(&options, &opened).await?;
+        let opened_name = Arc::clone(&options.name);
         let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
         let queue = Arc::clone(&self.source.log.queue);
         let durable = Durable {
@@ -92,7 +94,12 @@ impl Hub {
             letters: opened.letters,
             hearing: Hearing::of(&opened.row),
         };
-        self.start(query, handler, opened.row.position, Some(durable))
+        let stream = self.start(query, handler, opened.row.position, Some(durable))?;
+        // Somebody may have asked while nobody ran it.
+        if let Some(core) = self.registry.running(&opened_name) {
+            retry_request::hear(&core, &opened.row);
+        }
+        Ok(stream)
     }
 
     /// What a durable stream has to know of the run before it, and of what that set aside.

@@ -228,7 +228,7 @@ impl World {
                 );
             }
             Step::Skip => {
-                let skipped = control.skip_batch(model.cursor).await;
+                let skipped = control.skip_batch(model.cursor, "anna").await;
                 match model.next(model.cursor) {
                     Some(last) => {
                         assert_eq!(skipped.unwrap().last_sequence, last);

@@ -13,7 +13,10 @@ Exit codes:
   1  failed; the reason is on the standard error
   2  the command line makes no sense
   3  conflict: the context of the append or the cursor of the stream moved, nothing was changed
-  4  the verification found damage";
+  4  the verification found damage
+  5  dead letters failed again, or were not tried because an earlier one failed
+  6  no process runs the stream: nothing was retried, and no request is left
+  7  the retry goes on, and is not waited for any longer";
 
 /// Looks at a millstream log, appends to it, steers its streams, and keeps it in order, also while other processes use it.
 #[derive(Parser)]

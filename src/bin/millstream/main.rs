@@ -3,8 +3,8 @@
 //! It knows nothing of the crate but its public API. In reading order: `arguments` (what can be said), `context` (what every
 //! command has), `failure` (how a command ends), `output` and `terminal` (where it goes), `commands` (one file each), and what
 //! they share: `query`, `range`, `time`, `record` (an event as a line of JSON), `listing` (events as lines of a table), `standing`
-//! (a stream in words and as JSON), `problem` (what is wrong with it), `letter` (a dead letter), `lines` (the input), `tally`,
-//! `chart`, `progress`.
+//! (a stream in words and as JSON), `problem` (what is wrong with it), `letter` (a dead letter), `lines` (the input), `who`,
+//! `tally`, `chart`, `progress`.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
@@ -25,6 +25,7 @@ mod standing;
 mod tally;
 mod terminal;
 mod time;
+mod who;
 
 use std::process::ExitCode;
 

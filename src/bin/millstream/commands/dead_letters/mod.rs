@@ -2,6 +2,8 @@
 
 mod drop;
 mod list;
+mod outcome;
+mod retry;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -10,10 +12,7 @@ use crate::arguments::EXIT_CODES;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 
-/// List, show and drop what a stream set aside instead of handling it
-///
-/// To retry them is not for the command line: it takes the handler, which is in the program that runs the stream. Let that
-/// program call `store.dead_letters(name).retry_all()`, or `retry` and `retry_key` for some of them.
+/// List, show, retry and drop what a stream set aside instead of handling it
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -27,6 +26,8 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Show(show::Arguments),
     #[command(after_help = EXIT_CODES)]
+    Retry(retry::Arguments),
+    #[command(after_help = EXIT_CODES)]
     Drop(drop::Arguments),
 }
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     match arguments.command {
         Command::List(arguments) => list::run(arguments, context).await,
         Command::Show(arguments) => show::run(arguments, context).await,
+        Command::Retry(arguments) => retry::run(arguments, context).await,
         Command::Drop(arguments) => drop::run(arguments, context).await,
     }
 }
