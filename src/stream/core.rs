@@ -215,6 +215,22 @@ impl StreamCore {
         }
     }
 
+    /// Whether a handler call is under way.
+    pub(crate) fn is_called(&self) -> bool {
+        self.board.read(|progress| {
+            let call = progress.call.as_ref();
+            call.is_some_and(|call| call.running_since.is_some())
+        })
+    }
+
+    /// What an error calls it.
+    pub(crate) fn name_for_people(&self) -> String {
+        self.name
+            .as_deref()
+            .unwrap_or("a stream without a name")
+            .to_owned()
+    }
+
     pub(crate) fn note_letters(&self, counts: LetterCounts) {
         self.board.report(|progress| {
             progress.parked = counts.parked;

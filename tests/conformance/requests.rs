@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use millstream::{
     DeadLetterError, DeadLetterState, DurableStream, EventQuery, EventRecord, FailurePolicy, HandleStream,
-    Retry, RetryLetters, RetryProgress, RetryState, RetryTicket, SteerError, Store, Withdrawal,
+    Retry, RetryLetters, RetryProgress, RetryState, RetryTicket, SteerError, Store, StreamState, Withdrawal,
 };
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, eventually, in_time};
+use crate::common::{Recorder, append, eventually, in_time, takes_all};
 use crate::poison::{Poison, append_types, by_type, letters, shapes};
 use crate::steering::ledger;
 use crate::subject::Subject;
@@ -221,6 +221,16 @@ pub(crate) async fn d9_a_request_after_a_crash_is_begun_in_time_or_never(subject
     let withdrawn = ask(&store, RetryLetters::All).await.unwrap();
     assert_eq!(withdrawn.withdraw().await.unwrap(), Withdrawal::Withdrawn);
     assert_eq!(withdrawn.progress().await.unwrap().state, RetryState::Gone);
+    // What was asked before the store last looked around is not brought to it once more.
+    let other = DurableStream::new("other");
+    let other = store.stream_all_durable(&other, takes_all()).await.unwrap();
+    let aside = again.open();
+    let control = aside.stream("other").await.unwrap();
+    control.pause("ben").await.unwrap();
+    eventually("the store has looked around", || {
+        matches!(other.status().state, StreamState::Paused { .. })
+    })
+    .await;
     let ticket = ask(&store, RetryLetters::All).await.unwrap();
     assert_eq!(ticket.progress().await.unwrap().state, RetryState::Waiting);
     let _stream = store.stream_all_durable(&name, handler).await.unwrap();

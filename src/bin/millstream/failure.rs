@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     Failed(String),
     Usage(String),
     Conflict(String),
+    /// The file is damaged so far that it cannot be looked at.
+    Damaged(String),
     /// No process runs the stream, which it takes.
     NobodyRuns(String),
     /// What was begun is not waited for any longer.
@@ -48,6 +50,7 @@ impl Failure {
             Self::Failed(_) => Exit::Failed,
             Self::Usage(_) => Exit::Usage,
             Self::Conflict(_) => Exit::Conflict,
+            Self::Damaged(_) => Exit::Damaged,
             Self::NobodyRuns(_) => Exit::NobodyRuns,
             Self::GoesOn(_) => Exit::GoesOn,
             Self::NobodyReads => Exit::Fine,
@@ -77,6 +80,7 @@ impl fmt::Display for Failure {
             Self::Failed(text)
             | Self::Usage(text)
             | Self::Conflict(text)
+            | Self::Damaged(text)
             | Self::NobodyRuns(text)
             | Self::GoesOn(text) => formatter.write_str(text),
             Self::NobodyReads => formatter.write_str("nobody reads the output"),
