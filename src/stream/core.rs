@@ -284,27 +284,11 @@ impl StreamCore {
         let head = self.source.bus.head().max(position);
         StreamStatus {
             name: self.name.as_deref().map(str::to_owned),
-            state: progress.state(),
-            position,
             head,
             lag: head - position,
-            oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
             started_after: self.started_after,
-            is_here: true,
             cursor: self.cursor().map(|cell| cell.stored_position()),
-            handled_batches: progress.handled_batches,
-            handled_events: progress.handled_events,
-            failures: progress.failures,
-            last_error: progress.last_error,
-            parked: progress.parked,
-            skipped: progress.skipped,
-            call_running_for: progress
-                .call
-                .and_then(|call| call.running_since)
-                .map(|since| now.saturating_duration_since(since)),
-            events_per_second: progress.rate.per_second(now),
-            still_for: now.saturating_duration_since(progress.moved_at),
-            heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
+            ..StreamStatus::of(progress, position, now)
         }
     }
 

@@ -108,6 +108,18 @@ impl Output {
         written.map_err(|error| Failure::of_output(&error))
     }
 
+    /// What a command came to: an object, or a line for people.
+    pub(crate) fn tell(
+        &mut self,
+        json: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(json),
+            Format::Text => self.line(&text()),
+        }
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.stdout.write_all(bytes);
         written.map_err(|error| Failure::of_output(&error))

@@ -6,7 +6,6 @@ use millstream::{StreamState, StreamStatus};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::listing::printable;
-use crate::output::Format;
 use crate::standing::{self, Standing};
 use crate::time;
 use crate::who::Who;
@@ -28,10 +27,9 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     control.pause(&arguments.who.by).await?;
     let status = control.status().await?;
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&status))?,
-        Format::Text => context.output.line(&told(&status, &arguments.who.by))?,
-    }
+    context
+        .output
+        .tell(&Standing::new(&status), || told(&status, &arguments.who.by))?;
     Ok(Exit::Fine)
 }
 

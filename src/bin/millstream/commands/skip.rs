@@ -5,7 +5,6 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 use crate::standing;
 use crate::terminal;
 use crate::who::Who;
@@ -38,17 +37,17 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     let skipped = control.skip_batch(expected, &arguments.who.by).await?;
     store.close().await?;
     let (first, last) = (skipped.first_sequence, skipped.last_sequence);
-    match context.output.format() {
-        Format::Json => context.output.json(&json!({
-            "name": name,
-            "first_sequence": first,
-            "last_sequence": last,
-            "cursor_before": expected,
-            "cursor": last,
-        }))?,
-        Format::Text => context.output.line(&format!(
+    let told = json!({
+        "name": name,
+        "first_sequence": first,
+        "last_sequence": last,
+        "cursor_before": expected,
+        "cursor": last,
+    });
+    context.output.tell(&told, || {
+        format!(
             "{name:?} skipped the batch from {first} to {last}, and goes on after {last}; `dead-letters list` records it"
-        ))?,
-    }
+        )
+    })?;
     Ok(Exit::Fine)
 }

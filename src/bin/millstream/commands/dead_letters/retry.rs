@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::commands::dead_letters::outcome::{self, Retried};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 use crate::progress::{Progress, Unit};
 use crate::tally::counted;
 use crate::terminal;
@@ -127,20 +126,16 @@ fn asked(arguments: &Arguments, letters: u64, context: &mut Context) -> Result<E
     let Arguments {
         name, begin_within, ..
     } = arguments;
-    match context.output.format() {
-        Format::Json => context.output.json(&json!({
-            "name": name,
-            "state": "asked",
-            "letters": letters,
-            "begin_within_seconds": begin_within,
-        }))?,
-        Format::Text => {
-            let letters = counted(letters, "dead letter", "dead letters");
-            context.output.line(&format!(
-                "asked for a retry of {letters} of {name:?}; unless it is begun within {begin_within} s, it will not be"
-            ))?;
-        }
-    }
+    let told = json!({
+        "name": name,
+        "state": "asked",
+        "letters": letters,
+        "begin_within_seconds": begin_within,
+    });
+    context.output.tell(&told, || {
+        let letters = counted(letters, "dead letter", "dead letters");
+        format!("asked for a retry of {letters} of {name:?}; unless it is begun within {begin_within} s, it will not be")
+    })?;
     Ok(Exit::Fine)
 }
 
