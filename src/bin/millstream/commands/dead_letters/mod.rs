@@ -8,9 +8,9 @@ mod show;
 
 use clap::{Args, Subcommand};
 
-use crate::arguments::EXIT_CODES;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::help::{examples, exit_codes};
 
 /// List, show, retry and drop what a stream set aside instead of handling it
 #[derive(Args)]
@@ -21,13 +21,25 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = examples![
+        "millstream dead-letters list ledger",
+        "millstream dead-letters list ledger --json | jq .cause"
+    ])]
     List(list::Arguments),
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = examples![
+        "millstream dead-letters show ledger 4"
+    ])]
     Show(show::Arguments),
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = examples![
+        "millstream dead-letters retry ledger 4 --by anna",
+        "millstream dead-letters retry ledger --key account:7 --by anna",
+        "millstream dead-letters retry ledger --all --by anna --timeout 60"
+    ])]
     Retry(retry::Arguments),
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = examples![
+        "millstream dead-letters drop ledger 4 --reason booked-by-hand",
+        "millstream dead-letters drop ledger --all --reason test-data"
+    ])]
     Drop(drop::Arguments),
 }
 

@@ -24,13 +24,7 @@ use crate::who::Who;
 ///
 /// A letter that is handled is gone; one that fails again stays, with the new cause, and the later ones of its key are not tried.
 /// The cursor does not move. Nothing is retried later: when no process begins in time, the request is gone.
-///
-/// Examples:
-///   millstream dead-letters retry ledger 4
-///   millstream dead-letters retry ledger --key account:7
-///   millstream dead-letters retry ledger --all --timeout 60
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {
     /// The name of the stream
     name: String,
