@@ -4,6 +4,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 use millstream::{DeadLetter, RetryProgress};
 use serde::Serialize;
 
+use crate::columns::Columns;
 use crate::failure::{Exit, Failure};
 use crate::listing::{cut, printable};
 use crate::output::{Format, Output};
@@ -154,8 +155,8 @@ fn table(letters: &[Line], output: &mut Output) -> Result<(), Failure> {
         return Ok(());
     }
     let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-    let mut table = output.new_table_of(&["sequence", "outcome", "attempts", "cause"]);
-    for line in letters {
+    let width = output.width();
+    let row = |line: &Line| {
         let (word, colour) = match line.outcome {
             Fate::Handled => ("handled", Color::Green),
             Fate::Failed => ("failed", Color::Red),
@@ -163,11 +164,11 @@ fn table(letters: &[Line], output: &mut Output) -> Result<(), Failure> {
             Fate::Gone => ("gone", Color::Yellow),
         };
         let cause = printable(line.cause.as_deref().unwrap_or_default());
-        let cause = match output.width() {
+        let cause = match width {
             Some(width) => cut(&cause, width),
             None => cause,
         };
-        table.add_row([
+        vec![
             number(line.first_sequence.to_string()),
             Cell::new(word).fg(colour),
             number(
@@ -175,7 +176,12 @@ fn table(letters: &[Line], output: &mut Output) -> Result<(), Failure> {
                     .map_or_else(String::new, |attempts| attempts.to_string()),
             ),
             Cell::new(cause),
-        ]);
-    }
-    output.table(&table)
+        ]
+    };
+    let columns = Columns {
+        titles: &["sequence", "outcome", "attempts", "cause"],
+        expendable: &["attempts"],
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    output.listing(&columns, &rows)
 }
