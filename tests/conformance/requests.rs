@@ -92,11 +92,17 @@ pub(crate) async fn d9_who_asks_for_a_stream_that_nobody_runs_is_refused(subject
     stream.caught_up().await.unwrap();
     stream.unsubscribe();
     stream.stopped().await;
-    let refused = ask(&store, RetryLetters::All).await;
-    assert!(
-        matches!(refused, Err(SteerError::NobodyRuns { .. })),
-        "{refused:?}"
-    );
+    // That a run has ended is stored a moment after its stream has.
+    let refused = async {
+        loop {
+            match ask(&store, RetryLetters::All).await {
+                Ok(ticket) => assert_eq!(ticket.withdraw().await.unwrap(), Withdrawal::Withdrawn),
+                Err(refused) => return refused,
+            }
+        }
+    };
+    let refused = in_time("the end is stored", refused).await;
+    assert!(matches!(refused, SteerError::NobodyRuns { .. }), "{refused:?}");
     // Nothing of it is left for the next run.
     poison.heal();
     let store = subject.reopen(store).await;
