@@ -12,6 +12,7 @@ use crate::log::cursor::StoredCursor;
 use crate::log::letter::{LetterChange, LetterDone};
 use crate::log::retry_request::{NewRequest, RequestEnd, RetryLetters, RetryRequest};
 use crate::log::steer::Command;
+use crate::stream::aside::{Failed, store};
 use crate::stream::control::{StreamControl, text};
 use crate::stream::core::StreamCore;
 use crate::stream::letters::{DeadLetters, Retried};
@@ -214,11 +215,11 @@ async fn carry_out(core: Arc<StreamCore>, asked: Asked) {
         owner,
         number,
     };
-    match core.source.log.change_letters(begin).await {
+    match store(&core, begin).await {
         Ok(LetterDone::Done(_)) => {}
-        // It has expired, was withdrawn, or is somebody else's.
-        Ok(_) => return,
-        Err(error) => {
+        // It has expired, was withdrawn, or is somebody else's; or the stream ends.
+        Ok(_) | Err(Failed::Interrupted) => return,
+        Err(Failed::Storage(error)) => {
             tracing::warn!(stream = &*name, number, %error, "a request to retry dead letters could not be begun");
             return;
         }
@@ -227,7 +228,7 @@ async fn carry_out(core: Arc<StreamCore>, asked: Asked) {
     let letters = DeadLetters::for_request(&core, &name, number);
     let end = retry(&letters, &request).await;
     let end = LetterChange::EndRequest { name, number, end };
-    if let Err(error) = core.source.log.change_letters(end).await {
+    if let Err(Failed::Storage(error)) = store(&core, end).await {
         let stream = core.name.as_deref();
         tracing::warn!(stream, number, %error, "what became of a request to retry dead letters could not be stored");
     }

@@ -147,6 +147,7 @@ fn damage_is_found_and_named_with_exit_code_4() {
         ("UPDATE cursor SET log_id = 'elsewhere'", &["cursor-foreign"]),
         ("UPDATE cursor SET position = 10001", &["cursor-ahead"]),
         ("UPDATE cursor SET query = '{'", &["cursor-damaged"]),
+        ("UPDATE cursor SET retry = '{}'", &["cursor-damaged"]),
         (
             "INSERT INTO dead_letter (stream, first_sequence, last_sequence, state, attempts, parked_at)
              VALUES ('ledger', 9999, 10001, 'parked', 1, 1)",

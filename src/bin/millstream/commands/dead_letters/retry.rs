@@ -47,7 +47,8 @@ pub(crate) struct Arguments {
         long,
         value_name = "SECONDS",
         default_value_t = 300,
-        conflicts_with = "no_wait"
+        conflicts_with = "no_wait",
+        value_parser = clap::value_parser!(u64).range(1..)
     )]
     timeout: u64,
     /// Ask, and do not wait for what becomes of it
