@@ -89,7 +89,6 @@ pub struct StorageError {
 enum StorageFault {
     Unknown,
     Busy,
-    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "memory is not damaged"))]
     Damage,
 }
 
