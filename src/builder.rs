@@ -215,7 +215,8 @@ impl StoreBuilder {
         self
     }
 
-    /// How long [`close`](Store::close) waits for handlers. Default 10 s.
+    /// How long [`close`](Store::close) waits for handlers. Default 10 s. A stream whose handler is not at work is given 5 s more
+    /// to store its cursor.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
         self.drain_limit = limit;
         self

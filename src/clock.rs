@@ -2,11 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 /// The longest time that an option takes. Longer ones are mistakes, and would overflow.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A moment, in microseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Timestamp(i64);
 
 impl Timestamp {
@@ -19,6 +22,12 @@ impl Timestamp {
     /// The time to record after `earlier`, so that time never decreases along the log when the system clock is set back.
     pub(crate) fn now_after(earlier: Self) -> Self {
         Self::now().max(earlier)
+    }
+
+    /// The moment that comes so long after it.
+    pub(crate) fn after(self, span: Duration) -> Self {
+        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros))
     }
 
     #[cfg(feature = "sqlite")]

@@ -81,7 +81,15 @@ pub struct StorageError {
     message: String,
     #[source]
     source: Arc<dyn Error + Send + Sync>,
-    is_busy: bool,
+    kind: StorageFault,
+}
+
+/// What is known of a failure of the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StorageFault {
+    Unknown,
+    Busy,
+    Damage,
 }
 
 impl StorageError {
@@ -90,18 +98,29 @@ impl StorageError {
             operation,
             message: source.to_string(),
             source: Arc::new(source),
-            is_busy: false,
+            kind: StorageFault::Unknown,
         }
     }
 
     pub(crate) fn busy(mut self) -> Self {
-        self.is_busy = true;
+        self.kind = StorageFault::Busy;
+        self
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn damage(mut self) -> Self {
+        self.kind = StorageFault::Damage;
         self
     }
 
     /// Whether another process held the file for longer than the wait for it, so that a retry may succeed.
     pub fn is_busy(&self) -> bool {
-        self.is_busy
+        self.kind == StorageFault::Busy
+    }
+
+    /// Whether the file itself is damaged, so that a backup is to be restored.
+    pub fn is_damage(&self) -> bool {
+        self.kind == StorageFault::Damage
     }
 }
 

@@ -38,6 +38,7 @@ pub use crate::log::cursor::{OnMismatch, Start};
 pub use crate::log::letter::{DeadLetter, DeadLetterState};
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
+pub use crate::log::retry_request::RetryLetters;
 #[cfg(feature = "sqlite")]
 pub use crate::log::sqlite::connection::Durability;
 pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
@@ -54,5 +55,6 @@ pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
 pub use crate::stream::reader::EventReader;
+pub use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 pub use crate::stream::status::{StreamState, StreamStatus};
 pub use crate::stream::wait::Until;

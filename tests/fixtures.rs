@@ -1,16 +1,17 @@
 //! Files of every format that was ever released stay openable.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use millstream::{
     DeadLetterState, DurableStream, EventQuery, FailurePolicy, HandleStream, HandlerError, NewEvent, Retry,
-    Store,
+    RetryLetters, RetryState, Store,
 };
 use serde_json::json;
 
 /// Two batches of three events, the cursor of a durable stream behind the first of them, and a dead letter of another stream for
-/// an event of the first.
+/// an event of the first, which was retried because somebody asked for it.
 async fn write(path: &Path) {
     let store = Store::open(path).unwrap();
     let placed = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}));
@@ -36,6 +37,10 @@ async fn write(path: &Path) {
     let handle = handle.retry(Retry::never());
     let stream = store.stream_to_durable(&mailer, &placed, handle).await.unwrap();
     stream.caught_up().await.unwrap();
+    let control = store.stream("mailer").await.unwrap();
+    let asked = control.ask_for_retry(RetryLetters::All, "anna", Duration::from_secs(60));
+    let ended = asked.await.unwrap().ended().await.unwrap();
+    assert_eq!((ended.state, ended.failed), (RetryState::Ended, 1));
     stream.unsubscribe();
     stream.stopped().await;
     store
@@ -48,20 +53,25 @@ async fn write(path: &Path) {
 /// What a format holds beyond those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Letters {
-    There,
     Unknown,
+    There,
+    Retried,
 }
 
 async fn check(path: &Path, letters: Letters) {
     let store = Store::open(path).unwrap();
     let found: Vec<_> = store.dead_letters("mailer").list().try_collect().await.unwrap();
-    assert_eq!(found.len(), usize::from(letters == Letters::There));
+    assert_eq!(found.len(), usize::from(letters != Letters::Unknown));
     for letter in found {
         assert_eq!(
             (letter.first_sequence, letter.state),
             (1, DeadLetterState::Parked)
         );
-        assert_eq!((letter.key.as_deref(), letter.attempts), (Some("order:7"), 1));
+        let attempts = 1 + u32::from(letters == Letters::Retried);
+        assert_eq!(
+            (letter.key.as_deref(), letter.attempts),
+            (Some("order:7"), attempts)
+        );
         assert_eq!(letter.cause.as_deref(), Some("event 1: no such address"));
     }
     let batches: Vec<_> = store.read(&EventQuery::all()).try_collect().await.unwrap();
@@ -92,6 +102,14 @@ async fn check(path: &Path, letters: Letters) {
         4
     );
     store.close().await.unwrap();
+    if letters == Letters::Retried {
+        let log = rusqlite::Connection::open(path).unwrap();
+        let retry = "SELECT retry ->> '$.by', retry ->> '$.failed' FROM cursor WHERE name = 'mailer'";
+        let found: (String, i64) = log
+            .query_row(retry, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(found, ("anna".to_owned(), 1));
+    }
 }
 
 /// The newest fixture is written anew when `MILLSTREAM_WRITE_FIXTURE` is set. Those of older formats never change.
@@ -100,12 +118,13 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-3.sqlite")).await;
+        write(&fixtures.join("format-4.sqlite")).await;
     }
     for (name, letters) in [
         ("format-1.sqlite", Letters::Unknown),
         ("format-2.sqlite", Letters::Unknown),
         ("format-3.sqlite", Letters::There),
+        ("format-4.sqlite", Letters::Retried),
     ] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();
@@ -118,5 +137,5 @@ async fn a_file_of_today_holds_what_the_fixtures_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     write(&path).await;
-    check(&path, Letters::There).await;
+    check(&path, Letters::Retried).await;
 }

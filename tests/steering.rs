@@ -161,7 +161,7 @@ async fn d9_a_stream_that_another_process_runs_heeds_every_command() {
     in_time("what came before is stored", ledger.wait_for(4))
         .await
         .unwrap();
-    ledger.skip_batch(4).await.unwrap();
+    ledger.skip_batch(4, "anna").await.unwrap();
     runner.says(&["handled 6"]).await;
     in_time("it is stored", ledger.wait_for(6)).await.unwrap();
 

@@ -1,5 +1,7 @@
 //! Why a durable stream was not steered.
 
+use std::time::SystemTime;
+
 use thiserror::Error;
 
 use crate::error::StorageError;
@@ -38,6 +40,34 @@ pub enum SteerError {
         name: String,
         /// The stored cursor.
         position: u64,
+    },
+    /// Nobody runs the stream, so nobody has the handler that a retry takes.
+    #[error(
+        "nobody runs {name:?}, and a retry takes its handler; start the program that registers the stream, and ask again"
+    )]
+    NobodyRuns {
+        /// The stream's name.
+        name: String,
+    },
+    /// Somebody else has asked before, and is not answered yet.
+    #[error(
+        "letters of {name:?} are being retried already: {by} asked for it {} s ago; wait until that has ended, and ask again", age(*since)
+    )]
+    RetryUnderWay {
+        /// The stream's name.
+        name: String,
+        /// Who asked.
+        by: String,
+        /// When.
+        since: SystemTime,
+    },
+    /// There is no such dead letter.
+    #[error("{name:?} has no dead letter that {missing}; list them again")]
+    NoSuchLetter {
+        /// The stream's name.
+        name: String,
+        /// Which one was asked for.
+        missing: String,
     },
     /// The target is ahead of the log.
     #[error(
@@ -89,4 +119,9 @@ pub enum SteerError {
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// How many seconds ago that was.
+fn age(since: SystemTime) -> u64 {
+    since.elapsed().unwrap_or_default().as_secs()
 }

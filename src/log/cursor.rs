@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StopCause, StorageError, StreamError};
 use crate::log::Extent;
 use crate::log::letter::{Attempt, LetterCounts};
+use crate::log::retry_request::RetryRequest;
 use crate::sync::Mutex;
 
 /// Where a durable stream starts that has no cursor yet (D1). A stored cursor goes before it.
@@ -57,6 +58,8 @@ pub(crate) struct StoredCursor {
     /// The number of the newest word from outside; 0: there was none.
     pub(crate) steering: u64,
     pub(crate) paused: Option<Pause>,
+    /// The newest request to retry its dead letters.
+    pub(crate) retry: Option<Box<RetryRequest>>,
     /// When the row was written last.
     pub(crate) updated_at: Timestamp,
 }
@@ -381,6 +384,7 @@ mod tests {
             owner: 3,
             steering: 0,
             paused: None,
+            retry: None,
             updated_at: Timestamp::EPOCH,
         }
     }

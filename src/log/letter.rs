@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::error::{FailureCategory, StorageError};
 use crate::log::LogWriter;
 use crate::log::cursor::{CursorCell, CursorWrite, Run};
+use crate::log::retry_request::{self, LetterOutcome, RequestEnd};
 
 /// What a dead letter waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +24,7 @@ pub enum DeadLetterState {
     Parked,
     /// It was not handled yet: it waits behind a parked letter of its key.
     Queued,
-    /// Its handling failed, and the policy says to leave it. It is a record, and waits for nothing.
+    /// Its handling failed, and the policy says to leave it; or somebody skipped it. It is a record, and waits for nothing.
     Skipped,
 }
 
@@ -70,6 +71,29 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// A letter for events that no handler call failed on, in the order of the log. Nothing: there are none.
+    pub(crate) fn set_aside(
+        sequences: &[u64],
+        state: DeadLetterState,
+        parked_at: SystemTime,
+    ) -> Option<Self> {
+        let (first, last) = (*sequences.first()?, *sequences.last()?);
+        let is_range = last - first + 1 == sequences.len() as u64;
+        Some(Self {
+            first_sequence: first,
+            last_sequence: last,
+            sequences: (!is_range).then(|| sequences.into()),
+            key: None,
+            state,
+            category: None,
+            cause: None,
+            attempts: 0,
+            first_failed_at: None,
+            last_failed_at: None,
+            parked_at,
+        })
+    }
+
     /// How many events it stands for.
     pub fn event_count(&self) -> u64 {
         match &self.sequences {
@@ -165,13 +189,28 @@ pub(crate) enum LetterChange {
         name: Arc<str>,
         epoch: u64,
         first_sequence: u64,
+        /// The request that it was retried for.
+        request: Option<u64>,
     },
     /// The handler failed again.
     FailedAgain {
         name: Arc<str>,
         epoch: u64,
         first_sequence: u64,
+        request: Option<u64>,
         failure: FailedRetry,
+    },
+    /// Somebody asked that letters be retried, and this owner begins it.
+    BeginRequest {
+        name: Arc<str>,
+        owner: u64,
+        number: u64,
+    },
+    /// The letters of a request were tried.
+    EndRequest {
+        name: Arc<str>,
+        number: u64,
+        end: RequestEnd,
     },
     /// Somebody has decided that nothing more is to come of a letter.
     Discard {
@@ -288,23 +327,45 @@ pub(crate) fn apply<W: LogWriter>(writer: &mut W, change: &LetterChange) -> Resu
             name,
             epoch,
             first_sequence,
+            request,
         } => {
             if !owns(writer, name, *epoch)? {
                 return Ok(LetterDone::OwnershipLost);
             }
-            remove(writer, name, *first_sequence)
+            let done = remove(writer, name, *first_sequence)?;
+            note(
+                writer,
+                name,
+                *request,
+                &done,
+                (*first_sequence, LetterOutcome::Handled),
+            )?;
+            Ok(done)
         }
+        LetterChange::BeginRequest { name, owner, number } => {
+            retry_request::begin(writer, name, *number, *owner)
+        }
+        LetterChange::EndRequest { name, number, end } => retry_request::end(writer, name, *number, end),
         LetterChange::Discard { name, first_sequence } => remove(writer, name, *first_sequence),
         LetterChange::FailedAgain {
             name,
             epoch,
             first_sequence,
+            request,
             failure,
         } => {
             if !owns(writer, name, *epoch)? {
                 return Ok(LetterDone::OwnershipLost);
             }
-            failed_again(writer, name, *first_sequence, failure)
+            let done = failed_again(writer, name, *first_sequence, failure)?;
+            note(
+                writer,
+                name,
+                *request,
+                &done,
+                (*first_sequence, LetterOutcome::Failed),
+            )?;
+            Ok(done)
         }
     }
 }
@@ -333,6 +394,20 @@ fn failed_again<W: LogWriter>(
     letter.last_failed_at = Some(failure.at);
     writer.put_letter(name, &letter)?;
     Ok(LetterDone::Done(writer.letter_counts(name)?))
+}
+
+/// Writes down for whoever asked what became of a letter, unless somebody discarded it meanwhile.
+fn note<W: LogWriter>(
+    writer: &mut W,
+    name: &str,
+    request: Option<u64>,
+    done: &LetterDone,
+    (first_sequence, outcome): (u64, LetterOutcome),
+) -> Result<(), StorageError> {
+    if let (Some(number), LetterDone::Done(_)) = (request, done) {
+        retry_request::note(writer, name, number, first_sequence, outcome)?;
+    }
+    Ok(())
 }
 
 fn owns<W: LogWriter>(writer: &mut W, name: &str, epoch: u64) -> Result<bool, StorageError> {
@@ -400,7 +475,11 @@ impl LetterChange {
             Self::SetAside(SetAside { cell, position, .. }) | Self::Begin { cell, position, .. } => {
                 (cell, *position)
             }
-            Self::Retried { .. } | Self::FailedAgain { .. } | Self::Discard { .. } => return,
+            Self::Retried { .. }
+            | Self::FailedAgain { .. }
+            | Self::BeginRequest { .. }
+            | Self::EndRequest { .. }
+            | Self::Discard { .. } => return,
         };
         if matches!(done, LetterDone::Done(_)) {
             cell.stored(position);

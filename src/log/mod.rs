@@ -10,7 +10,7 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer` (what the
+//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer` and `retry_request` (what the
 //! person on duty may do with it), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
@@ -25,6 +25,7 @@ pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod request;
+pub(crate) mod retry_request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
 pub(crate) mod statistics;

@@ -9,9 +9,13 @@ use std::time::SystemTime;
 
 use crate::clock::Timestamp;
 use crate::error::{ReadError, SteerError, StorageError};
+use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
 use crate::log::cursor::{Pause, RollCall, StoredCursor};
-use crate::log::letter::Attempt;
+use crate::log::letter::{Attempt, DeadLetter, DeadLetterState};
+use crate::log::page::{PageBounds, Range};
+use crate::log::retry_request::{self, NewRequest};
 use crate::log::{LogWriter, Tail};
 
 /// Where [`reset`](crate::StreamControl::reset) moves a cursor.
@@ -72,7 +76,9 @@ pub(crate) enum Command {
     Pause { by: Arc<str> },
     Resume,
     Reset { to: Reset, expected: ExpectedCursor },
-    SkipBatch { expected: u64 },
+    SkipBatch { expected: u64, by: Arc<str> },
+    AskForRetry(NewRequest),
+    WithdrawRetry { number: u64 },
     Rename { to: Arc<str> },
     Delete,
 }
@@ -83,6 +89,8 @@ pub(crate) struct Obeyed {
     /// Where the cursor stands now.
     pub(crate) cursor: u64,
     pub(crate) skipped: Option<Skipped>,
+    /// The request to retry letters that was made, or withdrawn.
+    pub(crate) request: Option<u64>,
 }
 
 /// What whoever runs a stream is told after the commit.
@@ -122,38 +130,45 @@ pub(crate) fn obey<W: LogWriter>(
         name: order.name.to_string(),
         nearest: None,
     })?;
+    let mut obeyed = Obeyed {
+        cursor: stored.position,
+        skipped: None,
+        request: None,
+    };
     let changed = match &order.command {
         Command::Pause { .. } if stored.paused.is_some() => None,
         Command::Resume if stored.paused.is_none() => None,
         Command::Pause { by } => {
             let since = Timestamp::now();
             let by = Arc::clone(by);
-            Some(put(
-                writer,
-                order,
-                with_pause(&stored, Some(Pause { by, since })),
-            )?)
+            let paused = Some(Pause { by, since });
+            Some(put(writer, order, with_pause(&stored, paused))?)
         }
         Command::Resume => Some(put(writer, order, with_pause(&stored, None))?),
         Command::Reset { to, expected } => {
             expected.check(order, stored.position)?;
             let position = target(writer, order, *to, tail)?;
-            // Their events come again.
-            let discarded = writer.remove_letters_after(&order.name, position)?;
-            if discarded > 0 {
-                tracing::warn!(stream = %order.name, position, discarded, "a stream was reset, its dead letters from there on are gone");
-            }
+            discard_after(writer, order, position)?;
             Some(put(writer, order, moved(&stored, position, log_id))?)
         }
-        Command::SkipBatch { expected } => {
+        Command::SkipBatch { expected, by } => {
             ExpectedCursor::at(*expected).check(order, stored.position)?;
-            let skipped = next_batch(writer, order, &stored)?;
-            let obeyed = Obeyed {
-                cursor: skipped.last_sequence,
-                skipped: Some(skipped),
-            };
-            let word = put(writer, order, moved(&stored, skipped.last_sequence, log_id))?;
-            return Ok((obeyed, Some(word)));
+            let skipped = skip(writer, order, &stored, by)?;
+            obeyed.skipped = Some(skipped);
+            Some(put(writer, order, moved(&stored, skipped.last_sequence, log_id))?)
+        }
+        Command::AskForRetry(asked) => {
+            let row = retry_request::ask(writer, &order.name, &stored, asked)?;
+            writer.put_cursor(&order.name, &row)?;
+            obeyed.request = row.retry.as_ref().map(|request| request.number);
+            Some(word(order, row.steering, Stands::At(row)))
+        }
+        Command::WithdrawRetry { number } => {
+            if let Some(row) = retry_request::withdraw(&stored, *number) {
+                writer.put_cursor(&order.name, &row)?;
+                obeyed.request = Some(*number);
+            }
+            None
         }
         Command::Rename { to } => Some(rename(writer, order, &stored, to)?),
         Command::Delete => {
@@ -161,17 +176,19 @@ pub(crate) fn obey<W: LogWriter>(
             Some(word(order, writer.next_epoch()?, Stands::Gone))
         }
     };
-    let cursor = match changed.as_ref().map(|word| &word.stands) {
-        Some(Stands::At(row)) => row.position,
-        _ => stored.position,
-    };
-    Ok((
-        Obeyed {
-            cursor,
-            skipped: None,
-        },
-        changed,
-    ))
+    if let Some(Stands::At(row)) = changed.as_ref().map(|word| &word.stands) {
+        obeyed.cursor = row.position;
+    }
+    Ok((obeyed, changed))
+}
+
+/// The dead letters after a position that a stream is moved back to are gone: their events come again.
+fn discard_after<W: LogWriter>(writer: &mut W, order: &Order, position: u64) -> Result<(), StorageError> {
+    let discarded = writer.remove_letters_after(&order.name, position)?;
+    if discarded > 0 {
+        tracing::warn!(stream = %order.name, position, discarded, "a stream was reset, its dead letters from there on are gone");
+    }
+    Ok(())
 }
 
 impl ExpectedCursor {
@@ -297,11 +314,12 @@ fn target<W: LogWriter>(writer: &mut W, order: &Order, to: Reset, tail: &Tail) -
     Ok(position.max(pruned_through))
 }
 
-/// The committed batch that the stream is given next.
-fn next_batch<W: LogWriter>(
+/// Leaves out the committed batch that the stream is given next. A letter records which events that were, and by whom.
+fn skip<W: LogWriter>(
     writer: &mut W,
     order: &Order,
     stored: &StoredCursor,
+    by: &str,
 ) -> Result<Skipped, SteerError> {
     let query = EventQuery::from_canonical_text(&stored.query)
         .map_err(|error| StorageError::new("read the query of a stream", error))?;
@@ -314,11 +332,31 @@ fn next_batch<W: LogWriter>(
     // What was appended in the same transaction was given to nobody yet.
     let batch = writer.batch_at(first_sequence)?;
     let batch = batch.filter(|batch| batch.through >= first_sequence);
+    let range = Range {
+        after: first_sequence - 1,
+        ..batch.ok_or_else(nothing)?
+    };
+    let page = writer.page(range, ONE_BATCH).map_err(storage)?;
+    let batch = page.batches.into_iter().next();
+    let selected = batch.and_then(|batch| EventBatch::select(batch, &query, range.after));
+    let sequences: Vec<u64> = selected.iter().flatten().map(EventRecord::sequence).collect();
+    let letter = DeadLetter {
+        cause: Some(format!("skipped by {by}")),
+        ..DeadLetter::set_aside(&sequences, DeadLetterState::Skipped, Timestamp::now().into())
+            .ok_or_else(nothing)?
+    };
+    writer.put_letter(&order.name, &letter)?;
     Ok(Skipped {
         first_sequence,
-        last_sequence: batch.ok_or_else(nothing)?.through,
+        last_sequence: range.through,
     })
 }
+
+/// A batch, however large it is.
+const ONE_BATCH: PageBounds = PageBounds {
+    batches_max: 1,
+    bytes_max: usize::MAX,
+};
 
 fn storage(error: ReadError) -> StorageError {
     match error {

@@ -363,13 +363,14 @@ enum Aside {
 }
 
 /// Why something was not stored.
-enum Failed {
+pub(crate) enum Failed {
+    /// The gate has something to say first.
     Interrupted,
     Storage(StorageError),
 }
 
 /// Has a change stored. One that fails is tried again a few times: a busy file passes.
-async fn store(core: &StreamCore, change: LetterChange) -> Result<LetterDone, Failed> {
+pub(crate) async fn store(core: &StreamCore, change: LetterChange) -> Result<LetterDone, Failed> {
     let policy = Retry::default().attempts_max(LETTER_ATTEMPTS_MAX);
     let mut failures = Failures::new(policy, Instant::now());
     loop {

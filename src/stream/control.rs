@@ -44,8 +44,8 @@ use crate::stream::wait::Until;
 /// answer is lost.
 #[derive(Clone)]
 pub struct StreamControl {
-    hub: Arc<Hub>,
-    name: Arc<str>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) name: Arc<str>,
 }
 
 impl StreamControl {
@@ -117,15 +117,19 @@ impl StreamControl {
     }
 
     /// Passes over the one batch that the stream is given next, which is the one that fails, if the stored cursor still is the
-    /// one expected. What the batch holds is not delivered to the stream. It is written to the log of the program, as a warning.
+    /// one expected. What the batch holds is not delivered to the stream; a [dead letter](crate::DeadLetter) in the state
+    /// [`Skipped`](crate::DeadLetterState::Skipped) records which events that were, and who did it.
+    ///
+    /// `by` says who did it and why: 1 to 255 bytes without control characters.
     ///
     /// A stream that runs tries the batch after it at once. One that has stopped is registered again.
     ///
     /// # Errors
-    /// [`SteerError::CursorMoved`] when the cursor stands elsewhere; there is nothing to skip; the stream does not exist; the
+    /// [`SteerError::CursorMoved`] when the cursor stands elsewhere; `by` is refused; there is nothing to skip; the stream does not exist; the
     /// store is closed; the storage fails.
-    pub async fn skip_batch(&self, expected: u64) -> Result<Skipped, SteerError> {
-        let obeyed = self.order(Command::SkipBatch { expected }).await?;
+    pub async fn skip_batch(&self, expected: u64, by: impl Into<String>) -> Result<Skipped, SteerError> {
+        let by = text("who skips a batch", by.into())?;
+        let obeyed = self.order(Command::SkipBatch { expected, by }).await?;
         let skipped = obeyed.skipped.expect("a batch was skipped, or refused to be");
         tracing::warn!(
             stream = &*self.name,
@@ -198,7 +202,7 @@ impl StreamControl {
         }
     }
 
-    async fn order(&self, command: Command) -> Result<Obeyed, SteerError> {
+    pub(crate) async fn order(&self, command: Command) -> Result<Obeyed, SteerError> {
         tracing::info!(stream = &*self.name, ?command, "a stream is steered");
         let order = Order {
             name: Arc::clone(&self.name),
@@ -210,13 +214,13 @@ impl StreamControl {
         }
     }
 
-    async fn row(&self) -> Result<Option<StoredCursor>, SteerError> {
+    pub(crate) async fn row(&self) -> Result<Option<StoredCursor>, SteerError> {
         survey::check_open(&self.hub).map_err(read)?;
         self.hub.source.log.cursor(&self.name).await.map_err(read)
     }
 
     /// Says that there is no such stream, and which one may have been meant.
-    async fn unknown(&self) -> SteerError {
+    pub(crate) async fn unknown(&self) -> SteerError {
         let rows = match self.hub.source.log.cursors().await {
             Ok(rows) => rows,
             Err(error) => return read(error),
@@ -262,7 +266,7 @@ fn halted(name: &str, row: &StoredCursor, cause: Option<StopCause>) -> Option<Wa
     })
 }
 
-fn text(what: &'static str, value: String) -> Result<Arc<str>, SteerError> {
+pub(crate) fn text(what: &'static str, value: String) -> Result<Arc<str>, SteerError> {
     match check_name(&value) {
         Ok(()) => Ok(value.into()),
         Err(problem) => Err(SteerError::InvalidText { what, value, problem }),

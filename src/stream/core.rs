@@ -11,10 +11,10 @@ use crate::bus::SeatKey;
 use crate::error::StopCause;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
-use crate::log::cursor::{CursorCell, Pause, RollCall};
+use crate::log::cursor::{CursorCell, Pause, RollCall, StoredCursor};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
-use crate::log::steer::Word;
+use crate::log::steer::{Stands, Word};
 use crate::meter::{Place, StreamMeter};
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
@@ -25,8 +25,9 @@ use crate::stream::handler::{HandleStream, WeakHandle};
 use crate::stream::heed;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
+use crate::stream::retry_request;
 use crate::stream::status::{Phase, Progress, StreamStatus};
-use crate::stream::steering::{Consequence, Hearing, Standing};
+use crate::stream::steering::{Asked, Consequence, Hearing, Standing};
 use crate::sync::Mutex;
 
 pub(crate) struct StreamCore {
@@ -170,8 +171,16 @@ impl StreamCore {
         Some(hearing.word(name, roll_call))
     }
 
+    /// What the row of this stream asks for that was not heard before.
+    pub(crate) fn asked(&self, row: &StoredCursor) -> Option<Asked> {
+        self.durable.as_ref()?.hearing.lock().asked(row)
+    }
+
     /// Hears a word from outside, and lets the loop heed it.
     pub(crate) fn hear(self: &Arc<Self>, word: Word) {
+        if let Stands::At(row) = &word.stands {
+            retry_request::hear(self, row);
+        }
         let Some(durable) = &self.durable else { return };
         let mut hearing = durable.hearing.lock();
         match hearing.hear(word) {
@@ -204,6 +213,22 @@ impl StreamCore {
             }
             None => self.interrupt.notify_one(),
         }
+    }
+
+    /// Whether a handler call is under way.
+    pub(crate) fn is_called(&self) -> bool {
+        self.board.read(|progress| {
+            let call = progress.call.as_ref();
+            call.is_some_and(|call| call.running_since.is_some())
+        })
+    }
+
+    /// What an error calls it.
+    pub(crate) fn name_for_people(&self) -> String {
+        self.name
+            .as_deref()
+            .unwrap_or("a stream without a name")
+            .to_owned()
     }
 
     pub(crate) fn note_letters(&self, counts: LetterCounts) {
@@ -265,27 +290,11 @@ impl StreamCore {
         let head = self.source.bus.head().max(position);
         StreamStatus {
             name: self.name.as_deref().map(str::to_owned),
-            state: progress.state(),
-            position,
             head,
             lag: head - position,
-            oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
             started_after: self.started_after,
-            is_here: true,
             cursor: self.cursor().map(|cell| cell.stored_position()),
-            handled_batches: progress.handled_batches,
-            handled_events: progress.handled_events,
-            failures: progress.failures,
-            last_error: progress.last_error,
-            parked: progress.parked,
-            skipped: progress.skipped,
-            call_running_for: progress
-                .call
-                .and_then(|call| call.running_since)
-                .map(|since| now.saturating_duration_since(since)),
-            events_per_second: progress.rate.per_second(now),
-            still_for: now.saturating_duration_since(progress.moved_at),
-            heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
+            ..StreamStatus::of(progress, position, now)
         }
     }
 

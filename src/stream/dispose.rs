@@ -129,20 +129,10 @@ fn runs(events: Vec<(Option<String>, u64)>) -> impl Iterator<Item = (Option<Stri
 }
 
 fn queued_letter(key: Option<String>, sequences: &[u64], now: SystemTime) -> DeadLetter {
-    let (first, last) = (sequences[0], sequences[sequences.len() - 1]);
-    let is_range = last - first + 1 == sequences.len() as u64;
+    let letter = DeadLetter::set_aside(sequences, DeadLetterState::Queued, now);
     DeadLetter {
-        first_sequence: first,
-        last_sequence: last,
-        sequences: (!is_range).then(|| sequences.into()),
         key,
-        state: DeadLetterState::Queued,
-        category: None,
-        cause: None,
-        attempts: 0,
-        first_failed_at: None,
-        last_failed_at: None,
-        parked_at: now,
+        ..letter.expect("a run has an event")
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) async fn heed(
         if let Some(care) = &mut pump.care {
             care.start_over(read_keys(core).await?);
         }
+        if let Some(name) = &core.name {
+            core.note_letters(core.source.log.letter_counts(name).await?);
+        }
     }
     match standing.paused {
         Some(pause) => begin_pause(core, pump, pause).await,

@@ -24,6 +24,7 @@ use crate::stream::handler::HandleStream;
 use crate::stream::options::{DurableOptions, DurableStream};
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
+use crate::stream::retry_request;
 use crate::stream::steering::Hearing;
 use crate::stream::watch::Watch;
 
@@ -42,8 +43,11 @@ pub(crate) struct Hub {
 /// How many streams are looked at when cursors are swept along, and when it is measured where streams stand.
 const SWEEP_STREAMS_MAX: usize = 256;
 
-/// How long a stream without a handler call may take to end.
+/// How long a handler call that ends as it should may take beyond the limit, when others have used that up.
 const STOP_WITHIN: Duration = Duration::from_millis(200);
+/// How long a stream without a handler call may take to store its cursor and end. It takes a moment, unless the disk or the
+/// processor is very busy; nobody is to be blamed for that.
+const REST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a cancelled handler call may take to reach its next await.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
@@ -83,6 +87,7 @@ impl Hub {
             })
             .await?;
         let care = self.care(&options, &opened).await?;
+        let opened_name = Arc::clone(&options.name);
         let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
         let queue = Arc::clone(&self.source.log.queue);
         let durable = Durable {
@@ -92,7 +97,12 @@ impl Hub {
             letters: opened.letters,
             hearing: Hearing::of(&opened.row),
         };
-        self.start(query, handler, opened.row.position, Some(durable))
+        let stream = self.start(query, handler, opened.row.position, Some(durable))?;
+        // Somebody may have asked while nobody ran it.
+        if let Some(core) = self.registry.running(&opened_name) {
+            retry_request::hear(&core, &opened.row);
+        }
+        Ok(stream)
     }
 
     /// What a durable stream has to know of the run before it, and of what that set aside.
@@ -201,10 +211,22 @@ impl Hub {
         // Streams at rest need a moment to end, even when others have used up the limit.
         let deadline = deadline.max(Instant::now() + STOP_WITHIN);
         let mut late = Vec::new();
+        let mut resting = Vec::new();
         for core in &streams {
-            if tokio::time::timeout_at(deadline, core.stopped()).await.is_err() {
-                let name = core.name.as_deref().unwrap_or("a stream without a name");
-                late.push(name.to_owned());
+            if tokio::time::timeout_at(deadline, core.stopped()).await.is_ok() {
+                continue;
+            }
+            if core.is_called() {
+                late.push(core.name_for_people());
+                core.abort.notify_one();
+            } else {
+                resting.push(core);
+            }
+        }
+        let rested_by = Instant::now() + REST_WITHIN;
+        for core in resting {
+            if tokio::time::timeout_at(rested_by, core.stopped()).await.is_err() {
+                late.push(core.name_for_people());
                 core.abort.notify_one();
             }
         }

@@ -61,6 +61,8 @@ pub struct DeadLetters {
     source: Arc<Source>,
     registry: Arc<Registry>,
     name: Arc<str>,
+    /// The request that letters are retried for.
+    request: Option<u64>,
 }
 
 /// What retrying several letters came to.
@@ -92,6 +94,17 @@ impl DeadLetters {
             source,
             registry,
             name: name.into(),
+            request: None,
+        }
+    }
+
+    /// The letters of a stream that runs here, to be retried because somebody asked for it.
+    pub(crate) fn for_request(core: &StreamCore, name: &Arc<str>, number: u64) -> Self {
+        Self {
+            source: Arc::clone(&core.source),
+            registry: Arc::clone(&core.registry),
+            name: Arc::clone(name),
+            request: Some(number),
         }
     }
 
@@ -297,11 +310,13 @@ impl DeadLetters {
                 name,
                 epoch,
                 first_sequence,
+                request: self.request,
             },
             Err(failure) => LetterChange::FailedAgain {
                 name,
                 epoch,
                 first_sequence,
+                request: self.request,
                 failure: FailedRetry {
                     named: failure.at,
                     category: failure.category,
@@ -398,7 +413,7 @@ impl Drop for ShownCall<'_> {
 
 impl Retried {
     /// Notes what became of one letter. `false`: later ones of its key have to wait. What is no matter of the letter ends it all.
-    fn note(&mut self, outcome: Result<(), DeadLetterError>) -> Result<bool, DeadLetterError> {
+    pub(crate) fn note(&mut self, outcome: Result<(), DeadLetterError>) -> Result<bool, DeadLetterError> {
         match outcome {
             Ok(()) => self.handled += 1,
             // Somebody else was faster.

@@ -56,6 +56,36 @@ pub struct StreamStatus {
     pub heartbeat: Option<Duration>,
 }
 
+impl StreamStatus {
+    /// What is known of a stream that stands at a position, from what its loop has written down.
+    pub(crate) fn of(progress: Progress, position: u64, now: Instant) -> Self {
+        Self {
+            name: None,
+            state: progress.state(),
+            is_here: true,
+            position,
+            head: position,
+            lag: 0,
+            oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
+            started_after: position,
+            cursor: None,
+            handled_batches: progress.handled_batches,
+            handled_events: progress.handled_events,
+            failures: progress.failures,
+            last_error: progress.last_error,
+            parked: progress.parked,
+            skipped: progress.skipped,
+            call_running_for: progress
+                .call
+                .and_then(|call| call.running_since)
+                .map(|since| now.saturating_duration_since(since)),
+            events_per_second: progress.rate.per_second(now),
+            still_for: now.saturating_duration_since(progress.moved_at),
+            heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
+        }
+    }
+}
+
 /// What a stream does.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

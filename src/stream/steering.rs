@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::StopCause;
 use crate::log::cursor::{Pause, RollCall, StoredCursor};
+use crate::log::retry_request::RetryRequest;
 use crate::log::steer::{Stands, Word};
 
 /// How a running stream is to stand.
@@ -35,6 +36,15 @@ pub(crate) struct Hearing {
     /// The epoch under which the stream is to run.
     epoch: u64,
     paused: Option<Pause>,
+    /// The number of the newest request to retry letters that was heard.
+    asked: u64,
+}
+
+/// A request to retry dead letters, for the owner who is to begin it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) request: Box<RetryRequest>,
+    pub(crate) owner: u64,
 }
 
 impl Hearing {
@@ -44,6 +54,7 @@ impl Hearing {
             heard: registered.steering,
             epoch: registered.epoch,
             paused: registered.paused.clone(),
+            asked: 0,
         }
     }
 
@@ -55,6 +66,19 @@ impl Hearing {
     /// The epoch under which the stream is to run, as far as it has heard.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What a row asks for that was not heard before and that nobody has begun. Whether it came in time is decided in the log.
+    pub(crate) fn asked(&mut self, row: &StoredCursor) -> Option<Asked> {
+        let request = row.retry.as_ref().filter(|_| row.owner == self.owner)?;
+        if request.begun_by != 0 || request.number <= self.asked {
+            return None;
+        }
+        self.asked = request.number;
+        Some(Asked {
+            request: request.clone(),
+            owner: self.owner,
+        })
     }
 
     /// Nothing follows from a word that was heard before, or that was meant for an earlier owner of the name.
@@ -121,6 +145,7 @@ mod tests {
             owner,
             steering,
             paused: None,
+            retry: None,
             updated_at: Timestamp::EPOCH,
             attempt: Attempt::RUNNING,
         }

@@ -1,6 +1,7 @@
 //! All durable streams that a log knows, wherever they run.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{ReadError, StopCause};
 use crate::event::query::EventQuery;
@@ -8,7 +9,7 @@ use crate::log::cursor::NamedCursor;
 use crate::log::page::{PageBounds, Range};
 use crate::stream::core::StreamCore;
 use crate::stream::hub::Hub;
-use crate::stream::status::{StreamState, StreamStatus};
+use crate::stream::status::{Progress, StreamState, StreamStatus};
 
 /// The status of each durable stream, sorted by name.
 pub(crate) async fn all(hub: &Hub) -> Result<Vec<StreamStatus>, ReadError> {
@@ -81,26 +82,16 @@ fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
 
 fn of_row(row: &NamedCursor) -> StreamStatus {
     let NamedCursor { name, cursor } = row;
+    let position = cursor.position;
+    let nothing = Progress::new(position, cursor.epoch);
     StreamStatus {
         name: Some(name.to_string()),
         state: cursor.paused.as_ref().map_or(StreamState::NotHere, Into::into),
         is_here: false,
-        position: cursor.position,
-        head: cursor.position,
-        lag: 0,
-        oldest_unhandled: None,
-        started_after: cursor.position,
-        cursor: Some(cursor.position),
-        handled_batches: 0,
-        handled_events: 0,
-        failures: 0,
-        last_error: None,
-        parked: 0,
-        skipped: 0,
-        call_running_for: None,
-        events_per_second: 0.0,
+        cursor: Some(position),
         still_for: cursor.updated_at.age(),
         heartbeat: None,
+        ..StreamStatus::of(nothing, position, Instant::now())
     }
 }
 

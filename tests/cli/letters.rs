@@ -112,9 +112,3 @@ async fn dead_letters_are_dropped_one_by_one_or_all() {
     let retried = service.store.dead_letters("ledger").retry_all().await.unwrap();
     assert_eq!((retried.handled, retried.failed), (0, 0));
 }
-
-#[test]
-fn the_help_says_how_dead_letters_are_retried() {
-    let help = Place::new().ok(&["dead-letters", "--help"]);
-    assert!(help.contains("store.dead_letters(name).retry_all()"), "{help}");
-}

@@ -5,6 +5,7 @@ mod copies;
 mod follow;
 mod letters;
 mod listing;
+mod retries;
 mod service;
 mod steering;
 mod streams;
@@ -86,6 +87,7 @@ fn command(db: &Path, arguments: &[&str]) -> Command {
     }
     command
         .env("TERM", "xterm-256color")
+        .env(if cfg!(windows) { "USERNAME" } else { "USER" }, "carla")
         .arg("--db")
         .arg(db)
         .args(arguments);
@@ -190,7 +192,38 @@ fn a_command_line_without_sense_is_refused_with_code_2() {
         &["dead-letters", "drop", "ledger", "7"],
         &["dead-letters", "drop", "ledger", "--reason", "no"],
         &["dead-letters", "drop", "ledger", "7", "--all", "--reason", "no"],
-        &["dead-letters", "retry", "ledger", "7"],
+        &["dead-letters", "retry", "ledger", "--by", "anna"],
+        &["dead-letters", "retry", "ledger", "7", "--all", "--by", "anna"],
+        &[
+            "dead-letters",
+            "retry",
+            "ledger",
+            "7",
+            "--key",
+            "k",
+            "--by",
+            "anna",
+        ],
+        &[
+            "dead-letters",
+            "retry",
+            "ledger",
+            "--all",
+            "--key",
+            "k",
+            "--by",
+            "anna",
+        ],
+        &[
+            "dead-letters",
+            "retry",
+            "ledger",
+            "7",
+            "--begin-within",
+            "0",
+            "--by",
+            "anna",
+        ],
     ] {
         let outcome = place.run(arguments);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}");

@@ -1,5 +1,6 @@
 //! The process that runs a stream: the test's own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use millstream::{
 };
 use serde_json::{Value, json};
 use tokio::runtime;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::{Place, lines};
@@ -20,22 +22,43 @@ pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) stream: EventStream,
     handled: Arc<Mutex<Vec<u64>>>,
+    is_mended: Arc<AtomicBool>,
+    held: Arc<Semaphore>,
 }
 
 impl Service {
-    /// The handler fails on events of the type `bad`, and takes all others.
+    /// The handler fails on events of the types `bad` and `held`, and takes all others.
     pub(crate) async fn start(place: &Place, name: &str, policy: FailurePolicy) -> Self {
+        Self::begin(place, name, policy, AtomicBool::new(false)).await
+    }
+
+    /// The handler takes all events.
+    pub(crate) async fn start_mended(place: &Place, name: &str, policy: FailurePolicy) -> Self {
+        Self::begin(place, name, policy, AtomicBool::new(true)).await
+    }
+
+    async fn begin(place: &Place, name: &str, policy: FailurePolicy, is_mended: AtomicBool) -> Self {
         let store = Store::open(place.db()).unwrap();
         let handled = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&handled);
+        let (is_mended, held) = (Arc::new(is_mended), Arc::new(Semaphore::new(0)));
+        let (seen, works, gate) = (Arc::clone(&handled), Arc::clone(&is_mended), Arc::clone(&held));
         let handle = HandleStream::new(move |batch: EventBatch| {
-            let is_bad = batch.iter().any(|event| event.event_type() == "bad");
+            let has = |wanted: &str| batch.iter().any(|event| event.event_type() == wanted);
+            let is_bad = (has("bad") || has("held")) && !works.load(Ordering::SeqCst);
             if !is_bad {
                 let sequences = batch.iter().map(EventRecord::sequence);
                 seen.lock().unwrap().extend(sequences);
             }
-            let outcome = if is_bad { Err("the bank is closed") } else { Ok(()) };
-            async move { outcome }
+            let gate = has("held").then(|| Arc::clone(&gate));
+            async move {
+                if is_bad {
+                    return Err("the bank is closed");
+                }
+                if let Some(gate) = gate {
+                    gate.acquire().await.expect("the gate stays").forget();
+                }
+                Ok(())
+            }
         });
         let durable = DurableStream::new(name).on_failure(policy);
         let handle = handle.retry(Retry::never());
@@ -44,7 +67,19 @@ impl Service {
             store,
             stream,
             handled,
+            is_mended,
+            held,
         }
+    }
+
+    /// From now on the handler takes all events; those of the type `held` when they are released.
+    pub(crate) fn mend(&self) {
+        self.is_mended.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets one call with an event of the type `held` come to its end.
+    pub(crate) fn release(&self) {
+        self.held.add_permits(1);
     }
 
     /// The sequences that the handler took, in its order.

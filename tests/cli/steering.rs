@@ -191,10 +191,16 @@ async fn skip_leaves_out_the_one_batch_that_stopped_the_stream() {
     let cause = stopped(&service).await;
     assert!(matches!(cause, StopCause::HandlerFailed { .. }), "{cause:?}");
     service.stop().await;
-    let told = place.ok(&["skip", "ledger", "--yes", "--json"]);
+    let told = place.ok(&["skip", "ledger", "--by", "anna, a test order", "--yes", "--json"]);
     let expected =
         json!({"name": "ledger", "first_sequence": 2, "last_sequence": 2, "cursor_before": 1, "cursor": 2});
     assert_eq!(lines(&told), [expected]);
+    let letter = lines(&place.ok(&["dead-letters", "list", "ledger", "--json"])).remove(0);
+    assert_eq!(
+        (&letter["first_sequence"], &letter["state"]),
+        (&json!(2), &json!("skipped"))
+    );
+    assert_eq!(letter["cause"], "skipped by anna, a test order");
     let service = Service::start(&place, "ledger", FailurePolicy::stop()).await;
     service.settle(3).await;
     assert_eq!(service.handled(), [3]);

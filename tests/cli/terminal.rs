@@ -5,13 +5,13 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use millstream::Reset;
+use millstream::{FailurePolicy, Reset};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use unicode_width::UnicodeWidthStr;
 
-use crate::service::{cursor_of, with_stream};
+use crate::service::{Service, append, cursor_of, with_stream};
 use crate::{Place, command};
 
 const COLUMNS: u16 = 60;
@@ -155,6 +155,36 @@ fn listings_fit_a_narrow_terminal_and_have_colours() {
         .filter(|line| line.contains('…'))
         .count();
     assert_eq!(cut, 1, "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrow_terminal_goes_without_some_columns_and_breaks_no_word() {
+    let place = Place::new();
+    append(&place, "bad", 1);
+    let service = Service::start(&place, "ledger-of-all-accounts", FailurePolicy::park()).await;
+    service.settle(1).await;
+    for (arguments, words) in [
+        (
+            &["dead-letters", "list", "ledger-of-all-accounts"][..],
+            &["sequence", "parked", "the bank is"][..],
+        ),
+        (
+            &["streams"],
+            &["ledger-of-all-accounts", "not here", "what is wrong"],
+        ),
+    ] {
+        let (code, shown) = in_terminal(&place, arguments, &[], "");
+        assert_eq!(code, 0, "{shown}");
+        let shown: Vec<String> = shown.lines().map(visible).collect();
+        for word in words {
+            assert!(
+                shown.iter().any(|line| line.contains(word)),
+                "{word} in {shown:#?}"
+            );
+        }
+        let widest = shown.iter().map(|line| line.width()).max();
+        assert!(widest <= Some(usize::from(COLUMNS)), "{widest:?}: {shown:#?}");
+    }
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn damage_is_found_and_named_with_exit_code_4() {
         ("UPDATE cursor SET log_id = 'elsewhere'", &["cursor-foreign"]),
         ("UPDATE cursor SET position = 10001", &["cursor-ahead"]),
         ("UPDATE cursor SET query = '{'", &["cursor-damaged"]),
+        ("UPDATE cursor SET retry = '{}'", &["cursor-damaged"]),
         (
             "INSERT INTO dead_letter (stream, first_sequence, last_sequence, state, attempts, parked_at)
              VALUES ('ledger', 9999, 10001, 'parked', 1, 1)",
@@ -254,4 +255,70 @@ fn a_page_that_sqlite_cannot_read_is_found() {
     let (outcome, told) = verify(&place);
     assert_eq!(outcome.code, 4, "{outcome:?}");
     assert!(kinds(&told).contains(&String::from("storage")), "{told}");
+}
+
+#[test]
+fn a_file_that_cannot_be_looked_at_is_not_called_damaged() {
+    let place = Place::new();
+    let cannot_be = |why: &str| {
+        for arguments in [&["verify"][..], &["verify", "--json"]] {
+            let outcome = place.run(arguments);
+            assert_eq!(
+                (outcome.code, outcome.stdout.as_str()),
+                (1, ""),
+                "{why}: {outcome:?}"
+            );
+            assert!(outcome.stderr.contains(why), "{why}: {outcome:?}");
+        }
+    };
+    cannot_be("does not exist");
+    std::fs::create_dir(place.db()).unwrap();
+    cannot_be("unable to open");
+    std::fs::remove_dir(place.db()).unwrap();
+    std::fs::write(place.db(), "").unwrap();
+    cannot_be("it is empty");
+    std::fs::write(place.db(), vec![7; 10_000]).unwrap();
+    cannot_be("not an SQLite database");
+    std::fs::remove_file(place.db()).unwrap();
+    let file = Connection::open(place.db()).unwrap();
+    file.execute_batch("CREATE TABLE customer (id)").unwrap();
+    cannot_be("another SQLite database");
+    drop(file);
+    std::fs::remove_file(place.db()).unwrap();
+    place.append_batches(&[1]);
+    damage(&place, "PRAGMA user_version = 99");
+    cannot_be("format 99");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_opened_is_not_called_damaged() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new();
+    place.append_batches(&[1]);
+    std::fs::set_permissions(place.db(), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let outcome = place.run(&["verify"]);
+    // Nothing is closed to the administrator.
+    let may_open = std::fs::File::open(place.db()).is_ok();
+    let expected = if may_open { 0 } else { 1 };
+    assert_eq!(outcome.code, expected, "{outcome:?}");
+    assert_eq!(
+        outcome.stderr.contains("unable to open"),
+        !may_open,
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn damage_that_keeps_the_file_from_being_opened_is_code_4() {
+    let place = sound();
+    let file = std::fs::OpenOptions::new().write(true).open(place.db()).unwrap();
+    file.set_len(5_000).unwrap();
+    let outcome = place.run(&["verify"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (4, ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("it cannot even be opened"), "{outcome:?}");
+    let outcome = place.run(&["verify", "--json"]);
+    let told = lines(&outcome.stderr).remove(0);
+    assert_eq!((outcome.code, &told["exit_code"]), (4, &json!(4)));
 }

@@ -10,6 +10,7 @@ mod guards;
 mod letters;
 mod log;
 mod poison;
+mod requests;
 mod retention;
 mod retries;
 mod steering;
@@ -162,6 +163,10 @@ conformance! {
         steering::d9_an_unknown_name_is_told_which_one_was_meant,
         steering::d9_a_failed_commit_leaves_a_stream_as_it_was,
         steering::d9_streams_are_listed_wherever_they_run,
+        requests::d9_letters_are_retried_for_whoever_asks,
+        requests::d9_who_asks_for_a_stream_that_nobody_runs_is_refused,
+        requests::d9_one_request_at_a_time_and_what_was_begun_is_not_taken_back,
+        requests::d9_a_skipped_batch_is_recorded_with_the_events_that_the_query_selects,
         waiting::wait_ends_when_it_is_handled_and_stored,
         waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
         waiting::wait_outlives_a_reset,
@@ -195,5 +200,7 @@ conformance! {
         steering::d9_another_store_is_heeded_within_the_poll_interval,
         steering::d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset,
         steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
+        requests::d9_a_request_is_heard_by_the_store_that_runs_the_stream,
+        requests::d9_a_request_after_a_crash_is_begun_in_time_or_never,
     }
 }

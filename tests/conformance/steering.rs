@@ -302,7 +302,7 @@ pub(crate) async fn d9_a_failed_batch_is_skipped_while_its_stream_retries(subjec
     })
     .await;
     let control = ledger(&store).await;
-    let refused = control.skip_batch(1).await;
+    let refused = control.skip_batch(1, "anna").await;
     assert!(
         matches!(
             refused,
@@ -314,11 +314,12 @@ pub(crate) async fn d9_a_failed_batch_is_skipped_while_its_stream_retries(subjec
         ),
         "{refused:?}"
     );
-    let skipped = control.skip_batch(2).await.unwrap();
+    let skipped = control.skip_batch(2, "anna").await.unwrap();
     assert_eq!((skipped.first_sequence, skipped.last_sequence), (3, 4));
+    until(&stream, "the record is counted", |status| status.skipped == 1).await;
     in_time("it goes on at once", control.wait_for(5)).await.unwrap();
     assert_eq!(recorder.sequences(), [1, 2, 5]);
-    let refused = control.skip_batch(5).await;
+    let refused = control.skip_batch(5, "anna").await;
     assert!(
         matches!(refused, Err(SteerError::NothingToSkip { position: 5, .. })),
         "{refused:?}"
@@ -340,7 +341,7 @@ pub(crate) async fn d9_a_failed_batch_is_skipped_after_its_stream_stopped(subjec
     let stopped = status(&store).await;
     assert!(matches!(stopped.state, StreamState::Stopped(_)), "{stopped:?}");
     let control = ledger(&store).await;
-    let skipped = control.skip_batch(stopped.cursor.unwrap()).await.unwrap();
+    let skipped = control.skip_batch(stopped.cursor.unwrap(), "anna").await.unwrap();
     assert_eq!((skipped.first_sequence, skipped.last_sequence), (3, 3));
     assert_eq!(status(&store).await.position, 3);
     let handler = recorder.handler();
@@ -438,7 +439,7 @@ pub(crate) async fn d9_an_unknown_name_is_told_which_one_was_meant(subject: &Sub
         control.pause("anna").await.err(),
         control.resume().await.err(),
         control.reset(Reset::Now, 0).await.err(),
-        control.skip_batch(0).await.err(),
+        control.skip_batch(0, "anna").await.err(),
         control.rename("books").await.err(),
         control.delete().await.err(),
     ] {

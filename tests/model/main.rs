@@ -214,18 +214,16 @@ fn config(cases: u32) -> ProptestConfig {
     config
 }
 
-fn check(medium: Medium) {
+/// Lives through random histories, and shortens the one that fails.
+fn try_all<S: Strategy>(config: ProptestConfig, histories: S, live: impl AsyncFn(S::Value)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    let outcome = TestRunner::new(config(250)).run(&history(), |history| {
+    let outcome = TestRunner::new(config).run(&histories, |history| {
         runtime.block_on(async {
-            let done = tokio::time::timeout(
-                Duration::from_secs(30),
-                World::new(medium, &history).live(&history.steps),
-            );
+            let done = tokio::time::timeout(PATIENCE, live(history));
             assert!(done.await.is_ok(), "the history hangs");
         });
         Ok(())
@@ -233,6 +231,15 @@ fn check(medium: Medium) {
     if let Err(error) = outcome {
         panic!("{error}");
     }
+}
+
+/// How long a history may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn check(medium: Medium) {
+    try_all(config(250), history(), async |history: History| {
+        World::new(medium, &history).live(&history.steps).await;
+    });
 }
 
 #[test]
@@ -246,21 +253,9 @@ fn every_history_in_memory_is_that_of_a_plain_list() {
 }
 
 fn check_letters(medium: Medium) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    let outcome = TestRunner::new(config(150)).run(&letters::life(), |life| {
-        runtime.block_on(async {
-            let done = tokio::time::timeout(Duration::from_secs(30), letters::live(life, medium));
-            assert!(done.await.is_ok(), "the life hangs");
-        });
-        Ok(())
+    try_all(config(150), letters::life(), async |life| {
+        letters::live(life, medium).await;
     });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
 }
 
 #[test]

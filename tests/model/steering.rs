@@ -11,12 +11,11 @@ use millstream::{
     Reset, SteerError, Store, StreamState,
 };
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::config;
 use crate::run::Medium;
+use crate::{config, try_all};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -228,7 +227,7 @@ impl World {
                 );
             }
             Step::Skip => {
-                let skipped = control.skip_batch(model.cursor).await;
+                let skipped = control.skip_batch(model.cursor, "anna").await;
                 match model.next(model.cursor) {
                     Some(last) => {
                         assert_eq!(skipped.unwrap().last_sequence, last);
@@ -321,27 +320,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn check(medium: Medium) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
     let steps = prop::collection::vec(step(), 5..60);
     let config = ProptestConfig {
         max_shrink_iters: 60,
         ..config(120)
     };
-    let outcome = TestRunner::new(config).run(&steps, |steps| {
-        runtime.block_on(async {
-            let done = async { World::new(medium).await.live(&steps).await };
-            let done = tokio::time::timeout(Duration::from_secs(60), done).await;
-            assert!(done.is_ok(), "the history hangs");
-        });
-        Ok(())
+    try_all(config, steps, async |steps: Vec<Step>| {
+        World::new(medium).await.live(&steps).await;
     });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::Place;
 use crate::common::{Recorder, append, events, hasty, in_time};
+use crate::{PanicsOnDrop, Place};
 
 /// The file that a child works on, and what becomes of the event that kills it.
 const CHILD_PATH: &str = "MILLSTREAM_POISONED_PATH";
@@ -268,15 +268,6 @@ async fn an_outage_does_not_park_everything() {
         );
     }
     assert_eq!(letters(&store).await.len(), 20, "ten for each time it was tried");
-}
-
-/// Panics when it is dropped before it was told not to.
-struct PanicsOnDrop;
-
-impl Drop for PanicsOnDrop {
-    fn drop(&mut self) {
-        assert!(std::thread::panicking(), "in the drop");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

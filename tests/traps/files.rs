@@ -80,7 +80,7 @@ async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
         "{error:?}"
     );
     assert!(error.to_string().contains("upgrade"), "{error}");
-    format(3);
+    format(4);
     assert_eq!(place.open().head(), 1);
 }
 

@@ -9,17 +9,8 @@ use millstream::internals::{Sabotage, with_broken_log};
 use millstream::{CloseError, DurableStream, EventBatch, HandleStream, Retry, StopCause, Store, StreamState};
 use tokio::sync::Semaphore;
 
-use crate::Place;
 use crate::common::{Recorder, append, events, eventually, in_time, takes_all};
-
-/// Panics when it is dropped, unless a panic is under way.
-struct PanicsOnDrop;
-
-impl Drop for PanicsOnDrop {
-    fn drop(&mut self) {
-        assert!(std::thread::panicking(), "in the drop");
-    }
-}
+use crate::{PanicsOnDrop, Place};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_when_a_handlers_future_is_dropped_is_a_failed_call() {

@@ -47,6 +47,15 @@ impl Place {
     }
 }
 
+/// What a handler holds that panics when it is dropped, unless a panic is under way.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "in the drop");
+    }
+}
+
 /// Writes events into the file by hand, in batches of `batch`, from the first sequence to the last.
 fn write_by_hand(file: &Connection, event_type: &str, range: std::ops::RangeInclusive<i64>, batch: i64) {
     file.execute(

@@ -5,19 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::commands::Command;
-
-/// Exit codes, as every help page ends with them.
-pub(crate) const EXIT_CODES: &str = "\
-Exit codes:
-  0  done; also when nobody reads the output any more
-  1  failed; the reason is on the standard error
-  2  the command line makes no sense
-  3  conflict: the context of the append or the cursor of the stream moved, nothing was changed
-  4  the verification found damage";
+use crate::help::exit_codes;
 
 /// Looks at a millstream log, appends to it, steers its streams, and keeps it in order, also while other processes use it.
 #[derive(Parser)]
-#[command(name = "millstream", version, propagate_version = true, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "millstream", version, propagate_version = true, after_help = exit_codes!(), max_term_width = 110)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -17,6 +17,9 @@ pub(crate) enum Exit {
     Usage = 2,
     Conflict = 3,
     Damaged = 4,
+    LettersLeft = 5,
+    NobodyRuns = 6,
+    GoesOn = 7,
 }
 
 impl From<Exit> for ExitCode {
@@ -31,6 +34,12 @@ pub(crate) enum Failure {
     Failed(String),
     Usage(String),
     Conflict(String),
+    /// The file is damaged so far that it cannot be looked at.
+    Damaged(String),
+    /// No process runs the stream, which it takes.
+    NobodyRuns(String),
+    /// What was begun is not waited for any longer.
+    GoesOn(String),
     /// The reader of the output has gone.
     NobodyReads,
 }
@@ -41,6 +50,9 @@ impl Failure {
             Self::Failed(_) => Exit::Failed,
             Self::Usage(_) => Exit::Usage,
             Self::Conflict(_) => Exit::Conflict,
+            Self::Damaged(_) => Exit::Damaged,
+            Self::NobodyRuns(_) => Exit::NobodyRuns,
+            Self::GoesOn(_) => Exit::GoesOn,
             Self::NobodyReads => Exit::Fine,
         }
     }
@@ -65,7 +77,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(text) | Self::Usage(text) | Self::Conflict(text) => formatter.write_str(text),
+            Self::Failed(text)
+            | Self::Usage(text)
+            | Self::Conflict(text)
+            | Self::Damaged(text)
+            | Self::NobodyRuns(text)
+            | Self::GoesOn(text) => formatter.write_str(text),
             Self::NobodyReads => formatter.write_str("nobody reads the output"),
         }
     }
@@ -118,6 +135,10 @@ impl From<SteerError> for Failure {
             SteerError::NoSuchStream { name, nearest: None } => Self::Failed(format!(
                 "there is no durable stream named {name:?}; `streams` lists those there are"
             )),
+            SteerError::NobodyRuns { name } => Self::NobodyRuns(format!(
+                "no process runs {name:?}, and a retry takes its handler; nothing was retried, and no request is left: start the program, and ask again"
+            )),
+            error @ SteerError::RetryUnderWay { .. } => Self::Conflict(error.to_string()),
             SteerError::Ahead { name, position, head } => Self::Failed(format!(
                 "{name:?} is to be moved to {position}, the log ends at {head}; use `--to now` for what comes next"
             )),

@@ -2,16 +2,18 @@
 //!
 //! It knows nothing of the crate but its public API. In reading order: `arguments` (what can be said), `context` (what every
 //! command has), `failure` (how a command ends), `output` and `terminal` (where it goes), `commands` (one file each), and what
-//! they share: `query`, `range`, `time`, `record` (an event as a line of JSON), `listing` (events as lines of a table), `standing`
-//! (a stream in words and as JSON), `problem` (what is wrong with it), `letter` (a dead letter), `lines` (the input), `tally`,
-//! `chart`, `progress`.
+//! they share: `help`, `query`, `range`, `time`, `record` (an event as a line of JSON), `listing` (events as lines of a table), `columns` (which of them fit), `standing`
+//! (a stream in words and as JSON), `problem` (what is wrong with it), `letter` (a dead letter), `lines` (the input), `who`,
+//! `tally`, `chart`, `progress`.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
 mod chart;
+mod columns;
 mod commands;
 mod context;
 mod failure;
+mod help;
 mod letter;
 mod lines;
 mod listing;
@@ -25,6 +27,7 @@ mod standing;
 mod tally;
 mod terminal;
 mod time;
+mod who;
 
 use std::process::ExitCode;
 

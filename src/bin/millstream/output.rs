@@ -4,9 +4,11 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
+use crate::columns::Columns;
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -108,6 +110,18 @@ impl Output {
         written.map_err(|error| Failure::of_output(&error))
     }
 
+    /// What a command came to: an object, or a line for people.
+    pub(crate) fn tell(
+        &mut self,
+        json: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(json),
+            Format::Text => self.line(&text()),
+        }
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.stdout.write_all(bytes);
         written.map_err(|error| Failure::of_output(&error))
@@ -133,12 +147,27 @@ impl Output {
         table
     }
 
-    /// An empty table with a heading.
-    pub(crate) fn new_table_of(&self, titles: &[&str]) -> Table {
+    /// A table with a heading. A narrow terminal shows the columns that it has room for.
+    pub(crate) fn listing(&mut self, columns: &Columns<'_>, rows: &[Vec<Cell>]) -> Result<(), Failure> {
+        let widest = |place: usize| {
+            let contents = rows.iter().map(|row| row[place].content().width());
+            contents.max().unwrap_or(0).max(columns.titles[place].width())
+        };
+        let widths: Vec<usize> = (0..columns.titles.len()).map(widest).collect();
+        let kept = columns.fitting(&widths, self.width.unwrap_or(usize::MAX));
         let mut table = self.new_table();
-        let bold = |title: &&str| Cell::new(title).add_attribute(Attribute::Bold);
-        table.set_header(titles.iter().map(bold));
-        table
+        let bold = |place: &usize| Cell::new(columns.titles[*place]).add_attribute(Attribute::Bold);
+        table.set_header(kept.iter().map(bold));
+        for row in rows {
+            table.add_row(kept.iter().map(|place| row[*place].clone()));
+        }
+        for place in 0..kept.len().saturating_sub(1) {
+            if let Some(column) = table.column_mut(place) {
+                // What is a word or a number is not broken.
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        self.table(&table)
     }
 
     /// A line with a name and what stands under it.

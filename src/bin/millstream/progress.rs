@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(crate) enum Unit {
     Bytes,
     Events,
+    Letters,
 }
 
 /// A bar on the standard error. Elsewhere than in a terminal it is nothing.
@@ -24,11 +25,12 @@ impl Progress {
         let template = match (unit, total) {
             (Unit::Bytes, Some(_)) => "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
             (Unit::Bytes, None) => "{prefix} {spinner} {bytes} {bytes_per_sec}",
+            (Unit::Letters, _) => "{prefix} {spinner} {human_pos}/{human_len} {elapsed}",
             (Unit::Events, Some(_)) => "{prefix} {wide_bar} {human_pos}/{human_len} {per_sec} {eta} left",
             (Unit::Events, None) => "{prefix} {spinner} {human_pos} {per_sec}",
         };
         let style =
-            ProgressStyle::with_template(template).expect("the template is one of four that are well formed");
+            ProgressStyle::with_template(template).expect("the template is one of five that are well formed");
         bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         bar.set_prefix(verb.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));

@@ -57,7 +57,9 @@ impl<W: LogWriter> Committer<W> {
         let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
         let previous = previous.unwrap_or_default();
         let epoch = self.writer.next_epoch()?;
-        let (steering, paused) = stored.map_or((0, None), |stored| (stored.steering, stored.paused));
+        let (steering, paused, retry) = stored.map_or((0, None, None), |stored| {
+            (stored.steering, stored.paused, stored.retry)
+        });
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
@@ -71,6 +73,7 @@ impl<W: LogWriter> Committer<W> {
             owner: epoch,
             steering,
             paused,
+            retry,
             updated_at: Timestamp::now(),
         };
         self.writer.put_cursor(&claim.name, &cursor)?;

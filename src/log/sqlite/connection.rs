@@ -97,11 +97,12 @@ fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 /// Names the operation that SQLite could not do.
 pub(super) fn storage(operation: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
     move |error| {
-        let is_busy = matches!(
-            error.sqlite_error_code(),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-        );
+        let code = error.sqlite_error_code();
         let error = StorageError::new(operation, error);
-        if is_busy { error.busy() } else { error }
+        match code {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => error.busy(),
+            Some(ErrorCode::DatabaseCorrupt) => error.damage(),
+            _ => error,
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The rows of durable streams.
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::Timestamp;
@@ -10,7 +11,7 @@ use crate::log::sqlite::statement::Snapshot;
 /// The columns of a row, in the order in which they are read.
 macro_rules! columns {
     () => {
-        "position, query, log_id, epoch, owner, steering, paused_by, paused_at, updated_at, attempt_at, attempts"
+        "position, query, log_id, epoch, owner, steering, paused_by, paused_at, updated_at, attempt_at, attempts, retry"
     };
 }
 
@@ -21,13 +22,13 @@ const ONE: &str = concat!("SELECT ", columns!(), " FROM cursor WHERE name = ?1")
 const ALL: &str = concat!("SELECT ", columns!(), ", name FROM cursor ORDER BY name");
 
 const PUT: &str = "INSERT INTO cursor
-        (name, position, query, log_id, epoch, owner, steering, paused_by, paused_at, updated_at, attempt_at, attempts)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        (name, position, query, log_id, epoch, owner, steering, paused_by, paused_at, updated_at, attempt_at, attempts, retry)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
     ON CONFLICT (name) DO UPDATE SET
         position = excluded.position, query = excluded.query, log_id = excluded.log_id,
         epoch = excluded.epoch, owner = excluded.owner, steering = excluded.steering,
         paused_by = excluded.paused_by, paused_at = excluded.paused_at, updated_at = excluded.updated_at,
-        attempt_at = excluded.attempt_at, attempts = excluded.attempts";
+        attempt_at = excluded.attempt_at, attempts = excluded.attempts, retry = excluded.retry";
 
 pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<StoredCursor>> {
     connection
@@ -40,7 +41,7 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<NamedCursor>>
     let mut statement = connection.prepare_cached(ALL)?;
     let rows = statement.query_map([], |row| {
         Ok(NamedCursor {
-            name: row.get::<_, String>(11)?.into(),
+            name: row.get::<_, String>(12)?.into(),
             cursor: cursor(row)?,
         })
     })?;
@@ -70,6 +71,8 @@ pub(super) fn next_epoch(connection: &Connection) -> rusqlite::Result<u64> {
 
 pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) -> rusqlite::Result<()> {
     let paused = cursor.paused.as_ref();
+    let retry = cursor.retry.as_ref().map(serde_json::to_string).transpose();
+    let retry = retry.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     connection.prepare_cached(PUT)?.execute(params![
         name,
         cursor.position as i64,
@@ -83,6 +86,7 @@ pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) ->
         Timestamp::now().as_micros(),
         cursor.attempt.at as i64,
         cursor.attempt.count,
+        retry,
     ])?;
     Ok(())
 }
@@ -113,6 +117,8 @@ fn cursor(row: &Row<'_>) -> rusqlite::Result<StoredCursor> {
     let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
     let paused_by: Option<String> = row.get(6)?;
     let paused_at: Option<i64> = row.get(7)?;
+    let retry: Option<String> = row.get(11)?;
+    let retry = retry.map(|text| serde_json::from_str(&text)).transpose();
     Ok(StoredCursor {
         position: number(0)?,
         query: row.get(1)?,
@@ -124,6 +130,8 @@ fn cursor(row: &Row<'_>) -> rusqlite::Result<StoredCursor> {
             by: by.into(),
             since: Timestamp::from_micros(paused_at.unwrap_or(0)),
         }),
+        retry: retry
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(11, Type::Text, error.into()))?,
         updated_at: Timestamp::from_micros(row.get(8)?),
         attempt: Attempt {
             at: number(9)?,
@@ -159,6 +167,7 @@ mod tests {
                 by: "anna".into(),
                 since: Timestamp::from_micros(9),
             }),
+            retry: None,
             updated_at: Timestamp::EPOCH,
             attempt: Attempt { at: 8, count: 2 },
         };

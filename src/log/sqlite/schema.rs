@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -188,6 +188,11 @@ CREATE TABLE dead_letter (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dead_letter_by_key ON dead_letter (stream, key, first_sequence) WHERE key IS NOT NULL;
 CREATE INDEX dead_letter_that_waits ON dead_letter (first_sequence) WHERE state <> 'skipped';
+"#;
+
+const FORMAT_4: &str = r#"
+-- The newest request to retry dead letters of the stream, a JSON object; NULL: there was none.
+ALTER TABLE cursor ADD COLUMN retry TEXT;
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left

@@ -5,7 +5,6 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 use crate::standing;
 use crate::tally::counted;
 use crate::terminal;
@@ -30,13 +29,10 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     terminal::confirm(context.consent, &question)?;
     control.delete().await?;
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context
-            .output
-            .json(&json!({ "name": name, "cursor_before": cursor }))?,
-        Format::Text => context
-            .output
-            .line(&format!("deleted {name:?}, whose cursor stood at {cursor}"))?,
-    }
+    context
+        .output
+        .tell(&json!({ "name": name, "cursor_before": cursor }), || {
+            format!("deleted {name:?}, whose cursor stood at {cursor}")
+        })?;
     Ok(Exit::Fine)
 }

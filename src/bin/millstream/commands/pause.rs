@@ -1,15 +1,14 @@
 //! `pause`: a stream is to rest.
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use millstream::{StreamState, StreamStatus};
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::listing::printable;
-use crate::output::Format;
 use crate::standing::{self, Standing};
 use crate::time;
+use crate::who::Who;
 
 /// Let no handler call of a stream begin any more, wherever it runs, until `resume`; also after restarts
 ///
@@ -18,24 +17,19 @@ use crate::time;
 pub(crate) struct Arguments {
     /// The name of the stream
     name: String,
-    /// Who pauses it, and why, for those who see it
-    #[arg(long, env = USER_VARIABLE, value_name = "WHO", value_parser = NonEmptyStringValueParser::new())]
-    by: String,
+    #[command(flatten)]
+    who: Who,
 }
-
-/// What names the user.
-const USER_VARIABLE: &str = if cfg!(windows) { "USERNAME" } else { "USER" };
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let store = context.open()?;
     let control = store.stream(&arguments.name).await?;
-    control.pause(&arguments.by).await?;
+    control.pause(&arguments.who.by).await?;
     let status = control.status().await?;
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&status))?,
-        Format::Text => context.output.line(&told(&status, &arguments.by))?,
-    }
+    context
+        .output
+        .tell(&Standing::new(&status), || told(&status, &arguments.who.by))?;
     Ok(Exit::Fine)
 }
 

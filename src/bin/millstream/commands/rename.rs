@@ -5,7 +5,6 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 
 /// Give a stream another name; cursor, pause and dead letters go with it
 ///
@@ -23,11 +22,10 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     let store = context.open()?;
     store.stream(&name).await?.rename(new.as_str()).await?;
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context
-            .output
-            .json(&json!({ "name": new, "name_before": name }))?,
-        Format::Text => context.output.line(&format!("renamed {name:?} to {new:?}"))?,
-    }
+    context
+        .output
+        .tell(&json!({ "name": new, "name_before": name }), || {
+            format!("renamed {name:?} to {new:?}")
+        })?;
     Ok(Exit::Fine)
 }

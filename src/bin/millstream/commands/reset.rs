@@ -6,7 +6,6 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 use crate::standing;
 use crate::tally::counted;
 use crate::terminal;
@@ -37,16 +36,10 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     let cursor = control.reset(arguments.to, expected).await?;
     store.close().await?;
     let name = &arguments.name;
-    match context.output.format() {
-        Format::Json => context.output.json(&json!({
-            "name": name,
-            "cursor_before": expected,
-            "cursor": cursor,
-        }))?,
-        Format::Text => context.output.line(&format!(
-            "moved the cursor of {name:?} from {expected} to {cursor}"
-        ))?,
-    }
+    let told = json!({ "name": name, "cursor_before": expected, "cursor": cursor });
+    context.output.tell(&told, || {
+        format!("moved the cursor of {name:?} from {expected} to {cursor}")
+    })?;
     Ok(Exit::Fine)
 }
 

@@ -4,7 +4,6 @@ use clap::Args;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
 use crate::standing::{self, Standing};
 
 /// Let a paused stream go on where it stopped
@@ -22,14 +21,9 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     control.resume().await?;
     let status = control.status().await?;
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context.output.json(&Standing::new(&status))?,
-        Format::Text => {
-            let (name, cursor) = (&arguments.name, standing::cursor(&status));
-            context
-                .output
-                .line(&format!("{name:?} is not paused, and goes on after {cursor}"))?;
-        }
-    }
+    let (name, cursor) = (&arguments.name, standing::cursor(&status));
+    context.output.tell(&Standing::new(&status), || {
+        format!("{name:?} is not paused, and goes on after {cursor}")
+    })?;
     Ok(Exit::Fine)
 }

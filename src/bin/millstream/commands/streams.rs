@@ -8,6 +8,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 use millstream::{Problem, Store, StreamHealth};
 use serde::Serialize;
 
+use crate::columns::Columns;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::listing::printable;
@@ -112,11 +113,12 @@ fn show(look: &Look, before: Option<&Before>, output: &mut Output) -> Result<(),
         titles.push("events/s");
     }
     titles.push("what is wrong");
-    let mut table = output.new_table_of(&titles);
-    for stream in &look.streams {
-        table.add_row(row(stream, before));
-    }
-    output.table(&table)
+    let columns = Columns {
+        titles: &titles,
+        expendable: &["oldest", "cursor", "events/s", "letters"],
+    };
+    let rows: Vec<_> = look.streams.iter().map(|stream| row(stream, before)).collect();
+    output.listing(&columns, &rows)
 }
 
 fn row(stream: &StreamHealth, before: Option<&Before>) -> Vec<Cell> {

@@ -1,7 +1,9 @@
 //! `verify`: whether the file is sound.
 
+use std::path::Path;
+
 use clap::Args;
-use millstream::Verification;
+use millstream::{OpenError, Store, Verification};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -12,7 +14,8 @@ use crate::tally::counted;
 
 /// Check every invariant of the file, and say what is broken; nothing is changed
 ///
-/// The exit code is 4 when something is broken. Every event is read once, in one snapshot: for a large log that is written to,
+/// The exit code is 4 when something is broken, and 1 when the file cannot be looked at: it is not there, is no log, is newer than
+/// this program, or may not be opened. Every event is read once, in one snapshot: for a large log that is written to,
 /// verify a backup instead.
 #[derive(Args)]
 pub(crate) struct Arguments {}
@@ -26,7 +29,7 @@ struct Told<'a> {
 }
 
 pub(crate) async fn run(_: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = open(context.db()?)?;
     let verification = store.verify().await?;
     store.close().await?;
     let is_sound = verification.is_sound();
@@ -38,6 +41,17 @@ pub(crate) async fn run(_: Arguments, context: &mut Context) -> Result<Exit, Fai
         Format::Text => tell(&verification, &mut context.output)?,
     }
     Ok(if is_sound { Exit::Fine } else { Exit::Damaged })
+}
+
+/// A log that SQLite cannot open because of damage is a finding, and not a wrong path.
+fn open(db: &Path) -> Result<Store, Failure> {
+    match Store::builder().must_exist().open(db) {
+        Err(OpenError::Storage(error)) if error.is_damage() => Err(Failure::Damaged(format!(
+            "{} is damaged, it cannot even be opened: {error}; restore a backup",
+            db.display()
+        ))),
+        opened => Ok(opened?),
+    }
 }
 
 fn tell(verification: &Verification, output: &mut Output) -> Result<(), Failure> {

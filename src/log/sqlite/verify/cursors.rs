@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
+use crate::log::retry_request::RetryRequest;
 use crate::log::sqlite::verify::LogRow;
 use crate::log::verification::{Finding, Verification};
 
@@ -13,6 +14,7 @@ struct CursorRow {
     query: String,
     log_id: String,
     epoch: i64,
+    retry: Option<String>,
 }
 
 /// By no index: there are few.
@@ -26,7 +28,8 @@ pub(super) fn verify(
     log: &LogRow,
     verification: &mut Verification,
 ) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("SELECT name, position, query, log_id, epoch FROM cursor")?;
+    let mut statement =
+        connection.prepare("SELECT name, position, query, log_id, epoch, retry FROM cursor")?;
     let rows = statement.query_map([], |row| {
         Ok(CursorRow {
             name: row.get(0)?,
@@ -34,6 +37,7 @@ pub(super) fn verify(
             query: row.get(2)?,
             log_id: row.get(3)?,
             epoch: row.get(4)?,
+            retry: row.get(5)?,
         })
     })?;
     for cursor in rows {
@@ -77,6 +81,12 @@ fn findings(cursor: CursorRow, log: &LogRow, head: u64) -> Vec<Finding> {
     if let Err(error) = serde_json::from_str::<Vec<Map<String, Value>>>(&cursor.query) {
         damaged(format!("its query is not a list of filters: {error}"));
     }
+    let retry = cursor.retry.as_deref().map(serde_json::from_str::<RetryRequest>);
+    if let Some(Err(error)) = retry {
+        damaged(format!(
+            "its request to retry dead letters cannot be read: {error}"
+        ));
+    }
     match u64::try_from(*position) {
         Err(_) => damaged(format!("it stands at {position}, which is less than 0")),
         // The head says nothing of the position in another log.
@@ -119,6 +129,7 @@ mod tests {
                 query: query.to_owned(),
                 log_id: log_id.to_owned(),
                 epoch,
+                retry: None,
             };
             findings(cursor, &log, 9)
         };

@@ -9,7 +9,6 @@ use serde_json::json;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::listing::printable;
-use crate::output::Format;
 use crate::tally::counted;
 use crate::terminal;
 
@@ -53,18 +52,11 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
         }
     }
     store.close().await?;
-    match context.output.format() {
-        Format::Json => context
-            .output
-            .json(&json!({ "name": name, "dropped": dropped, "reason": reason }))?,
-        Format::Text => {
-            let dropped = counted(dropped, "dead letter", "dead letters");
-            let reason = printable(reason);
-            context
-                .output
-                .line(&format!("dropped {dropped} of {name:?}: {reason}"))?;
-        }
-    }
+    let told = json!({ "name": name, "dropped": dropped, "reason": reason });
+    context.output.tell(&told, || {
+        let dropped = counted(dropped, "dead letter", "dead letters");
+        format!("dropped {dropped} of {name:?}: {}", printable(reason))
+    })?;
     Ok(Exit::Fine)
 }
 

@@ -5,6 +5,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 use futures::TryStreamExt;
 use millstream::{DeadLetter, FailureCategory};
 
+use crate::columns::Columns;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::letter::LetterRecord;
@@ -44,14 +45,14 @@ fn table(letters: &[DeadLetter], output: &mut Output) -> Result<(), Failure> {
     let titles = [
         "sequence", "events", "state", "key", "failure", "attempts", "parked", "cause",
     ];
-    let mut table = output.new_table_of(&titles);
-    for letter in letters {
+    let width = output.width();
+    let row = |letter: &DeadLetter| {
         let cause = printable(letter.cause.as_deref().unwrap_or_default());
-        let cause = match output.width() {
+        let cause = match width {
             Some(width) => cut(&cause, width),
             None => cause,
         };
-        table.add_row([
+        vec![
             number(letter.first_sequence.to_string()),
             number(letter.event_count().to_string()),
             Cell::new(letter.state.as_str()),
@@ -60,7 +61,12 @@ fn table(letters: &[DeadLetter], output: &mut Output) -> Result<(), Failure> {
             number(letter.attempts.to_string()),
             Cell::new(time::to_the_second(letter.parked_at)),
             Cell::new(cause).fg(Color::Red),
-        ]);
-    }
-    output.table(&table)
+        ]
+    };
+    let columns = Columns {
+        titles: &titles,
+        expendable: &["parked", "events", "attempts", "failure", "key"],
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    output.listing(&columns, &rows)
 }
