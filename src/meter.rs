@@ -20,17 +20,18 @@ pub(crate) enum Outcome {
 }
 
 /// Where a stream stands at one moment.
+#[cfg(feature = "metrics")]
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(
-    not(feature = "metrics"),
-    expect(dead_code, reason = "nobody asks where a stream stands")
-)]
 pub(crate) struct Place {
     pub(crate) position: u64,
     pub(crate) lag_events: u64,
-    pub(crate) lag_age: Duration,
+    /// Nothing: it is not known at this moment.
+    pub(crate) lag_age: Option<Duration>,
     pub(crate) parked: u64,
     pub(crate) skipped: u64,
+    pub(crate) oldest_letter: Duration,
+    /// It was paused, or has stopped with an error.
+    pub(crate) is_halted: bool,
 }
 
 /// The instruments of a log.
@@ -53,13 +54,11 @@ struct LogInstruments {
     group_seconds: Histogram,
     cursor_seconds: Histogram,
     window_bytes: Gauge,
+    free_bytes: Gauge,
 }
 
 #[cfg(feature = "metrics")]
 struct StreamInstruments {
-    position: Gauge,
-    lag_events: Gauge,
-    lag_seconds: Gauge,
     handled: Counter,
     failed: Counter,
     events: Counter,
@@ -67,8 +66,20 @@ struct StreamInstruments {
     delay_seconds: Histogram,
     fell_behind: Counter,
     set_aside: Counter,
+    /// Streams without a name stand at many places, and tell none.
+    standing: Option<Standing>,
+}
+
+/// Where a stream with a name stands.
+#[cfg(feature = "metrics")]
+struct Standing {
+    position: Gauge,
+    lag_events: Gauge,
+    lag_seconds: Gauge,
     parked: Gauge,
     skipped: Gauge,
+    oldest_letter_seconds: Gauge,
+    halted: Gauge,
 }
 
 #[cfg(feature = "metrics")]
@@ -82,6 +93,7 @@ impl LogMeter {
                 group_seconds: histogram!("millstream_commit_group_seconds"),
                 cursor_seconds: histogram!("millstream_cursor_store_seconds"),
                 window_bytes: gauge!("millstream_window_bytes"),
+                free_bytes: gauge!("millstream_disk_free_bytes"),
             },
         }
     }
@@ -104,6 +116,11 @@ impl LogMeter {
         self.instruments.head.set(head as f64);
         self.instruments.window_bytes.set(window_bytes as f64);
     }
+
+    /// So many bytes are free where the log lies.
+    pub(crate) fn free(&self, bytes: u64) {
+        self.instruments.free_bytes.set(bytes as f64);
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -112,14 +129,10 @@ impl StreamMeter {
     pub(crate) fn new(name: Option<&str>) -> Self {
         let stream = name.unwrap_or("").to_owned();
         let calls = |outcome| counter!("millstream_stream_calls_total", "stream" => stream.clone(), "outcome" => outcome);
-        let gauge = |name| gauge!(name, "stream" => stream.clone());
         let counter = |name| counter!(name, "stream" => stream.clone());
         let histogram = |name| histogram!(name, "stream" => stream.clone());
         Self {
             instruments: StreamInstruments {
-                position: gauge("millstream_stream_position"),
-                lag_events: gauge("millstream_stream_lag_events"),
-                lag_seconds: gauge("millstream_stream_lag_seconds"),
                 handled: calls("handled"),
                 failed: calls("failed"),
                 events: counter("millstream_stream_handled_events_total"),
@@ -127,8 +140,7 @@ impl StreamMeter {
                 delay_seconds: histogram("millstream_stream_delay_seconds"),
                 fell_behind: counter("millstream_stream_fell_behind_total"),
                 set_aside: counter("millstream_stream_set_aside_total"),
-                parked: gauge("millstream_stream_dead_letters"),
-                skipped: gauge("millstream_stream_skipped_letters"),
+                standing: name.map(Standing::new),
             },
         }
     }
@@ -161,13 +173,55 @@ impl StreamMeter {
     }
 
     /// The poll interval is over.
-    pub(crate) fn sample(&self, place: impl FnOnce() -> Place) {
-        let place = place();
-        self.instruments.position.set(place.position as f64);
-        self.instruments.lag_events.set(place.lag_events as f64);
-        self.instruments.lag_seconds.set(place.lag_age);
-        self.instruments.parked.set(place.parked as f64);
-        self.instruments.skipped.set(place.skipped as f64);
+    pub(crate) fn sample(&self, place: Place) {
+        if let Some(standing) = &self.instruments.standing {
+            standing.tell(place);
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Standing {
+    fn new(stream: &str) -> Self {
+        let gauge = |name| gauge!(name, "stream" => stream.to_owned());
+        Self {
+            position: gauge("millstream_stream_position"),
+            lag_events: gauge("millstream_stream_lag_events"),
+            lag_seconds: gauge("millstream_stream_lag_seconds"),
+            parked: gauge("millstream_stream_dead_letters"),
+            skipped: gauge("millstream_stream_skipped_letters"),
+            oldest_letter_seconds: gauge("millstream_stream_oldest_letter_seconds"),
+            halted: gauge("millstream_stream_halted"),
+        }
+    }
+
+    fn tell(&self, place: Place) {
+        self.position.set(place.position as f64);
+        self.lag_events.set(place.lag_events as f64);
+        if let Some(age) = place.lag_age {
+            self.lag_seconds.set(age);
+        }
+        self.parked.set(place.parked as f64);
+        self.skipped.set(place.skipped as f64);
+        self.oldest_letter_seconds.set(place.oldest_letter);
+        self.halted.set(if place.is_halted { 1.0 } else { 0.0 });
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for Standing {
+    /// Who has left is behind nothing any more: what was told last would be an alert for ever.
+    fn drop(&mut self) {
+        for gauge in [
+            &self.lag_events,
+            &self.lag_seconds,
+            &self.parked,
+            &self.skipped,
+            &self.oldest_letter_seconds,
+            &self.halted,
+        ] {
+            gauge.set(0.0);
+        }
     }
 }
 
@@ -182,7 +236,6 @@ impl LogMeter {
 
     pub(crate) fn stored_cursors(&self, _: Instant) {}
 
-    pub(crate) fn sample(&self, _: u64, _: usize) {}
 }
 
 #[cfg(not(feature = "metrics"))]
@@ -198,6 +251,4 @@ impl StreamMeter {
     pub(crate) fn fell_behind(&self) {}
 
     pub(crate) fn set_aside(&self, _: usize) {}
-
-    pub(crate) fn sample(&self, _: impl FnOnce() -> Place) {}
 }

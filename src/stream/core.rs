@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::bus::SeatKey;
+use crate::clock::Timestamp;
 use crate::error::StopCause;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
@@ -15,7 +16,7 @@ use crate::log::cursor::{CursorCell, Pause, RollCall};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
 use crate::log::steer::Word;
-use crate::meter::{Place, StreamMeter};
+use crate::meter::StreamMeter;
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
@@ -208,8 +209,7 @@ impl StreamCore {
 
     pub(crate) fn note_letters(&self, counts: LetterCounts) {
         self.board.report(|progress| {
-            progress.parked = counts.parked;
-            progress.skipped = counts.skipped;
+            progress.note_letters(counts);
             News::Yes
         });
     }
@@ -233,22 +233,6 @@ impl StreamCore {
             .map_or(handled, |settled| settled.max(handled))
     }
 
-    /// Tells the instruments where a durable stream stands.
-    pub(crate) fn sample(&self) {
-        if self.name.is_some() {
-            self.meter.sample(|| {
-                let status = self.status();
-                Place {
-                    position: status.position,
-                    lag_events: status.lag,
-                    lag_age: status.oldest_unhandled.unwrap_or_default(),
-                    parked: status.parked,
-                    skipped: status.skipped,
-                }
-            });
-        }
-    }
-
     pub(crate) fn status(&self) -> StreamStatus {
         let progress = self.board.read(Progress::clone);
         let now = Instant::now();
@@ -257,6 +241,7 @@ impl StreamCore {
             _ => self.position().max(progress.position),
         };
         let head = self.source.bus.head().max(position);
+        let letters = progress.letters();
         StreamStatus {
             name: self.name.as_deref().map(str::to_owned),
             state: progress.state(),
@@ -271,8 +256,9 @@ impl StreamCore {
             handled_events: progress.handled_events,
             failures: progress.failures,
             last_error: progress.last_error,
-            parked: progress.parked,
-            skipped: progress.skipped,
+            parked: letters.parked,
+            skipped: letters.skipped,
+            oldest_letter: letters.oldest_at.map(Timestamp::age),
             call_running_for: progress
                 .call
                 .and_then(|call| call.running_since)

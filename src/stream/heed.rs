@@ -12,6 +12,7 @@ use crate::stream::machine::Machine;
 use crate::stream::pump::{Pump, stored};
 use crate::stream::status::Phase;
 use crate::stream::steering::Standing;
+use crate::stream::trace::Told;
 
 /// Does what the loop was told. No handler call is under way.
 pub(crate) async fn heed(
@@ -39,6 +40,7 @@ pub(crate) async fn heed(
             }
             core.board.report(|progress| {
                 progress.phase = Phase::CatchingUp;
+                progress.told = Told::BEGINS;
                 News::Yes
             });
             Ok(())
@@ -110,6 +112,11 @@ fn show_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) {
 
 /// Lets a stream rest that was paused before it was registered. Gives the loop's state back when there is something to do.
 pub(crate) fn rest_paused(core: &Arc<StreamCore>, mut pump: Box<Pump>, pause: Pause) -> Option<Box<Pump>> {
+    tracing::info!(
+        stream = core.name.as_deref(),
+        by = &*pause.by,
+        "a stream begins and rests, it was paused"
+    );
     show_pause(core, &mut pump, pause);
     match core.gate.park(pump) {
         Parked::Rests => None,
