@@ -10,7 +10,10 @@ use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
 
 #[cfg(feature = "metrics")]
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 /// How a handler call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,116 @@ struct Standing {
     oldest_letter_seconds: Gauge,
     halted: Gauge,
 }
+
+/// Tells the recorder units and meanings, before it is asked for instruments.
+#[cfg(feature = "metrics")]
+pub(crate) fn describe() {
+    use Unit::{Bytes, Count, Seconds};
+
+    for (name, unit, meaning) in [
+        (
+            "millstream_head",
+            Count,
+            "The last committed event that this store has published.",
+        ),
+        (
+            "millstream_window_bytes",
+            Bytes,
+            "How much of the newest batches is in memory.",
+        ),
+        (
+            "millstream_disk_free_bytes",
+            Bytes,
+            "What is free on the file system of the log.",
+        ),
+        (
+            "millstream_stream_position",
+            Count,
+            "Up to which event the stream is settled.",
+        ),
+        (
+            "millstream_stream_lag_events",
+            Count,
+            "How many events the position is behind the head.",
+        ),
+        (
+            "millstream_stream_lag_seconds",
+            Seconds,
+            "The age of the first event after the position.",
+        ),
+        (
+            "millstream_stream_halted",
+            Count,
+            "1: the stream is paused, or has stopped with an error.",
+        ),
+        ("millstream_stream_dead_letters", Count, "Dead letters that wait."),
+        (
+            "millstream_stream_oldest_letter_seconds",
+            Seconds,
+            "The age of the oldest dead letter that waits.",
+        ),
+        (
+            "millstream_stream_skipped_letters",
+            Count,
+            "Dead letters that are only a record.",
+        ),
+    ] {
+        describe_gauge!(name, unit, meaning);
+    }
+    for (name, meaning) in [
+        ("millstream_committed_events_total", "What this store appended."),
+        (
+            "millstream_stream_calls_total",
+            "Handler calls, by how they ended.",
+        ),
+        (
+            "millstream_stream_handled_events_total",
+            "The events in handled calls.",
+        ),
+        (
+            "millstream_stream_fell_behind_total",
+            "How often the stream had to read the log.",
+        ),
+        (
+            "millstream_stream_set_aside_total",
+            "Dead letters that the failure policy stored.",
+        ),
+    ] {
+        describe_counter!(name, Count, meaning);
+    }
+    for (name, unit, meaning) in [
+        (
+            "millstream_commit_group_requests",
+            Count,
+            "How many requests shared a commit.",
+        ),
+        (
+            "millstream_commit_group_seconds",
+            Seconds,
+            "Until the callers of a group are answered.",
+        ),
+        (
+            "millstream_cursor_store_seconds",
+            Seconds,
+            "How long cursors took that came with no group.",
+        ),
+        (
+            "millstream_stream_call_seconds",
+            Seconds,
+            "How long a handler call took.",
+        ),
+        (
+            "millstream_stream_delay_seconds",
+            Seconds,
+            "From the commit of a batch to its call.",
+        ),
+    ] {
+        describe_histogram!(name, unit, meaning);
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+pub(crate) fn describe() {}
 
 #[cfg(feature = "metrics")]
 impl LogMeter {
@@ -235,7 +348,6 @@ impl LogMeter {
     pub(crate) fn committed(&self, _: &[Arc<CommittedBatch>], _: usize, _: Duration) {}
 
     pub(crate) fn stored_cursors(&self, _: Instant) {}
-
 }
 
 #[cfg(not(feature = "metrics"))]

@@ -53,7 +53,10 @@ async fn a_recorder_is_told_what_the_log_and_its_streams_do() {
     ];
     until_told(&recorded, "all of it", |lines| {
         expected.iter().all(|line| lines.contains(line)) && {
-            let letter = value(lines, "millstream_stream_oldest_letter_seconds{stream=\"ledger\"}");
+            let letter = value(
+                lines,
+                "millstream_stream_oldest_letter_seconds{stream=\"ledger\"}",
+            );
             letter.is_some_and(|seconds| seconds > 0.0)
         }
     })

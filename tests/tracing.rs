@@ -11,7 +11,7 @@ use millstream::{
 use tokio::sync::Semaphore;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -37,6 +37,8 @@ struct Line {
 struct Capture {
     lines: Arc<Mutex<Vec<Line>>>,
     calls: Arc<Mutex<Vec<Fields>>>,
+    /// Of calls that failed, what is known then.
+    failed: Arc<Mutex<Vec<Fields>>>,
 }
 
 struct Reading<'a>(&'a mut Fields);
@@ -60,6 +62,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
         }
     }
 
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let span = context.span(id).unwrap();
+        let mut extensions = span.extensions_mut();
+        let fields = extensions.get_mut::<Fields>().unwrap();
+        values.record(&mut Reading(fields));
+        self.failed.lock().unwrap().push(fields.clone());
+    }
+
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::new();
         event.record(&mut Reading(&mut fields));
@@ -80,9 +90,7 @@ impl Capture {
     /// Captures what this thread is told, and with it everything that a runtime does which has no other.
     fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
         let capture = Self::default();
-        let subscriber = Registry::default()
-            .with(LevelFilter::TRACE)
-            .with(capture.clone());
+        let subscriber = Registry::default().with(LevelFilter::TRACE).with(capture.clone());
         (capture, tracing::subscriber::set_default(subscriber))
     }
 
@@ -195,6 +203,11 @@ async fn a_dropped_call_is_dropped_inside_its_span_and_the_letters_retry_has_one
     let calls = capture.calls.lock().unwrap().clone();
     assert_eq!(calls.len(), 2, "{calls:#?}");
     assert_eq!(calls[0], calls[1]);
+    let failed = capture.failed.lock().unwrap().pop().expect("a call failed");
+    assert_eq!(
+        (&*failed["category"], &*failed["otel.status_code"]),
+        ("timeout", "ERROR")
+    );
     capture.assert_keeps_secrets();
     store.close().await.unwrap();
 }
@@ -306,9 +319,7 @@ async fn a_stream_that_falls_behind_a_thousand_times_says_so_a_few_times() {
 #[tokio::test(flavor = "current_thread")]
 async fn who_does_not_want_spans_gets_none() {
     let capture = Capture::default();
-    let subscriber = Registry::default()
-        .with(LevelFilter::WARN)
-        .with(capture.clone());
+    let subscriber = Registry::default().with(LevelFilter::WARN).with(capture.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
     let store = Store::in_memory().unwrap();
     let handle = HandleStream::new(|_batch: EventBatch| async {

@@ -6,12 +6,14 @@
 mod append;
 mod fan_out;
 mod fill;
+mod idle;
 mod latency;
 mod memory;
 mod order;
 mod plain;
 mod replay;
 mod report;
+mod status;
 mod tagged;
 
 use std::path::Path;
@@ -32,7 +34,7 @@ struct Arguments {
     /// Run only the scenarios whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Measure memory in this process, which the harness starts for it.
+    /// Measure in this process, which the harness starts for it.
     #[arg(long, hide = true, num_args = 3)]
     child: Option<Vec<String>>,
     /// Given by cargo.
@@ -83,5 +85,7 @@ fn main() -> Result<(), Failure> {
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
+    idle::measure(folder.path(), scale, &mut report)?;
+    status::measure(folder.path(), scale, &mut report)?;
     report.finish()
 }

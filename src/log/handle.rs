@@ -129,7 +129,10 @@ impl LogHandle {
     }
 
     /// For each position, when the first event after it was recorded, if that is known.
-    pub(crate) async fn recorded_after(&self, positions: Vec<u64>) -> Result<Vec<Option<Timestamp>>, ReadError> {
+    pub(crate) async fn recorded_after(
+        &self,
+        positions: Vec<u64>,
+    ) -> Result<Vec<Option<Timestamp>>, ReadError> {
         self.read(move |reader| Ok(reader.recorded_after(&positions)?))
             .await
     }

@@ -26,7 +26,14 @@ pub(crate) async fn call(
     match span {
         None => call.await,
         // A span that nobody wants takes no room in the loops' tasks, of which there may be very many.
-        Some(span) => Box::pin(call.instrument(span)).await,
+        Some(span) => {
+            let mut call = Box::pin(call.instrument(span));
+            let outcome = call.as_mut().await;
+            if let Err(failure) = &outcome {
+                trace::handler_failed(call.span(), failure);
+            }
+            outcome
+        }
     }
 }
 

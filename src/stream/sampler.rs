@@ -62,10 +62,7 @@ impl Sampler {
 
     fn place(&self, core: &StreamCore) -> Place {
         let status = core.status();
-        let is_halted = matches!(
-            status.state,
-            StreamState::Paused { .. } | StreamState::Stopped(_)
-        );
+        let is_halted = matches!(status.state, StreamState::Paused { .. } | StreamState::Stopped(_));
         Place {
             position: status.position,
             lag_events: status.lag,

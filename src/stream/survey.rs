@@ -33,7 +33,11 @@ pub(crate) async fn one(hub: &Hub, name: &Arc<str>) -> Result<Option<StreamStatu
             return Ok(None);
         };
         let counts = reader.counts(&asked)?;
-        Ok(Some((NamedCursor { name: asked, cursor }, reader.head()?, counts)))
+        Ok(Some((
+            NamedCursor { name: asked, cursor },
+            reader.head()?,
+            counts,
+        )))
     };
     let Some((row, head, counts)) = hub.source.log.read(read).await? else {
         return Ok(None);

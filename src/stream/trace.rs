@@ -4,10 +4,12 @@
 //! call, and how a stream falls behind and catches up, which may happen very often and is told at most once in a second.
 
 use tracing::Span;
+use tracing::field::Empty;
 
 use crate::clock::Timestamp;
 use crate::event::batch::EventBatch;
 use crate::stream::core::StreamCore;
+use crate::stream::failure::Failure;
 
 /// The span of a handler call, so that what the handler logs carries the stream's name. Nothing, when no subscriber wants it,
 /// which costs a look at a static.
@@ -19,8 +21,16 @@ pub(crate) fn handler_call(core: &StreamCore, batch: &EventBatch) -> Option<Span
         first_sequence = batch.first_sequence(),
         last_sequence = batch.last_sequence(),
         events = batch.len(),
+        category = Empty,
+        otel.status_code = Empty,
     );
     (!span.is_disabled()).then_some(span)
+}
+
+/// A call came to nothing: its span says in which way, and how OpenTelemetry calls that.
+pub(crate) fn handler_failed(span: &Span, failure: &Failure) {
+    span.record("category", failure.category.as_str());
+    span.record("otel.status_code", "ERROR");
 }
 
 /// A stream has seen everything up to the head.
