@@ -74,7 +74,12 @@ async fn a_disk_that_cannot_be_asked_is_a_problem_and_hides_no_other() {
 
 #[tokio::test]
 async fn problems_of_a_stream_are_named_each_by_itself() {
-    let store = Store::in_memory().unwrap();
+    name_each_problem(Store::in_memory().unwrap()).await;
+    let folder = tempfile::tempdir().unwrap();
+    name_each_problem(Store::open(folder.path().join("log.db")).unwrap()).await;
+}
+
+async fn name_each_problem(store: Store) {
     let limits = HealthLimits::default()
         .lag_events_max(2)
         .lag_age_max(Duration::ZERO);

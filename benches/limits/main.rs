@@ -13,6 +13,7 @@ mod order;
 mod plain;
 mod replay;
 mod report;
+#[cfg(feature = "metrics")]
 mod status;
 mod tagged;
 
@@ -86,6 +87,10 @@ fn main() -> Result<(), Failure> {
     memory::measure(folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
     idle::measure(folder.path(), scale, &mut report)?;
+    #[cfg(feature = "metrics")]
     status::measure(folder.path(), scale, &mut report)?;
+    if !cfg!(feature = "metrics") && report.wants("status_cost") {
+        println!("  left out: it needs --features metrics");
+    }
     report.finish()
 }

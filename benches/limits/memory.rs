@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, fan_out, idle, order::Order, status};
+use crate::{Failure, Scale, append, fan_out, idle, order::Order};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -80,8 +80,9 @@ pub(crate) fn numbers(what: &str, path: &Path, argument: &str) -> Result<Vec<f64
 
 /// What the child does: prints the resident memory of the idle process with the store open, and the peak after the work.
 pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failure> {
+    #[cfg(feature = "metrics")]
     if what == "status" {
-        return status::child(path, argument);
+        return crate::status::child(path, argument);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

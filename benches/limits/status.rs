@@ -1,34 +1,20 @@
 //! What it costs that metrics and tracing are on: a replay in a process with a recorder and a subscriber, and in one without.
 //!
-//! Both are of a whole process, so each side has one of its own. The crate's own part is only there with its feature `metrics`.
+//! Recorder and subscriber are of a whole process, so each side has one of its own. Built with the feature `metrics`.
 
 use std::path::Path;
 
-use crate::report::{Report, Target};
-use crate::{Failure, Scale};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use millstream::{EventQuery, Store};
+use tracing::level_filters::LevelFilter;
+
+use crate::report::{Report, Target, per_second};
+use crate::{Failure, Scale, append, memory, replay};
 
 /// How often the log is replayed by one process; the fastest counts.
-#[cfg(feature = "metrics")]
 const REPLAYS: usize = 5;
 
-#[cfg(not(feature = "metrics"))]
-pub(crate) fn measure(_: &Path, _: Scale, report: &mut Report) -> Result<(), Failure> {
-    if report.wants("status_cost") {
-        println!("  left out: it needs --features metrics");
-    }
-    let _ = Target::AtLeast;
-    Ok(())
-}
-
-#[cfg(not(feature = "metrics"))]
-pub(crate) fn child(_: &Path, _: &str) -> Result<(), Failure> {
-    Err("there are no metrics without the feature".into())
-}
-
-#[cfg(feature = "metrics")]
 pub(crate) fn measure(folder: &Path, scale: Scale, report: &mut Report) -> Result<(), Failure> {
-    use crate::{append, memory};
-
     if !report.wants("status_cost") {
         return Ok(());
     }
@@ -50,15 +36,7 @@ pub(crate) fn measure(folder: &Path, scale: Scale, report: &mut Report) -> Resul
 }
 
 /// What the child does: prints how many events a durable stream handles per second.
-#[cfg(feature = "metrics")]
 pub(crate) fn child(path: &Path, side: &str) -> Result<(), Failure> {
-    use metrics_exporter_prometheus::PrometheusBuilder;
-    use millstream::Store;
-    use tracing::level_filters::LevelFilter;
-
-    use crate::replay;
-    use crate::report::per_second;
-
     if side == "on" {
         // Before the store is opened, as a program does.
         PrometheusBuilder::new().install_recorder()?;
@@ -77,7 +55,7 @@ pub(crate) fn child(path: &Path, side: &str) -> Result<(), Failure> {
     let mut best = 0_f64;
     for number in 0..REPLAYS {
         let name = format!("status-{side}-{}-{number}", std::process::id());
-        let took = runtime.block_on(replay::replay(&store, &millstream::EventQuery::all(), &name))?;
+        let took = runtime.block_on(replay::replay(&store, &EventQuery::all(), &name))?;
         best = best.max(per_second(events, took));
     }
     println!("{best}");

@@ -516,10 +516,7 @@ impl Work {
 /// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
 fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, attempts: u32, verdict: Verdict) {
     let (stream, category, error) = (core.name.as_deref(), failure.category.as_str(), &failure.text);
-    let retry_in_ms = match verdict {
-        Verdict::RetryAfter(delay) => u64::try_from(delay.as_millis()).ok(),
-        Verdict::GiveUp => None,
-    };
+    let retry_in_ms = trace::retry_in_ms(verdict);
     if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
         tracing::warn!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed");
     } else {

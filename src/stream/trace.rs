@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::event::batch::EventBatch;
 use crate::stream::core::StreamCore;
 use crate::stream::failure::Failure;
+use crate::stream::policy::Verdict;
 
 /// The span of a handler call, so that what the handler logs carries the stream's name. Nothing, when no subscriber wants it,
 /// which costs a look at a static.
@@ -56,6 +57,14 @@ pub(crate) fn recovered(core: &StreamCore, last_sequence: u64, failures: u32) {
         failures,
         "a handler took the batch that it had failed on"
     );
+}
+
+/// How long it is until the next call, if there is one.
+pub(crate) fn retry_in_ms(verdict: Verdict) -> Option<u64> {
+    match verdict {
+        Verdict::RetryAfter(delay) => u64::try_from(delay.as_millis()).ok(),
+        Verdict::GiveUp => None,
+    }
 }
 
 /// Where the subscriber was last told that a stream is. That it fell behind is told at most once in a second, that it reached the
