@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::hasty;
 use millstream::{
     DurableStream, EventBatch, FailurePolicy, HandleStream, HealthLimits, LogProblem, NewEvent, Problem,
-    Retry, StopCause, Store,
+    Prune, Retry, Start, StopCause, Store,
 };
 
 fn taking() -> HandleStream {
@@ -133,4 +133,41 @@ async fn name_each_problem(store: Store) {
     assert_eq!(parking.status().oldest_letter, None);
     drop((parking, stopping, paused));
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_pruning_took_has_no_age_and_what_is_left_has() {
+    let folder = tempfile::tempdir().unwrap();
+    for store in [
+        Store::in_memory().unwrap(),
+        Store::open(folder.path().join("log.db")).unwrap(),
+    ] {
+        let begin = DurableStream::new("begin");
+        let begin = store.stream_all_durable(&begin, taking()).await.unwrap();
+        store.stream("begin").await.unwrap().pause("anna").await.unwrap();
+        store.append([NewEvent::new("number", 1)]).await.unwrap();
+        store.append([NewEvent::new("number", 2)]).await.unwrap();
+        let left = DurableStream::new("left").start(Start::Now);
+        let left = store.stream_all_durable(&left, taking()).await.unwrap();
+        store.stream("left").await.unwrap().pause("anna").await.unwrap();
+        store.append([NewEvent::new("number", 3)]).await.unwrap();
+        let ages = || async {
+            let statuses = store.streams().await.unwrap();
+            [0, 1].map(|index: usize| statuses[index].oldest_unhandled)
+        };
+        let [of_begin, of_left] = ages().await;
+        assert!(
+            of_begin.is_some() && of_begin >= of_left,
+            "{of_begin:?} {of_left:?}"
+        );
+        let pruned = store.prune(Prune::before(3).past_cursors()).await.unwrap();
+        assert_eq!(pruned.pruned_through, 2);
+        let [of_begin, of_left] = ages().await;
+        assert!(
+            of_begin.is_none() && of_left.is_some(),
+            "{of_begin:?} {of_left:?}"
+        );
+        drop((begin, left));
+        store.close().await.unwrap();
+    }
 }

@@ -68,13 +68,15 @@ async fn a_recorder_is_told_what_the_log_and_its_streams_do() {
         "millstream_commit_group_seconds_count",
         "millstream_cursor_store_seconds_count",
         "millstream_window_bytes",
-        "millstream_disk_free_bytes",
     ] {
         assert!(
             text.lines().any(|line| line.starts_with(name)),
             "{name} in\n{text}"
         );
     }
+    let lines: Vec<&str> = text.lines().collect();
+    let free_bytes = value(&lines, "millstream_disk_free_bytes");
+    assert!(free_bytes.is_some_and(|bytes| bytes > 0.0), "{text}");
     let unnamed = "millstream_stream_lag_events{stream=\"\"}";
     assert!(!text.contains(unnamed), "they stand at many places\n{text}");
     store.close().await.unwrap();
