@@ -287,6 +287,16 @@ async fn each_change_of_state_is_told_once_at_a_level_that_fits() {
     let recovered = capture.line("a handler took the batch that it had failed on");
     assert_eq!(recovered.fields["failures"], "2");
     assert_eq!(capture.line("a stream was paused").fields["by"], "anna");
+    // It is registered again where it stopped, and rests because it was paused meanwhile.
+    control.pause("berta").await.unwrap();
+    let again = store.stream_all_durable(
+        &ledger,
+        HandleStream::new(|_batch: EventBatch| async { Ok::<_, std::io::Error>(()) }),
+    );
+    let again = again.await.unwrap();
+    assert!(matches!(again.status().state, StreamState::Paused { .. }));
+    let begins = capture.line("a stream begins and rests, it was paused");
+    assert_eq!((begins.level, &*begins.fields["by"]), (info, "berta"));
     capture.assert_keeps_secrets();
     store.close().await.unwrap();
 }

@@ -19,13 +19,18 @@ pub(crate) fn handler_call(core: &StreamCore, batch: &EventBatch) -> Option<Span
         target: "millstream::handle",
         "handle",
         stream = core.name.as_deref(),
-        first_sequence = batch.first_sequence(),
-        last_sequence = batch.last_sequence(),
-        events = batch.len(),
+        first_sequence = signed(batch.first_sequence()),
+        last_sequence = signed(batch.last_sequence()),
+        events = signed(batch.len() as u64),
         category = Empty,
         otel.status_code = Empty,
     );
     (!span.is_disabled()).then_some(span)
+}
+
+/// OpenTelemetry knows signed numbers alone, and makes a text of others.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A call came to nothing: its span says in which way, and how OpenTelemetry calls that.
