@@ -8,9 +8,10 @@
 //!
 //! - a seat without a mark has nothing to see in (its position, head];
 //! - a seat's mark is not above the first batch that it has yet to see;
-//! - whoever was told to rest left a waker, and the publish that marks the seat hands that waker out.
+//! - whoever may rest left a waker, and the publish that marks the seat hands that waker out.
 //!
-//! A waker is kept until the next look from its seat, so that a wake-up that got lost can be repeated (D8).
+//! Who is given everything up to the head may rest when it is done with that, without another look: its waker is there
+//! already. A waker is kept until the next look from its seat, so that a wake-up that got lost can be repeated (D8).
 //!
 //! The bus does no I/O, starts no task, and does not know the log.
 
@@ -57,11 +58,11 @@ struct Seat {
     serial: u64,
     query: Arc<EventQuery>,
     placement: Placement,
-    /// What lies at or below is of no interest to the stream.
+    /// What lies at or below was given to the stream, or is of no interest to it.
     position: u64,
     /// From here on there may be something to see.
     mark: Option<u64>,
-    /// Whether the stream found nothing when it looked last, and is to be woken when the mark is set.
+    /// Whether there was nothing more for the stream when it looked last, and it is to be woken when the mark is set.
     rests: bool,
     /// Whom to wake. It stays when the stream goes on, for the next time.
     waker: Option<Waker>,
@@ -81,6 +82,15 @@ pub(crate) struct LookBounds {
     pub(crate) bytes_max: usize,
 }
 
+/// A stretch of the log in which there is nothing for a stream to see: it is settled when all before it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unselected {
+    /// What lies at or below was given to the stream.
+    pub(crate) after: u64,
+    /// The head.
+    pub(crate) through: u64,
+}
+
 /// What there is to see after a position.
 #[derive(Debug)]
 pub(crate) enum Look {
@@ -90,6 +100,8 @@ pub(crate) enum Look {
     Batches {
         batches: Vec<Arc<CommittedBatch>>,
         through: u64,
+        /// They reach up to the head, and the waker is kept: who is done with them may rest.
+        may_rest: bool,
     },
     /// The window does not reach back that far: the log has what comes after this sequence, up to the head.
     Behind { after: u64, head: u64 },
@@ -221,8 +233,8 @@ impl Bus {
         rests.filter_map(|(_, seat)| seat.to_wake()).collect()
     }
 
-    /// Looks at what there is after `position`; a look consumes nothing. With nothing to see, the waker of one who is going to rest is kept and
-    /// woken when there is.
+    /// Looks at what there is after `position`; a look consumes nothing: who did not handle what it was given looks from the
+    /// same position again. With nothing more to see, the waker of one who is going to rest is kept and woken when there is.
     pub(crate) fn look(&self, key: SeatKey, position: u64, bounds: LookBounds, rest: Option<&Waker>) -> Look {
         let mut state = self.state.lock();
         let State {
@@ -235,6 +247,10 @@ impl Bus {
             return Look::Closed;
         };
         let head = window.head();
+        if position < seat.position {
+            // What was given out was not handled.
+            seat.mark = Some(position + 1);
+        }
         seat.position = position;
         seat.rests = false;
         let unseen = match seat.mark {
@@ -250,16 +266,31 @@ impl Bus {
                 return Look::Nothing { head };
             }
         };
-        let look = match window.after(unseen - 1, bounds) {
-            Tail::Batches { batches, through } => Look::Batches { batches, through },
-            Tail::OutOfReach => Look::Behind {
-                after: unseen - 1,
-                head,
-            },
-        };
         // Not moved beyond what is given out: only the position says what was taken, and a look may be repeated.
         seat.mark = Some(unseen);
-        look
+        let (batches, through) = match window.after(unseen - 1, bounds) {
+            Tail::Batches { batches, through } => (batches, through),
+            Tail::OutOfReach => {
+                return Look::Behind {
+                    after: unseen - 1,
+                    head,
+                };
+            }
+        };
+        let rest = rest.filter(|_| through == head && !*is_closed);
+        let earlier_waker = rest.and_then(|waker| {
+            seat.position = through;
+            seat.mark = None;
+            seat.rest(waker)
+        });
+        let may_rest = rest.is_some();
+        drop(state);
+        drop(earlier_waker);
+        Look::Batches {
+            batches,
+            through,
+            may_rest,
+        }
     }
 
     /// Gives a stream in its seat another position, back or forth, as if it had just joined there. Only for whoever looks
@@ -282,12 +313,15 @@ impl Bus {
         }
     }
 
-    /// How far a resting stream is settled: the head, when there is nothing for it to see; nothing, when it does not rest.
-    pub(crate) fn settled(&self, key: SeatKey) -> Option<u64> {
+    /// The stretch up to the head with nothing for the stream to see; nothing, when there is something that it was not given.
+    pub(crate) fn unselected(&self, key: SeatKey) -> Option<Unselected> {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
-        (is_seated && seat.rests && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
+        (is_seated && seat.rests && seat.mark.is_none()).then(|| Unselected {
+            after: seat.position,
+            through: state.window.head().max(seat.position),
+        })
     }
 }
 
@@ -352,7 +386,7 @@ mod tests {
 
     fn seen(look: Look) -> (Vec<u64>, u64) {
         match look {
-            Look::Batches { batches, through } => (
+            Look::Batches { batches, through, .. } => (
                 batches.iter().map(|batch| batch.first_sequence).collect(),
                 through,
             ),
@@ -366,17 +400,17 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         let key = bus.join(Arc::new(EventQuery::types(["b"])), 0);
-        assert_eq!(bus.settled(key), None);
+        assert_eq!(bus.unselected(key), None);
         assert!(matches!(
             bus.look(key, 0, ONE, Some(&waker)),
             Look::Nothing { head: 0 }
         ));
         publish(&bus, &[batch(1, &["a", "a"]), batch(3, &["a"])]);
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
-        assert_eq!(bus.settled(key), Some(3));
+        assert_eq!(bus.unselected(key), Some(Unselected { after: 0, through: 3 }));
         publish(&bus, &[batch(4, &["a", "b"]), batch(6, &["b"])]);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert_eq!(bus.settled(key), None);
+        assert_eq!(bus.unselected(key), None);
         assert_eq!(seen(bus.look(key, 3, ONE, Some(&waker))), (vec![4], 5));
         assert_eq!(seen(bus.look(key, 5, ONE, Some(&waker))), (vec![6], 6));
         assert!(matches!(
@@ -416,13 +450,60 @@ mod tests {
             Look::Nothing { head: 3 }
         ));
         bus.reseat(key, 1);
-        assert_eq!(bus.settled(key), None);
+        assert_eq!(bus.unselected(key), None);
         assert_eq!(seen(bus.look(key, 1, ONE, Some(waker))), (vec![2], 2));
         bus.reseat(key, 3);
         assert!(matches!(
             bus.look(key, 3, ONE, Some(waker)),
             Look::Nothing { head: 3 }
         ));
+    }
+
+    #[test]
+    fn who_was_given_everything_may_rest_and_is_woken_without_another_look() {
+        let bus = Bus::new(0, 1 << 20);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let key = bus.join(Arc::new(EventQuery::types(["a"])), 0);
+        publish(&bus, &[batch(1, &["a"]), batch(2, &["a"])]);
+        let may_rest = |look| matches!(look, Look::Batches { may_rest: true, .. });
+        assert!(!may_rest(bus.look(key, 0, ONE, Some(&waker))), "one is left");
+        assert!(!may_rest(bus.look(key, 1, ONE, None)), "nobody to wake");
+        assert!(may_rest(bus.look(key, 1, ONE, Some(&waker))));
+        publish(&bus, &[batch(3, &["b"])]);
+        assert_eq!(bus.unselected(key), Some(Unselected { after: 2, through: 3 }));
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        publish(&bus, &[batch(4, &["a"])]);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(bus.unselected(key), None);
+        assert_eq!(seen(bus.look(key, 2, ONE, Some(&waker))), (vec![4], 4));
+    }
+
+    #[test]
+    fn who_dropped_what_it_was_given_is_given_it_again() {
+        let bus = Bus::new(0, 1 << 20);
+        let waker = Waker::noop();
+        let key = bus.join(Arc::new(EventQuery::all()), 0);
+        publish(&bus, &[batch(1, &["a", "a"])]);
+        for position in [0, 0, 1] {
+            assert_eq!(seen(bus.look(key, position, ONE, Some(waker))), (vec![1], 2));
+        }
+        assert!(matches!(
+            bus.look(key, 2, ONE, Some(waker)),
+            Look::Nothing { head: 2 }
+        ));
+    }
+
+    #[test]
+    fn nobody_rests_on_a_closed_bus() {
+        let bus = Bus::new(0, 1 << 20);
+        let waker = Waker::noop();
+        let key = bus.join(Arc::new(EventQuery::all()), 0);
+        publish(&bus, &[batch(1, &["a"])]);
+        assert!(bus.close().is_empty());
+        let look = bus.look(key, 0, ONE, Some(waker));
+        assert!(matches!(look, Look::Batches { may_rest: false, .. }));
+        assert!(matches!(bus.look(key, 1, ONE, Some(waker)), Look::Closed));
     }
 
     #[test]
@@ -439,7 +520,7 @@ mod tests {
         publish(&bus, &[batch(1, &["a"])]);
         assert!(bus.overdue().is_empty());
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
-        assert_eq!(bus.settled(key), None);
+        assert_eq!(bus.unselected(key), None);
         assert_eq!(seen(bus.look(key, 0, ONE, Some(&waker))), (vec![1], 1));
     }
 

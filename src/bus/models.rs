@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use loom::future::block_on;
+use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::bus::{Bus, Look, LookBounds, SeatKey};
@@ -37,7 +38,7 @@ async fn next(bus: &Bus, seat: SeatKey, position: u64) -> (Vec<u64>, u64) {
     poll_fn(
         |context| match bus.look(seat, position, BOUNDS, Some(context.waker())) {
             Look::Nothing { .. } => Poll::Pending,
-            Look::Batches { batches, through } => {
+            Look::Batches { batches, through, .. } => {
                 let seen = batches.iter().map(|batch| batch.first_sequence);
                 Poll::Ready((seen.collect(), through))
             }
@@ -125,12 +126,89 @@ fn settled_is_never_said_of_a_stream_that_has_something_to_see() {
         });
         let asker = thread::spawn({
             let bus = Arc::clone(&bus);
-            move || bus.settled(seat)
+            move || bus.unselected(seat)
         });
         let look = bus.look(seat, 0, BOUNDS, Some(Waker::noop()));
         assert!(matches!(look, Look::Nothing { .. } | Look::Batches { .. }));
         // The stream is still at 0, so nothing after 0 is settled.
-        assert!(asker.join().unwrap().unwrap_or(0) == 0);
+        let settled = asker.join().unwrap().filter(|unselected| unselected.after == 0);
+        assert!(settled.is_none_or(|unselected| unselected.through == 0));
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn what_was_given_out_is_settled_when_it_was_handled_and_not_before() {
+    loom::model(|| {
+        let bus = Arc::new(Bus::new(0, WIDE));
+        let handled = Arc::new(AtomicU64::new(0));
+        let seat = bus.join(Arc::new(EventQuery::all()), 0);
+        let publisher = thread::spawn({
+            let bus = Arc::clone(&bus);
+            move || {
+                publish(&bus, 1);
+                publish(&bus, 2);
+            }
+        });
+        let asker = thread::spawn({
+            let (bus, handled) = (Arc::clone(&bus), Arc::clone(&handled));
+            move || {
+                let unselected = bus.unselected(seat);
+                let handled = handled.load(Ordering::Acquire);
+                if let Some(unselected) = unselected.filter(|unselected| handled >= unselected.after) {
+                    assert!(unselected.through <= handled, "every event is selected");
+                }
+            }
+        });
+        if let Look::Batches { through, .. } = bus.look(seat, 0, BOUNDS, Some(Waker::noop())) {
+            handled.store(through, Ordering::Release);
+        }
+        asker.join().unwrap();
+        publisher.join().unwrap();
+    });
+}
+
+/// Follows the log up to `end`, and rests after a page without another look when it may.
+fn follow_with_rests(bus: &Bus, seat: SeatKey, end: u64) -> Vec<u64> {
+    let (mut position, mut seen) = (0, Vec::new());
+    block_on(poll_fn(|context| {
+        while position < end {
+            match bus.look(seat, position, BOUNDS, Some(context.waker())) {
+                Look::Batches {
+                    batches,
+                    through,
+                    may_rest,
+                } => {
+                    seen.extend(batches.iter().map(|batch| batch.first_sequence));
+                    position = through;
+                    if may_rest && position < end {
+                        return Poll::Pending;
+                    }
+                }
+                Look::Nothing { .. } => return Poll::Pending,
+                Look::Behind { .. } | Look::Closed => {
+                    unreachable!("the window is wide, nobody closes the bus")
+                }
+            }
+        }
+        Poll::Ready(())
+    }));
+    seen
+}
+
+#[test]
+fn who_rests_after_a_page_is_woken_by_what_comes_next() {
+    loom::model(|| {
+        let bus = Arc::new(Bus::new(0, WIDE));
+        let seat = bus.join(Arc::new(EventQuery::all()), 0);
+        let publisher = thread::spawn({
+            let bus = Arc::clone(&bus);
+            move || {
+                publish(&bus, 1);
+                publish(&bus, 2);
+            }
+        });
+        assert_eq!(follow_with_rests(&bus, seat, 2), [1, 2]);
         publisher.join().unwrap();
     });
 }

@@ -39,10 +39,14 @@ pub fn drive_machine(script: &[u8]) {
     while !world.rests {
         world.step(Outcome::Succeeds);
     }
-    let settled = world.bus.settled(world.seat);
+    let unselected = world
+        .bus
+        .unselected(world.seat)
+        .expect("a stream at rest has nothing to see");
+    let (position, head) = (world.machine.position(), world.bus.head());
+    assert!(unselected.after <= position, "it has handled what it was given");
     assert_eq!(
-        settled,
-        Some(world.bus.head()),
+        unselected.through, head,
         "a stream at rest is settled up to the head"
     );
     assert_eq!(world.undelivered(), None, "nothing is left to deliver");
@@ -65,6 +69,8 @@ struct World {
     machine: Machine,
     command: Option<Command>,
     rests: bool,
+    /// It was woken while it was at work.
+    was_woken: bool,
     /// The events that the handler took since the cursor from which the process went on.
     handled: BTreeSet<u64>,
     /// The cursor that a crash would leave behind.
@@ -86,6 +92,7 @@ impl World {
             machine: Machine::new(0),
             command: None,
             rests: false,
+            was_woken: false,
             handled: BTreeSet::new(),
             cursor: 0,
             page_batches: 1 + usize::from(shape / 4 % 3),
@@ -113,7 +120,8 @@ impl World {
         self.next_sequence = batch.last_sequence + 1;
         self.log.push(Arc::clone(&batch));
         if !self.bus.publish(&[batch]).is_empty() {
-            self.rests = false;
+            // As the gate does: who is woken at work goes round once more.
+            self.was_woken = !std::mem::take(&mut self.rests);
         }
     }
 
@@ -132,6 +140,7 @@ impl World {
         self.machine = Machine::new(self.cursor);
         self.command = None;
         self.rests = false;
+        self.was_woken = false;
     }
 
     /// Does what the machine says.
@@ -147,9 +156,7 @@ impl World {
             Command::Look { after } => self.look(after),
             Command::Read { after, through } => self.read(after, through),
             Command::Rest => {
-                // As the pump does: once more, this time leaving a waker.
-                let look = self.look(self.machine.position());
-                self.rests = matches!(look, Input::Nothing { .. });
+                self.rests = !std::mem::take(&mut self.was_woken);
                 return;
             }
             Command::Call(batch) if outcome == Outcome::Succeeds => {
@@ -205,9 +212,14 @@ impl World {
         match self.bus.look(self.seat, after, bounds, Some(Waker::noop())) {
             Look::Nothing { head } => Input::Nothing { head },
             Look::Behind { after, head } => Input::Behind { after, head },
-            Look::Batches { batches, through } => Input::Page {
+            Look::Batches {
+                batches,
+                through,
+                may_rest,
+            } => Input::Page {
                 batches: self.select(&batches, after),
                 through,
+                may_rest,
             },
             Look::Closed => unreachable!("nobody closes the bus"),
         }
@@ -231,6 +243,7 @@ impl World {
         Input::Page {
             batches: self.select(&page, after),
             through,
+            may_rest: false,
         }
     }
 

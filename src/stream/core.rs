@@ -28,6 +28,7 @@ use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
 use crate::stream::status::{Phase, Progress, StreamStatus};
 use crate::stream::steering::{Consequence, Hearing, Standing};
+use crate::stream::trace;
 use crate::sync::Mutex;
 
 pub(crate) struct StreamCore {
@@ -224,13 +225,33 @@ impl StreamCore {
         });
     }
 
+    /// The window does not reach back to what comes after a position: the log is to be read up to the head.
+    pub(crate) fn fell_behind(&self, position: u64, head: u64) {
+        self.meter.fell_behind();
+        let (now, recorded_now) = (Instant::now(), Timestamp::now());
+        let is_news = self.board.note(|progress| {
+            progress.phase = Phase::CatchingUp;
+            progress.beat_at = now;
+            progress.told.fall_behind(recorded_now)
+        });
+        if is_news {
+            trace::fell_behind(self, position, head);
+        }
+    }
+
     /// The last sequence that is settled, as far as is known now.
     pub(crate) fn position(&self) -> u64 {
         let handled = self.board.read(|progress| progress.position);
-        self.source
-            .bus
-            .settled(self.seat)
-            .map_or(handled, |settled| settled.max(handled))
+        self.settled().map_or(handled, |settled| settled.max(handled))
+    }
+
+    /// How far a stream is settled that has handled everything it was given, and has nothing more to see: the head.
+    ///
+    /// The bus is asked first: what it had given out by then is handled when the board says so afterwards.
+    pub(crate) fn settled(&self) -> Option<u64> {
+        let unselected = self.source.bus.unselected(self.seat)?;
+        let handled = self.board.read(|progress| progress.position);
+        (handled >= unselected.after).then_some(unselected.through)
     }
 
     pub(crate) fn status(&self) -> StreamStatus {
@@ -276,9 +297,7 @@ impl StreamCore {
     /// Lets the cursor of a stream at rest ride along with the next append group, when it is far behind the head (D4).
     pub(crate) fn sweep(&self) {
         let Some(cell) = self.cursor() else { return };
-        let Some(settled) = self.source.bus.settled(self.seat) else {
-            return;
-        };
+        let Some(settled) = self.settled() else { return };
         if settled.saturating_sub(cell.stored_position()) >= SWEEP_EVENTS {
             self.source.log.queue.hand_cursor(&cell, settled, Due::WithGroup);
         }

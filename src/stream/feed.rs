@@ -103,6 +103,8 @@ pub(crate) enum Found {
 pub(crate) struct Selected {
     pub(crate) batches: VecDeque<EventBatch>,
     pub(crate) through: u64,
+    /// The page reaches up to the head, and who looked is woken when there is more.
+    pub(crate) may_rest: bool,
 }
 
 impl Feed {
@@ -194,6 +196,7 @@ impl Feed {
         Ok(Selected {
             batches: batches.collect(),
             through: page.through,
+            may_rest: false,
         })
     }
 }
@@ -213,6 +216,7 @@ impl Selected {
                 .filter_map(|batch| EventBatch::select(Arc::clone(batch), query, range.after))
                 .collect(),
             through,
+            may_rest: false,
         }
     }
 }
@@ -234,12 +238,17 @@ pub(crate) fn look(
         Look::Nothing { head } => Found::Nothing { head },
         Look::Behind { after, head } => Found::Behind { after, head },
         Look::Closed => Found::Closed,
-        Look::Batches { batches, through } => Found::Page(Selected {
+        Look::Batches {
+            batches,
+            through,
+            may_rest,
+        } => Found::Page(Selected {
             batches: batches
                 .into_iter()
                 .filter_map(|batch| EventBatch::select(batch, query, after))
                 .collect(),
             through,
+            may_rest,
         }),
     }
 }

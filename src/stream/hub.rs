@@ -17,7 +17,7 @@ use crate::meter::StreamMeter;
 use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
-use crate::stream::crowd::{self, Crowd};
+use crate::stream::crowd;
 use crate::stream::feed::{Feed, Source};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
@@ -163,7 +163,7 @@ impl Hub {
         move |batches| {
             if batches.is_empty() {
                 // Not left to anybody: a wake-up may have been lost because of whom it was left to (D8).
-                drop(Crowd::new(source.bus.overdue()));
+                crowd::wake(source.bus.overdue(), None);
                 #[cfg(feature = "metrics")]
                 sampler.sample();
             } else {

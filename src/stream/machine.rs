@@ -25,6 +25,8 @@ pub(crate) enum Input {
     Page {
         batches: VecDeque<EventBatch>,
         through: u64,
+        /// The page reaches up to the head, and who is done with it is woken when there is more.
+        may_rest: bool,
     },
     /// The batch in hand is settled up to here, its end or before it: handled, or set aside by the failure policy.
     Settled { through: u64 },
@@ -50,6 +52,8 @@ pub(crate) struct Machine {
     /// The selected batches after the position, and how far they reach.
     page: VecDeque<EventBatch>,
     page_through: u64,
+    /// Whether there is nothing to look for after the page before somebody wakes the stream.
+    may_rest: bool,
 }
 
 impl Machine {
@@ -58,6 +62,7 @@ impl Machine {
             position,
             page: VecDeque::new(),
             page_through: position,
+            may_rest: false,
         }
     }
 
@@ -81,11 +86,16 @@ impl Machine {
                     through: head,
                 }
             }
-            Input::Page { batches, through } => {
+            Input::Page {
+                batches,
+                through,
+                may_rest,
+            } => {
                 assert!(self.page.is_empty(), "a page is finished before the next one");
                 self.check_page(&batches, through);
                 self.page = batches;
                 self.page_through = through;
+                self.may_rest = may_rest;
                 self.next()
             }
             Input::Settled { through } => {
@@ -103,7 +113,10 @@ impl Machine {
             Some(batch) => Command::Call(batch.clone()),
             None => {
                 self.settle(self.page_through);
-                Command::Look { after: self.position }
+                match std::mem::take(&mut self.may_rest) {
+                    true => Command::Rest,
+                    false => Command::Look { after: self.position },
+                }
             }
         }
     }

@@ -51,7 +51,7 @@ pub(crate) async fn prune(source: &Source, registry: &Registry, prune: Prune) ->
 async fn store_resting(source: &Source, streams: &[Arc<StreamCore>], target: Target) {
     let behind = streams.iter().filter_map(|core| {
         let cell = core.cursor()?;
-        let settled = source.bus.settled(core.seat)?;
+        let settled = core.settled()?;
         let stored = cell.stored_position();
         let is_in_the_way = match target {
             Target::Before(sequence) => stored + 1 < sequence,

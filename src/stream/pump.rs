@@ -92,22 +92,29 @@ impl Pump {
         }
     }
 
-    fn found_nothing(&mut self, core: &StreamCore, head: u64) {
+    /// There is nothing left to do: the stream is live.
+    fn reached_head(&mut self, core: &StreamCore) {
+        let position = self.machine.position();
         if let Some(care) = &mut self.care {
-            care.reached_head(self.checkpointer.as_ref(), self.machine.position());
+            care.reached_head(self.checkpointer.as_ref(), position);
         }
-        self.reported = self.reported.max(head);
+        if let Some(checkpointer) = &self.checkpointer
+            && position > self.reported
+        {
+            checkpointer.passed(position);
+        }
+        self.reported = self.reported.max(position);
         let now = Instant::now();
         let mut has_arrived = false;
         core.board.report(|progress| {
-            progress.move_to(head, now);
+            progress.move_to(position, now);
             progress.phase = Phase::Live;
             progress.call = None;
             has_arrived = progress.told.reach_head();
             News::Yes
         });
         if has_arrived {
-            trace::reached_head(core, head);
+            trace::reached_head(core, position);
         }
     }
 }
@@ -123,7 +130,7 @@ pub(crate) fn rest_at_once(core: &StreamCore, mut pump: Box<Pump>) -> Option<Box
     };
     pump.machine.step(Input::Woken);
     pump.machine.step(Input::Nothing { head });
-    pump.found_nothing(core, head);
+    pump.reached_head(core);
     match core.gate.park(pump) {
         Parked::Rests => None,
         Parked::Roused(pump) | Parked::Closed(pump) => Some(pump),
@@ -261,7 +268,12 @@ impl Work {
         let mut pages = 0;
         loop {
             let command = self.pump().machine.step(input);
-            match core.gate.pass() {
+            let passage = match command {
+                // Who wants to rest learns from the gate what there is to know.
+                Command::Rest => Passage::Open,
+                _ => core.gate.pass(),
+            };
+            match passage {
                 Passage::Open => {}
                 Passage::Closed(cause) => return Err(cause),
                 Passage::Told(standing) => {
@@ -291,7 +303,10 @@ impl Work {
                 }
                 Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
-                    let pump = self.pump.take().expect("a loop at work has its state");
+                    let mut pump = self.pump.take().expect("a loop at work has its state");
+                    if pump.paused.is_none() {
+                        pump.reached_head(&core);
+                    }
                     match core.gate.park(pump) {
                         Parked::Rests => return Ok(()),
                         Parked::Roused(pump) | Parked::Closed(pump) => self.pump = Some(pump),
@@ -320,22 +335,10 @@ impl Work {
         let found = core.look(after, &pump.waker);
         pump.feed.found(&found);
         match found {
-            Found::Nothing { head } => {
-                pump.found_nothing(core, head);
-                Ok(Input::Nothing { head })
-            }
+            Found::Nothing { head } => Ok(Input::Nothing { head }),
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
-                core.meter.fell_behind();
-                let now = Instant::now();
-                let is_news = core.board.note(|progress| {
-                    progress.phase = Phase::CatchingUp;
-                    progress.beat_at = now;
-                    progress.told.fall_behind(Timestamp::now())
-                });
-                if is_news {
-                    trace::fell_behind(core, after, head);
-                }
+                core.fell_behind(after, head);
                 Ok(Input::Behind { after, head })
             }
             Found::Closed => Err(StopCause::Closed),
@@ -555,6 +558,7 @@ impl From<Selected> for Input {
         Self::Page {
             batches,
             through: page.through,
+            may_rest: page.may_rest,
         }
     }
 }

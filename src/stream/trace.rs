@@ -40,8 +40,12 @@ pub(crate) fn handler_failed(span: &Span, failure: &Failure) {
 }
 
 /// A stream has seen everything up to the head.
-pub(crate) fn reached_head(core: &StreamCore, head: u64) {
-    tracing::debug!(stream = core.name.as_deref(), head, "a stream reached the head");
+pub(crate) fn reached_head(core: &StreamCore, position: u64) {
+    tracing::debug!(
+        stream = core.name.as_deref(),
+        position,
+        "a stream reached the head"
+    );
 }
 
 /// A stream that was live has to read the log.

@@ -15,8 +15,12 @@ use rusqlite::wal::CheckpointMode;
 
 use crate::log::sqlite::connection::BUSY_TIMEOUT;
 
-/// How many pages are moved at once. A portion costs two syncs, and holds the next group up for as long as it takes.
+/// How many pages are moved at once, at least. A portion costs two syncs, and holds the next group up for as long as it takes.
 const PORTION: usize = 250;
+/// A portion is what so many groups like the newest write, so that its syncs are few beside theirs.
+const PORTION_GROUPS: usize = 32;
+/// However much a group writes, this many are moved.
+const PORTION_MAX: usize = 1_000;
 /// From how many pages on the committer waits until the log can start again.
 const FORCE_AT: usize = 2_000;
 /// How long it waits for readers. Then the log may become twice as long before it waits again.
@@ -33,7 +37,8 @@ pub(super) struct Checkpoints {
 /// When to do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
-    move_at: usize,
+    /// How long the log was when it was moved last.
+    moved: usize,
     force_at: usize,
     /// How long the log was at the last look.
     seen: usize,
@@ -50,7 +55,7 @@ enum Step {
 
 impl Plan {
     const START: Self = Self {
-        move_at: PORTION,
+        moved: 0,
         force_at: FORCE_AT,
         seen: 0,
     };
@@ -61,11 +66,13 @@ impl Plan {
             // The log has started again.
             *self = Self::START;
         }
+        let group = pages - self.seen;
         self.seen = pages;
-        if pages < self.move_at {
+        let portion = (PORTION_GROUPS * group).clamp(PORTION, PORTION_MAX);
+        if pages < self.moved + portion {
             return Step::Nothing;
         }
-        self.move_at = pages + PORTION;
+        self.moved = pages;
         if pages < self.force_at {
             return Step::Move;
         }
@@ -123,10 +130,22 @@ mod tests {
     #[test]
     fn the_log_is_moved_in_portions_and_starts_again() {
         let mut plan = Plan::START;
-        assert_eq!(plan.step(PORTION - 1), Step::Nothing);
-        assert_eq!(plan.step(PORTION), Step::Move);
-        assert_eq!(plan.step(3), Step::Nothing);
-        assert_eq!(plan.step(PORTION), Step::Move);
+        for _ in 0..2 {
+            assert!((1..PORTION).all(|pages| plan.step(pages) == Step::Nothing));
+            assert_eq!(plan.step(PORTION), Step::Move);
+            assert_eq!(plan.step(PORTION + 1), Step::Nothing);
+        }
+    }
+
+    #[test]
+    fn what_large_groups_write_is_moved_in_larger_portions() {
+        for (group, portion) in [(1, 250), (7, 252), (20, 640), (40, 1_000), (400, 1_200)] {
+            let mut plan = Plan::START;
+            let moves = (1..)
+                .map(|groups| groups * group)
+                .find(|pages| plan.step(*pages) != Step::Nothing);
+            assert_eq!(moves, Some(portion), "groups of {group} pages");
+        }
     }
 
     #[test]
