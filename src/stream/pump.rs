@@ -105,14 +105,20 @@ impl Pump {
         }
         self.reported = self.reported.max(position);
         let now = Instant::now();
-        let mut has_arrived = false;
+        let (mut has_arrived, mut is_awaited) = (false, false);
         core.board.report(|progress| {
             progress.move_to(position, now);
             progress.phase = Phase::Live;
             progress.call = None;
             has_arrived = progress.told.reach_head();
+            is_awaited = progress.wanted > position && progress.wanted < u64::MAX;
             News::Yes
         });
+        // What has come since the loop looked, and is not selected, wakes nobody. Who waits for more than was reported has
+        // said so by now, or finds out that the stream has handled what it was given.
+        if is_awaited && let Some(settled) = core.settled() {
+            core.report_position(settled);
+        }
         if has_arrived {
             trace::reached_head(core, position);
         }

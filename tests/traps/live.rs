@@ -1,13 +1,17 @@
 //! From log to live: what used to be lost, doubled or never reached on the way.
 
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt};
-use millstream::{DurableStream, EventQuery, EventStream, Start, Store, StreamState, WaitError};
-use tokio::sync::{Mutex, Semaphore};
+use millstream::{
+    DurableStream, EventQuery, EventStream, HandleStream, Start, Store, StreamState, WaitError,
+};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::common::{Recorder, append, events, eventually, in_time, log, read_all, sequences, takes_all};
 use crate::{Place, write_by_hand};
@@ -191,6 +195,38 @@ async fn who_waits_for_the_head_while_a_stream_goes_to_rest_is_told() {
     .await;
     let waiting = between.waiting.try_lock().unwrap().take().unwrap();
     in_time("the head is reached", waiting).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_what_is_not_selected_and_came_during_the_last_call_is_told() {
+    let store = Store::in_memory().unwrap();
+    let (entered, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handle = HandleStream::new({
+        let (entered, go_on) = (Arc::clone(&entered), Arc::clone(&go_on));
+        move |_| {
+            let (entered, go_on) = (Arc::clone(&entered), Arc::clone(&go_on));
+            async move {
+                entered.notify_one();
+                go_on.notified().await;
+                Ok::<(), Infallible>(())
+            }
+        }
+    });
+    let stream = store
+        .stream_to(&EventQuery::types(["wanted"]), handle)
+        .await
+        .unwrap();
+    append(&store, "wanted", 1).await;
+    entered.notified().await;
+    append(&store, "other", 1).await;
+    let mut waiting = pin!(stream.caught_up());
+    assert!(
+        futures::poll!(&mut waiting).is_pending(),
+        "it waits while the handler works"
+    );
+    go_on.notify_one();
+    in_time("the head is reached", waiting).await.unwrap();
+    assert_eq!(stream.status().lag, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
