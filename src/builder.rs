@@ -30,7 +30,7 @@ use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::Sizes;
 use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
-use crate::meter::{LogMeter, StreamMeter};
+use crate::meter::{self, LogMeter, StreamMeter};
 use crate::store::Store;
 use crate::stream::feed::{Source, shelf_bytes_max};
 use crate::stream::hub::Hub;
@@ -343,6 +343,7 @@ impl StoreBuilder {
         mut writer: W,
         reader: impl LogReader + 'static,
     ) -> Result<Store, OpenError> {
+        meter::describe();
         let head = writer.tail()?.head;
         let log_id = reader.log_id().to_owned();
         let queue = Arc::new(Queue::new());

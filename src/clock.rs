@@ -40,6 +40,11 @@ impl Timestamp {
         self.0
     }
 
+    /// Whole seconds since the Unix epoch, as far as they fit.
+    pub(crate) fn as_seconds(self) -> u32 {
+        u32::try_from(self.0.div_euclid(1_000_000).max(0)).unwrap_or(u32::MAX)
+    }
+
     /// The day it lies in, as UTC counts days.
     pub(crate) fn day(self) -> Day {
         Day(self.0.div_euclid(DAY_MICROS))

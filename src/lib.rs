@@ -50,7 +50,7 @@ pub use crate::stream::control::StreamControl;
 pub use crate::stream::failure::{FailurePolicy, HandlerError};
 pub use crate::stream::handle::{EventStream, StatusWatch};
 pub use crate::stream::handler::HandleStream;
-pub use crate::stream::health::{Health, HealthLimits, Problem, StreamHealth};
+pub use crate::stream::health::{Health, HealthLimits, LogProblem, Problem, StreamHealth};
 pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;

@@ -10,7 +10,10 @@ use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
 
 #[cfg(feature = "metrics")]
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 /// How a handler call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +23,18 @@ pub(crate) enum Outcome {
 }
 
 /// Where a stream stands at one moment.
+#[cfg(feature = "metrics")]
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(
-    not(feature = "metrics"),
-    expect(dead_code, reason = "nobody asks where a stream stands")
-)]
 pub(crate) struct Place {
     pub(crate) position: u64,
     pub(crate) lag_events: u64,
-    pub(crate) lag_age: Duration,
+    /// Nothing: it is not known at this moment.
+    pub(crate) lag_age: Option<Duration>,
     pub(crate) parked: u64,
     pub(crate) skipped: u64,
+    pub(crate) oldest_letter: Duration,
+    /// It was paused, or has stopped with an error.
+    pub(crate) is_halted: bool,
 }
 
 /// The instruments of a log.
@@ -53,13 +57,11 @@ struct LogInstruments {
     group_seconds: Histogram,
     cursor_seconds: Histogram,
     window_bytes: Gauge,
+    free_bytes: Gauge,
 }
 
 #[cfg(feature = "metrics")]
 struct StreamInstruments {
-    position: Gauge,
-    lag_events: Gauge,
-    lag_seconds: Gauge,
     handled: Counter,
     failed: Counter,
     events: Counter,
@@ -67,9 +69,131 @@ struct StreamInstruments {
     delay_seconds: Histogram,
     fell_behind: Counter,
     set_aside: Counter,
+    /// Streams without a name stand at many places, and tell none.
+    standing: Option<Standing>,
+}
+
+/// Where a stream with a name stands.
+#[cfg(feature = "metrics")]
+struct Standing {
+    position: Gauge,
+    lag_events: Gauge,
+    lag_seconds: Gauge,
     parked: Gauge,
     skipped: Gauge,
+    oldest_letter_seconds: Gauge,
+    halted: Gauge,
 }
+
+/// Tells the recorder units and meanings, before it is asked for instruments.
+#[cfg(feature = "metrics")]
+pub(crate) fn describe() {
+    use Unit::{Bytes, Count, Seconds};
+
+    for (name, unit, meaning) in [
+        (
+            "millstream_head",
+            Count,
+            "The last committed event that this store has published.",
+        ),
+        (
+            "millstream_window_bytes",
+            Bytes,
+            "How much of the newest batches is in memory.",
+        ),
+        (
+            "millstream_disk_free_bytes",
+            Bytes,
+            "What is free on the file system of the log.",
+        ),
+        (
+            "millstream_stream_position",
+            Count,
+            "Up to which event the stream is settled.",
+        ),
+        (
+            "millstream_stream_lag_events",
+            Count,
+            "How many events the position is behind the head.",
+        ),
+        (
+            "millstream_stream_lag_seconds",
+            Seconds,
+            "The age of the first event after the position.",
+        ),
+        (
+            "millstream_stream_halted",
+            Count,
+            "1: the stream is paused, or has stopped with an error.",
+        ),
+        ("millstream_stream_dead_letters", Count, "Dead letters that wait."),
+        (
+            "millstream_stream_oldest_letter_seconds",
+            Seconds,
+            "The age of the oldest dead letter that waits.",
+        ),
+        (
+            "millstream_stream_skipped_letters",
+            Count,
+            "Dead letters that are only a record.",
+        ),
+    ] {
+        describe_gauge!(name, unit, meaning);
+    }
+    for (name, meaning) in [
+        ("millstream_committed_events_total", "What this store appended."),
+        (
+            "millstream_stream_calls_total",
+            "Handler calls, by how they ended.",
+        ),
+        (
+            "millstream_stream_handled_events_total",
+            "The events in handled calls.",
+        ),
+        (
+            "millstream_stream_fell_behind_total",
+            "How often the stream had to read the log.",
+        ),
+        (
+            "millstream_stream_set_aside_total",
+            "Dead letters that the failure policy stored.",
+        ),
+    ] {
+        describe_counter!(name, Count, meaning);
+    }
+    for (name, unit, meaning) in [
+        (
+            "millstream_commit_group_requests",
+            Count,
+            "How many requests shared a commit.",
+        ),
+        (
+            "millstream_commit_group_seconds",
+            Seconds,
+            "Until the callers of a group are answered.",
+        ),
+        (
+            "millstream_cursor_store_seconds",
+            Seconds,
+            "How long cursors took that came with no group.",
+        ),
+        (
+            "millstream_stream_call_seconds",
+            Seconds,
+            "How long a handler call took.",
+        ),
+        (
+            "millstream_stream_delay_seconds",
+            Seconds,
+            "From the commit of a batch to its call.",
+        ),
+    ] {
+        describe_histogram!(name, unit, meaning);
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+pub(crate) fn describe() {}
 
 #[cfg(feature = "metrics")]
 impl LogMeter {
@@ -82,6 +206,7 @@ impl LogMeter {
                 group_seconds: histogram!("millstream_commit_group_seconds"),
                 cursor_seconds: histogram!("millstream_cursor_store_seconds"),
                 window_bytes: gauge!("millstream_window_bytes"),
+                free_bytes: gauge!("millstream_disk_free_bytes"),
             },
         }
     }
@@ -104,6 +229,11 @@ impl LogMeter {
         self.instruments.head.set(head as f64);
         self.instruments.window_bytes.set(window_bytes as f64);
     }
+
+    /// So many bytes are free where the log lies.
+    pub(crate) fn free(&self, bytes: u64) {
+        self.instruments.free_bytes.set(bytes as f64);
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -112,14 +242,10 @@ impl StreamMeter {
     pub(crate) fn new(name: Option<&str>) -> Self {
         let stream = name.unwrap_or("").to_owned();
         let calls = |outcome| counter!("millstream_stream_calls_total", "stream" => stream.clone(), "outcome" => outcome);
-        let gauge = |name| gauge!(name, "stream" => stream.clone());
         let counter = |name| counter!(name, "stream" => stream.clone());
         let histogram = |name| histogram!(name, "stream" => stream.clone());
         Self {
             instruments: StreamInstruments {
-                position: gauge("millstream_stream_position"),
-                lag_events: gauge("millstream_stream_lag_events"),
-                lag_seconds: gauge("millstream_stream_lag_seconds"),
                 handled: calls("handled"),
                 failed: calls("failed"),
                 events: counter("millstream_stream_handled_events_total"),
@@ -127,8 +253,7 @@ impl StreamMeter {
                 delay_seconds: histogram("millstream_stream_delay_seconds"),
                 fell_behind: counter("millstream_stream_fell_behind_total"),
                 set_aside: counter("millstream_stream_set_aside_total"),
-                parked: gauge("millstream_stream_dead_letters"),
-                skipped: gauge("millstream_stream_skipped_letters"),
+                standing: name.map(Standing::new),
             },
         }
     }
@@ -161,13 +286,55 @@ impl StreamMeter {
     }
 
     /// The poll interval is over.
-    pub(crate) fn sample(&self, place: impl FnOnce() -> Place) {
-        let place = place();
-        self.instruments.position.set(place.position as f64);
-        self.instruments.lag_events.set(place.lag_events as f64);
-        self.instruments.lag_seconds.set(place.lag_age);
-        self.instruments.parked.set(place.parked as f64);
-        self.instruments.skipped.set(place.skipped as f64);
+    pub(crate) fn sample(&self, place: Place) {
+        if let Some(standing) = &self.instruments.standing {
+            standing.tell(place);
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Standing {
+    fn new(stream: &str) -> Self {
+        let gauge = |name| gauge!(name, "stream" => stream.to_owned());
+        Self {
+            position: gauge("millstream_stream_position"),
+            lag_events: gauge("millstream_stream_lag_events"),
+            lag_seconds: gauge("millstream_stream_lag_seconds"),
+            parked: gauge("millstream_stream_dead_letters"),
+            skipped: gauge("millstream_stream_skipped_letters"),
+            oldest_letter_seconds: gauge("millstream_stream_oldest_letter_seconds"),
+            halted: gauge("millstream_stream_halted"),
+        }
+    }
+
+    fn tell(&self, place: Place) {
+        self.position.set(place.position as f64);
+        self.lag_events.set(place.lag_events as f64);
+        if let Some(age) = place.lag_age {
+            self.lag_seconds.set(age);
+        }
+        self.parked.set(place.parked as f64);
+        self.skipped.set(place.skipped as f64);
+        self.oldest_letter_seconds.set(place.oldest_letter);
+        self.halted.set(if place.is_halted { 1.0 } else { 0.0 });
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for Standing {
+    /// Who has left is behind nothing any more: what was told last would be an alert for ever.
+    fn drop(&mut self) {
+        for gauge in [
+            &self.lag_events,
+            &self.lag_seconds,
+            &self.parked,
+            &self.skipped,
+            &self.oldest_letter_seconds,
+            &self.halted,
+        ] {
+            gauge.set(0.0);
+        }
     }
 }
 
@@ -181,8 +348,6 @@ impl LogMeter {
     pub(crate) fn committed(&self, _: &[Arc<CommittedBatch>], _: usize, _: Duration) {}
 
     pub(crate) fn stored_cursors(&self, _: Instant) {}
-
-    pub(crate) fn sample(&self, _: u64, _: usize) {}
 }
 
 #[cfg(not(feature = "metrics"))]
@@ -198,6 +363,4 @@ impl StreamMeter {
     pub(crate) fn fell_behind(&self) {}
 
     pub(crate) fn set_aside(&self, _: usize) {}
-
-    pub(crate) fn sample(&self, _: impl FnOnce() -> Place) {}
 }

@@ -1,8 +1,9 @@
 //! What a recorder is told: run with `cargo test --features metrics --test metrics`.
 
+use std::path::Path;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use millstream::{DurableStream, EventBatch, FailurePolicy, HandleStream, NewEvent, Retry, Store};
 
 /// Takes every number but 2.
@@ -47,25 +48,19 @@ async fn a_recorder_is_told_what_the_log_and_its_streams_do() {
         "millstream_stream_position{stream=\"ledger\"} 4",
         "millstream_stream_lag_events{stream=\"ledger\"} 0",
         "millstream_stream_lag_seconds{stream=\"ledger\"} 0",
+        "millstream_stream_halted{stream=\"ledger\"} 0",
         "millstream_stream_calls_total{stream=\"\",outcome=\"handled\"} 1",
     ];
-    // Where streams stand is told at the poll interval.
-    let missing = || {
-        let text = recorded.render();
-        let lines: Vec<&str> = text.lines().collect();
-        let missing: Vec<&str> = expected
-            .into_iter()
-            .filter(|line| !lines.contains(line))
-            .collect();
-        (!missing.is_empty()).then(|| format!("{missing:#?} are missing in\n{text}"))
-    };
-    let told = async {
-        while missing().is_some() {
-            tokio::task::yield_now().await;
+    until_told(&recorded, "all of it", |lines| {
+        expected.iter().all(|line| lines.contains(line)) && {
+            let letter = value(
+                lines,
+                "millstream_stream_oldest_letter_seconds{stream=\"ledger\"}",
+            );
+            letter.is_some_and(|seconds| seconds > 0.0)
         }
-    };
-    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
-    assert!(told.is_ok(), "{}", missing().unwrap_or_default());
+    })
+    .await;
     let text = recorded.render();
     // Registrations and dead letters may share a group with an append, or have one of their own.
     for name in [
@@ -79,5 +74,58 @@ async fn a_recorder_is_told_what_the_log_and_its_streams_do() {
             "{name} in\n{text}"
         );
     }
+    let lines: Vec<&str> = text.lines().collect();
+    let free_bytes = value(&lines, "millstream_disk_free_bytes");
+    assert!(free_bytes.is_some_and(|bytes| bytes > 0.0), "{text}");
+    let unnamed = "millstream_stream_lag_events{stream=\"\"}";
+    assert!(!text.contains(unnamed), "they stand at many places\n{text}");
     store.close().await.unwrap();
+    a_paused_stream_tells_how_old_its_lag_is(&recorded, &folder.path().join("paused.db")).await;
+}
+
+/// A part of the test above: there is one recorder in a process.
+async fn a_paused_stream_tells_how_old_its_lag_is(recorded: &PrometheusHandle, path: &Path) {
+    // The window holds nothing, so that the age is found in the log.
+    let builder = Store::builder()
+        .poll_interval(Duration::from_millis(5))
+        .window_bytes(1);
+    let store = builder.open(path).unwrap();
+    let report = DurableStream::new("report");
+    let stream = store.stream_all_durable(&report, handler()).await.unwrap();
+    store.stream("report").await.unwrap().pause("anna").await.unwrap();
+    store.append([NewEvent::new("number", 5)]).await.unwrap();
+    until_told(recorded, "a lag with its age", |lines| {
+        let age = value(lines, "millstream_stream_lag_seconds{stream=\"report\"}");
+        lines.contains(&"millstream_stream_lag_events{stream=\"report\"} 1")
+            && lines.contains(&"millstream_stream_halted{stream=\"report\"} 1")
+            && age.is_some_and(|seconds| seconds > 0.0)
+    })
+    .await;
+    stream.unsubscribe();
+    stream.stopped().await;
+    drop(stream);
+    until_told(recorded, "that it has left", |lines| {
+        lines.contains(&"millstream_stream_lag_events{stream=\"report\"} 0")
+            && lines.contains(&"millstream_stream_lag_seconds{stream=\"report\"} 0")
+            && lines.contains(&"millstream_stream_halted{stream=\"report\"} 0")
+    })
+    .await;
+    store.close().await.unwrap();
+}
+
+/// The value in a line that begins with this.
+fn value(lines: &[&str], name: &str) -> Option<f64> {
+    let line = lines.iter().find(|line| line.starts_with(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Waits until a recorder was told something. Where streams stand is told at the poll interval.
+async fn until_told(recorded: &PrometheusHandle, what: &str, is_told: impl Fn(&[&str]) -> bool) {
+    let told = async {
+        while !is_told(&recorded.render().lines().collect::<Vec<_>>()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+    assert!(told.is_ok(), "{what} is missing in\n{}", recorded.render());
 }

@@ -6,12 +6,15 @@
 mod append;
 mod fan_out;
 mod fill;
+mod idle;
 mod latency;
 mod memory;
 mod order;
 mod plain;
 mod replay;
 mod report;
+#[cfg(feature = "metrics")]
+mod status;
 mod tagged;
 
 use std::path::Path;
@@ -32,7 +35,7 @@ struct Arguments {
     /// Run only the scenarios whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Measure memory in this process, which the harness starts for it.
+    /// Measure in this process, which the harness starts for it.
     #[arg(long, hide = true, num_args = 3)]
     child: Option<Vec<String>>,
     /// Given by cargo.
@@ -83,5 +86,11 @@ fn main() -> Result<(), Failure> {
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
+    idle::measure(folder.path(), scale, &mut report)?;
+    #[cfg(feature = "metrics")]
+    status::measure(folder.path(), scale, &mut report)?;
+    if !cfg!(feature = "metrics") && report.wants("status_cost") {
+        println!("  left out: it needs --features metrics");
+    }
     report.finish()
 }

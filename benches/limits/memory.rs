@@ -1,4 +1,4 @@
-//! How much memory a replay, and a handler that is far behind, take. Each is measured in a process of its own.
+//! How much memory a replay, and a handler that is far behind, take; and how anything is measured in a process of its own.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, fan_out, order::Order};
+use crate::{Failure, Scale, append, fan_out, idle, order::Order};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -54,6 +54,14 @@ pub(crate) struct Resident {
 }
 
 pub(crate) fn run(what: &str, path: &Path, argument: &str) -> Result<Resident, Failure> {
+    match numbers(what, path, argument)?[..] {
+        [idle, peak] => Ok(Resident { idle, peak }),
+        ref other => Err(format!("the child said {other:?}").into()),
+    }
+}
+
+/// What is measured in a process of its own.
+pub(crate) fn numbers(what: &str, path: &Path, argument: &str) -> Result<Vec<f64>, Failure> {
     let output = Command::new(std::env::current_exe()?)
         .arg("--child")
         .args([
@@ -63,15 +71,19 @@ pub(crate) fn run(what: &str, path: &Path, argument: &str) -> Result<Resident, F
         ])
         .output()?;
     let text = String::from_utf8(output.stdout)?;
-    let mut numbers = text.split_whitespace().map(str::parse::<f64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(idle)), Some(Ok(peak))) if output.status.success() => Ok(Resident { idle, peak }),
-        _ => Err(format!("the child failed: {}", String::from_utf8_lossy(&output.stderr)).into()),
+    if !output.status.success() {
+        return Err(format!("the child failed: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
+    let numbers = text.split_whitespace().map(str::parse::<f64>);
+    Ok(numbers.collect::<Result<_, _>>()?)
 }
 
 /// What the child does: prints the resident memory of the idle process with the store open, and the peak after the work.
 pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failure> {
+    #[cfg(feature = "metrics")]
+    if what == "status" {
+        return crate::status::child(path, argument);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -82,6 +94,7 @@ pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failu
         match what {
             "replay" => replay(&store).await?,
             "slow" => fall_behind(&store, argument.parse()?).await?,
+            "idle" => return idle::child(&store, argument.parse()?).await,
             "streams" => fan_out::rest(&store, argument.parse()?).await?,
             other => return Err(format!("there is no scenario {other}").into()),
         }
@@ -124,7 +137,7 @@ async fn fall_behind(store: &Store, events: usize) -> Result<(), Failure> {
 }
 
 /// A field of `/proc/self/status`, in MiB.
-fn resident(field: &str) -> Result<f64, Failure> {
+pub(crate) fn resident(field: &str) -> Result<f64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with(field));
     let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));

@@ -111,7 +111,7 @@ async fn replay_together(store: &Store, streams: usize, round: usize) -> Result<
 }
 
 /// From the registration of a new durable stream until it has handled everything and its cursor is stored.
-async fn replay(store: &Store, query: &EventQuery, name: &str) -> Result<Duration, Failure> {
+pub(crate) async fn replay(store: &Store, query: &EventQuery, name: &str) -> Result<Duration, Failure> {
     let handle = HandleStream::new(|_| async { Ok::<(), Failure>(()) });
     replay_with(store, query, name, handle).await
 }

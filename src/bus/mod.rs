@@ -30,6 +30,8 @@ use slab::Slab;
 use crate::bus::index::{Asked, Placement, QueryIndex};
 use crate::bus::place::Words;
 use crate::bus::window::{Tail, Window};
+#[cfg(feature = "metrics")]
+use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::sync::Mutex;
@@ -128,8 +130,15 @@ impl Bus {
     }
 
     /// How much of the newest batches is in memory.
+    #[cfg(feature = "metrics")]
     pub(crate) fn window_bytes(&self) -> usize {
         self.state.lock().window.bytes()
+    }
+
+    /// When the first batch after a position was recorded, as far as the window reaches back.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn recorded_after(&self, position: u64) -> Option<Timestamp> {
+        self.state.lock().window.recorded_after(position)
     }
 
     /// Takes a seat for a stream that has seen everything up to `position`.

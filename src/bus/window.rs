@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::bus::LookBounds;
+#[cfg(feature = "metrics")]
+use crate::clock::Timestamp;
 use crate::event::batch::CommittedBatch;
 
 /// Invariant: holds every committed batch that ends after `floor`, in the order of the log.
@@ -45,8 +47,20 @@ impl Window {
         self.head
     }
 
+    #[cfg(feature = "metrics")]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// When the first batch was recorded that ends after a position. Nothing: there is none, or the window does not reach back.
+    #[cfg(feature = "metrics")]
+    pub(super) fn recorded_after(&self, position: u64) -> Option<Timestamp> {
+        let reaches_back = position >= self.floor;
+        let first = self
+            .batches
+            .partition_point(|held| held.batch.last_sequence <= position);
+        let held = self.batches.get(first).filter(|_| reaches_back)?;
+        Some(held.batch.recorded_at)
     }
 
     /// Adds the newest batch. What the budget no longer allows goes into `evicted`, to be dropped outside the lock.

@@ -12,7 +12,7 @@ use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
-use crate::log::letter::{LetterChange, LetterCounts, LetterDone, LetterRequest};
+use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
@@ -22,6 +22,7 @@ use crate::log::request::{
 use crate::log::shared::SharedPages;
 use crate::log::statistics::LogStatistics;
 use crate::log::steer::{Obeyed, Order};
+use crate::log::survey::Survey;
 use crate::log::tempo::Tempo;
 use crate::log::{Extent, LogReader};
 
@@ -117,15 +118,23 @@ impl LogHandle {
         answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
     }
 
-    /// How many dead letters and parked keys a durable stream has.
-    pub(crate) async fn letter_counts(&self, name: &Arc<str>) -> Result<LetterCounts, ReadError> {
-        let name = Arc::clone(name);
-        self.read(move |reader| Ok(reader.counts(&name)?)).await
-    }
-
     /// The rows of all durable streams, sorted by name.
     pub(crate) async fn cursors(&self) -> Result<Vec<NamedCursor>, ReadError> {
         self.read(|reader| Ok(reader.cursors()?)).await
+    }
+
+    /// What is stored of all durable streams.
+    pub(crate) async fn survey(&self) -> Result<Survey, ReadError> {
+        self.read(|reader| Ok(reader.survey()?)).await
+    }
+
+    /// For each position, when the first event after it was recorded, if that is known.
+    pub(crate) async fn recorded_after(
+        &self,
+        positions: Vec<u64>,
+    ) -> Result<Vec<Option<Timestamp>>, ReadError> {
+        self.read(move |reader| Ok(reader.recorded_after(&positions)?))
+            .await
     }
 
     /// What is stored under a durable stream's name.

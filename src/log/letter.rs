@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
+use crate::clock::Timestamp;
 use crate::error::{FailureCategory, StorageError};
 use crate::log::LogWriter;
 use crate::log::cursor::{CursorCell, CursorWrite, Run};
@@ -131,6 +132,8 @@ pub(crate) struct LetterCounts {
     pub(crate) skipped: u64,
     /// The keys that they have.
     pub(crate) keys: u64,
+    /// When the oldest of those that wait was set aside.
+    pub(crate) oldest_at: Option<Timestamp>,
 }
 
 /// Which batch a stream was given and has not settled, as far as it is noted.

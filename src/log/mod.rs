@@ -10,8 +10,8 @@
 //!
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
-//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer` and `retry_request` (what the
-//! person on duty may do with it), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
 
@@ -30,6 +30,7 @@ pub(crate) mod shared;
 pub(crate) mod shelf;
 pub(crate) mod statistics;
 pub(crate) mod steer;
+pub(crate) mod survey;
 pub(crate) mod tempo;
 mod trial;
 #[cfg(feature = "sqlite")]
@@ -41,6 +42,7 @@ pub(crate) mod memory;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
+use std::collections::HashMap;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +60,7 @@ use crate::log::letter::{LetterReader, LetterWriter};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
+use crate::log::survey::Survey;
 #[cfg(feature = "sqlite")]
 use crate::log::verification::Verification;
 
@@ -212,6 +215,43 @@ pub(crate) trait LogReader: LetterReader + Send + std::marker::Sync {
 
     /// What is stored under a durable stream's name.
     fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
+
+    /// What is stored of all durable streams.
+    fn survey(&self) -> Result<Survey, StorageError> {
+        let rows = self.cursors()?;
+        let mut letters = HashMap::new();
+        for row in &rows {
+            letters.insert(Arc::clone(&row.name), self.counts(&row.name)?);
+        }
+        let head = self.head()?;
+        Ok(Survey { head, rows, letters })
+    }
+
+    /// For each position, when the first event after it was recorded. Nothing: there is none, or pruning has passed the position.
+    fn recorded_after(&self, positions: &[u64]) -> Result<Vec<Option<Timestamp>>, StorageError> {
+        let through = self.head()?;
+        let one = PageBounds {
+            batches_max: 1,
+            bytes_max: 1,
+        };
+        let recorded_at = |&after: &u64| {
+            let range = Range {
+                after: after.min(through),
+                through,
+            };
+            match self.page(&EventQuery::all(), range, one) {
+                Ok(page) => Ok(page.batches.first().map(|batch| batch.recorded_at)),
+                Err(ReadError::Storage(error)) => Err(error),
+                Err(_) => Ok(None),
+            }
+        };
+        positions.iter().map(recorded_at).collect()
+    }
+
+    /// How many bytes are free where the log lies, for those without privileges. Nothing: it lies in memory.
+    fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
+        Ok(None)
+    }
 
     /// The id that was made with the log.
     fn log_id(&self) -> &str;

@@ -36,7 +36,7 @@ impl Store {
         StreamControl::find(Arc::clone(&self.inner.hub), name).await
     }
 
-    /// What is wrong with the streams, by the default limits. As [`health_within`](Store::health_within).
+    /// What is wrong with the log and its streams, by the default limits. As [`health_within`](Store::health_within).
     ///
     /// # Errors
     /// The store is closed, or the storage fails.
@@ -47,7 +47,8 @@ impl Store {
         self.health_within(&HealthLimits::default()).await
     }
 
-    /// What is wrong with the streams: each durable stream that the log knows, and the others of this store.
+    /// What is wrong with the log, such as a disk that is nearly full, and with its streams: each durable stream that the log knows,
+    /// and the others of this store. All of them are read at once, and no append waits for it.
     ///
     /// Of a stream that is not registered in this store its stored cursor is all that is known. That may be up to 20,000 events
     /// behind of a stream which is at rest, so less than that counts as no lag in time, and as no standing still.

@@ -296,8 +296,7 @@ impl Work {
         let now = Instant::now();
         core.board.report(|progress| {
             progress.move_to(through, now);
-            progress.parked = counts.parked;
-            progress.skipped = counts.skipped;
+            progress.note_letters(counts);
             progress.call = None;
             progress.phase = Phase::CatchingUp;
             News::Yes

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::bus::SeatKey;
+use crate::clock::Timestamp;
 use crate::error::StopCause;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
@@ -15,7 +16,7 @@ use crate::log::cursor::{CursorCell, Pause, RollCall, StoredCursor};
 use crate::log::letter::LetterCounts;
 use crate::log::queue::Due;
 use crate::log::steer::{Stands, Word};
-use crate::meter::{Place, StreamMeter};
+use crate::meter::StreamMeter;
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
@@ -28,6 +29,7 @@ use crate::stream::registry::Registry;
 use crate::stream::retry_request;
 use crate::stream::status::{Phase, Progress, StreamStatus};
 use crate::stream::steering::{Asked, Consequence, Hearing, Standing};
+use crate::stream::trace;
 use crate::sync::Mutex;
 
 pub(crate) struct StreamCore {
@@ -233,8 +235,7 @@ impl StreamCore {
 
     pub(crate) fn note_letters(&self, counts: LetterCounts) {
         self.board.report(|progress| {
-            progress.parked = counts.parked;
-            progress.skipped = counts.skipped;
+            progress.note_letters(counts);
             News::Yes
         });
     }
@@ -247,6 +248,20 @@ impl StreamCore {
             progress.move_to(position, now);
             if is_news { News::Yes } else { News::No }
         });
+    }
+
+    /// The window does not reach back to what comes after a position: the log is to be read up to the head.
+    pub(crate) fn fell_behind(&self, position: u64, head: u64) {
+        self.meter.fell_behind();
+        let (now, recorded_now) = (Instant::now(), Timestamp::now());
+        let is_news = self.board.note(|progress| {
+            progress.phase = Phase::CatchingUp;
+            progress.beat_at = now;
+            progress.told.fall_behind(recorded_now)
+        });
+        if is_news {
+            trace::fell_behind(self, position, head);
+        }
     }
 
     /// The last sequence that is settled, as far as is known now.
@@ -262,22 +277,6 @@ impl StreamCore {
         let unselected = self.source.bus.unselected(self.seat)?;
         let handled = self.board.read(|progress| progress.position);
         (handled >= unselected.after).then_some(unselected.through)
-    }
-
-    /// Tells the instruments where a durable stream stands.
-    pub(crate) fn sample(&self) {
-        if self.name.is_some() {
-            self.meter.sample(|| {
-                let status = self.status();
-                Place {
-                    position: status.position,
-                    lag_events: status.lag,
-                    lag_age: status.oldest_unhandled.unwrap_or_default(),
-                    parked: status.parked,
-                    skipped: status.skipped,
-                }
-            });
-        }
     }
 
     pub(crate) fn status(&self) -> StreamStatus {

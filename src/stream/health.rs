@@ -1,14 +1,14 @@
-//! What is wrong with the streams of a log, each thing by itself.
+//! What is wrong with a log and its streams, each thing by itself.
 
 use std::time::{Duration, SystemTime};
 
-use crate::error::{ReadError, StopCause};
+use crate::error::{ReadError, StopCause, StorageError};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::hub::Hub;
 use crate::stream::status::{StreamState, StreamStatus};
 use crate::stream::survey;
 
-/// From where on [`Store::health`](crate::Store::health) calls a stream unwell.
+/// From where on [`Store::health`](crate::Store::health) calls a log or a stream unwell.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,6 +23,7 @@ pub struct HealthLimits {
     lag_events_max: u64,
     lag_age_max: Duration,
     still_max: Duration,
+    free_bytes_min: u64,
 }
 
 impl Default for HealthLimits {
@@ -31,6 +32,7 @@ impl Default for HealthLimits {
             lag_events_max: 100_000,
             lag_age_max: Duration::from_secs(300),
             still_max: Duration::from_secs(30),
+            free_bytes_min: 1 << 30,
         }
     }
 }
@@ -56,12 +58,22 @@ impl HealthLimits {
         self.still_max = time;
         self
     }
+
+    /// How many bytes have to be free on the file system that the log lies on, for those without privileges. Default 1 GiB. A log
+    /// in memory has no such limit.
+    #[must_use]
+    pub fn free_bytes_min(mut self, bytes: u64) -> Self {
+        self.free_bytes_min = bytes;
+        self
+    }
 }
 
-/// The streams of a log, and what is wrong with them.
+/// A log with its streams, and what is wrong with them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
+    /// What is wrong with the log; nothing, when it is well.
+    pub log: Vec<LogProblem>,
     /// First the durable streams that the log knows, by name, then the others of this store.
     pub streams: Vec<StreamHealth>,
 }
@@ -74,6 +86,24 @@ pub struct StreamHealth {
     pub status: StreamStatus,
     /// What is wrong with it; nothing, when it is well.
     pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong with a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogProblem {
+    /// There is less room for it than there has to be.
+    DiskNearlyFull {
+        /// So many bytes are free on its file system.
+        free_bytes: u64,
+        /// As many as have to be.
+        free_bytes_min: u64,
+    },
+    /// How much room there is for it could not be found out.
+    FreeSpaceUnknown {
+        /// What the system says.
+        cause: String,
+    },
 }
 
 /// One thing that is wrong with a stream.
@@ -126,9 +156,9 @@ pub enum Problem {
 }
 
 impl Health {
-    /// Whether nothing is wrong with any stream.
+    /// Whether nothing is wrong with the log, nor with any stream.
     pub fn is_well(&self) -> bool {
-        self.streams.iter().all(|stream| stream.problems.is_empty())
+        self.log.is_empty() && self.streams.iter().all(|stream| stream.problems.is_empty())
     }
 
     /// The problems of the durable stream of this name; nothing, when there is no such stream.
@@ -147,9 +177,26 @@ pub(crate) async fn look(hub: &Hub, limits: &HealthLimits) -> Result<Health, Rea
         problems: problems(&status, limits),
         status,
     });
+    let free_bytes = hub.source.log.read(|reader| Ok(reader.free_bytes())).await?;
     Ok(Health {
+        log: room(free_bytes, limits).into_iter().collect(),
         streams: examined.collect(),
     })
+}
+
+/// What is wrong with the room that there is for the log.
+fn room(free_bytes: Result<Option<u64>, StorageError>, limits: &HealthLimits) -> Option<LogProblem> {
+    let free_bytes_min = limits.free_bytes_min;
+    match free_bytes {
+        Ok(Some(free_bytes)) if free_bytes < free_bytes_min => Some(LogProblem::DiskNearlyFull {
+            free_bytes,
+            free_bytes_min,
+        }),
+        Ok(_) => None,
+        Err(error) => Some(LogProblem::FreeSpaceUnknown {
+            cause: error.to_string(),
+        }),
+    }
 }
 
 /// What is wrong with a stream.

@@ -12,6 +12,7 @@ use crate::stream::machine::Machine;
 use crate::stream::pump::{Pump, stored};
 use crate::stream::status::Phase;
 use crate::stream::steering::Standing;
+use crate::stream::trace::Told;
 
 /// Does what the loop was told. No handler call is under way.
 pub(crate) async fn heed(
@@ -31,7 +32,9 @@ pub(crate) async fn heed(
             care.start_over(read_keys(core).await?);
         }
         if let Some(name) = &core.name {
-            core.note_letters(core.source.log.letter_counts(name).await?);
+            let name = Arc::clone(name);
+            let counts = core.source.log.read(move |reader| Ok(reader.counts(&name)?));
+            core.note_letters(counts.await?);
         }
     }
     match standing.paused {
@@ -42,6 +45,7 @@ pub(crate) async fn heed(
             }
             core.board.report(|progress| {
                 progress.phase = Phase::CatchingUp;
+                progress.told = Told::BEGINS;
                 News::Yes
             });
             Ok(())
@@ -113,6 +117,11 @@ fn show_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) {
 
 /// Lets a stream rest that was paused before it was registered. Gives the loop's state back when there is something to do.
 pub(crate) fn rest_paused(core: &Arc<StreamCore>, mut pump: Box<Pump>, pause: Pause) -> Option<Box<Pump>> {
+    tracing::info!(
+        stream = core.name.as_deref(),
+        by = &*pause.by,
+        "a stream begins and rests, it was paused"
+    );
     show_pause(core, &mut pump, pause);
     match core.gate.park(pump) {
         Parked::Rests => None,

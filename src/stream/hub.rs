@@ -13,7 +13,7 @@ use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
 use crate::log::cursor::{CursorCell, CursorClaim, OpenedCursor};
 use crate::log::steer::Heard;
-use crate::meter::{LogMeter, StreamMeter};
+use crate::meter::StreamMeter;
 use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
 use crate::stream::core::{NewCore, StreamCore};
@@ -25,6 +25,8 @@ use crate::stream::options::{DurableOptions, DurableStream};
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
 use crate::stream::retry_request;
+#[cfg(feature = "metrics")]
+use crate::stream::sampler::Sampler;
 use crate::stream::steering::Hearing;
 use crate::stream::watch::Watch;
 
@@ -40,7 +42,7 @@ pub(crate) struct Hub {
     pub(crate) poll_interval: Duration,
 }
 
-/// How many streams are looked at when cursors are swept along, and when it is measured where streams stand.
+/// How many streams are looked at when cursors are swept along.
 const SWEEP_STREAMS_MAX: usize = 256;
 
 /// How long a handler call that ends as it should may take beyond the limit, when others have used that up.
@@ -164,18 +166,16 @@ impl Hub {
         let (source, registry) = (Arc::clone(&self.source), Arc::clone(&self.registry));
         let faults = self.faults.clone();
         let threads = Arc::clone(&self.threads);
-        let meter = LogMeter::new();
-        let (mut swept, mut sampled) = (0, 0);
+        #[cfg(feature = "metrics")]
+        let mut sampler = Sampler::new(&source, &registry);
+        let mut swept = 0;
         let mut unswept_events = 0;
         move |batches| {
             if batches.is_empty() {
                 // Not left to anybody: a wake-up may have been lost because of whom it was left to (D8).
                 crowd::wake(source.bus.overdue(), None);
-                if cfg!(feature = "metrics") {
-                    meter.sample(source.bus.head(), source.bus.window_bytes());
-                    let named = registry.next_in_turn(&mut sampled, SWEEP_STREAMS_MAX);
-                    named.iter().for_each(|core| core.sample());
-                }
+                #[cfg(feature = "metrics")]
+                sampler.sample();
             } else {
                 let wakers = source.bus.publish(batches);
                 if faults.hit(FaultPoint::Wake) {

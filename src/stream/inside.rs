@@ -1,16 +1,40 @@
-//! Whether code runs inside a stream's own handler, where waiting for that stream would never end.
+//! A handler call, and whether code runs inside one: waiting there for the call's own stream would never end.
+
+use tracing::Instrument;
 
 use crate::error::WaitError;
+use crate::event::batch::EventBatch;
 use crate::stream::core::StreamCore;
+use crate::stream::failure::Failure;
+use crate::stream::handler::HandleStream;
+use crate::stream::trace;
 
 tokio::task_local! {
     /// The stream whose handler call is being polled: the address of its core, which outlives the call.
     static INSIDE: usize;
 }
 
-/// Marks a handler call. The mark holds while the call is polled, whatever task polls it, and not in tasks that it spawns.
-pub(crate) async fn call<F: Future>(core: &StreamCore, call: F) -> F::Output {
-    INSIDE.scope(address(core), call).await
+/// Calls the handler, marked and in a span of its own. The mark holds while the call is polled, whatever task polls it, and not
+/// in tasks that it spawns.
+pub(crate) async fn call(
+    core: &StreamCore,
+    handler: &HandleStream,
+    batch: EventBatch,
+) -> Result<(), Failure> {
+    let span = trace::handler_call(core, &batch);
+    let call = INSIDE.scope(address(core), handler.call(batch));
+    match span {
+        None => call.await,
+        // A span that nobody wants takes no room in the loops' tasks, of which there may be very many.
+        Some(span) => {
+            let mut call = Box::pin(call.instrument(span));
+            let outcome = call.as_mut().await;
+            if let Err(failure) = &outcome {
+                trace::handler_failed(call.span(), failure);
+            }
+            outcome
+        }
+    }
 }
 
 /// Refuses to wait for a stream inside its own handler.

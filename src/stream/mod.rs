@@ -24,10 +24,10 @@
 //!
 //! In reading order: `handler`, `policy`, `failure` and `options` (what the user says), `machine` (what happens next; pure),
 //! `dispose`, `budget` and `watch` (what is set aside, when that is too much, and what the process did not survive; pure),
-//! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`
-//! and `board` (what a stream says of itself, and who is told), `core`, `pump` and `aside` (the loop that does what these
-//! say), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and `retry_request`
-//! (dead letters from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
+//! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
+//! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump` and `aside` (the loop that does what these
+//! say), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
+//! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
 
 pub(crate) mod aside;
 pub(crate) mod board;
@@ -57,8 +57,11 @@ pub(crate) mod rate;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod retry_request;
+#[cfg(feature = "metrics")]
+pub(crate) mod sampler;
 pub(crate) mod status;
 pub(crate) mod steering;
 pub(crate) mod survey;
+pub(crate) mod trace;
 pub(crate) mod wait;
 pub(crate) mod watch;

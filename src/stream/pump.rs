@@ -30,6 +30,7 @@ use crate::stream::policy::{Failures, Retry, Verdict};
 use crate::stream::registry::NameClaim;
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::steering::Hearing;
+use crate::stream::trace;
 
 /// The state of a loop. It is owned by the task at work, or by the gate while the stream rests.
 pub(crate) struct Pump {
@@ -104,11 +105,12 @@ impl Pump {
         }
         self.reported = self.reported.max(position);
         let now = Instant::now();
-        let mut is_awaited = false;
+        let (mut has_arrived, mut is_awaited) = (false, false);
         core.board.report(|progress| {
             progress.move_to(position, now);
             progress.phase = Phase::Live;
             progress.call = None;
+            has_arrived = progress.told.reach_head();
             is_awaited = progress.wanted > position && progress.wanted < u64::MAX;
             News::Yes
         });
@@ -116,6 +118,9 @@ impl Pump {
         // said so by now, or finds out that the stream has handled what it was given.
         if is_awaited && let Some(settled) = core.settled() {
             core.report_position(settled);
+        }
+        if has_arrived {
+            trace::reached_head(core, position);
         }
     }
 }
@@ -339,12 +344,7 @@ impl Work {
             Found::Nothing { head } => Ok(Input::Nothing { head }),
             Found::Page(page) => Ok(page.into()),
             Found::Behind { after, head } => {
-                core.meter.fell_behind();
-                let now = Instant::now();
-                core.board.note(|progress| {
-                    progress.phase = Phase::CatchingUp;
-                    progress.beat_at = now;
-                });
+                core.fell_behind(after, head);
                 Ok(Input::Behind { after, head })
             }
             Found::Closed => Err(StopCause::Closed),
@@ -415,7 +415,7 @@ impl Work {
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, self.pump().handler.call(batch)) => outcome,
+            outcome = inside::call(core, &self.pump().handler, batch) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         drop(turn);
@@ -437,7 +437,7 @@ impl Work {
     /// The handler took the batch, or the part of it: the position passes it, and the cursor is handed on (D2).
     async fn handled(&mut self, core: &StreamCore, events: u64, position: u64) -> Result<Input, StopCause> {
         let pump = self.pump();
-        let had_failed = pump.failures.take().is_some();
+        let failures = pump.failures.take().map(|failures| failures.attempts());
         pump.reported = position;
         let now = Instant::now();
         if let Some(care) = &mut pump.care {
@@ -449,11 +449,14 @@ impl Work {
             progress.handled_batches += 1;
             progress.handled_events += events;
             progress.call = None;
-            if had_failed {
+            if failures.is_some() {
                 progress.phase = Phase::CatchingUp;
             }
             News::Yes
         });
+        if let Some(failures) = failures {
+            trace::recovered(core, position, failures);
+        }
         if let Some(checkpointer) = &mut pump.checkpointer
             && checkpointer.handled(position)
         {
@@ -522,10 +525,11 @@ impl Work {
 /// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
 fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, attempts: u32, verdict: Verdict) {
     let (stream, category, error) = (core.name.as_deref(), failure.category.as_str(), &failure.text);
+    let retry_in_ms = trace::retry_in_ms(verdict);
     if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
-        tracing::warn!(stream, last_sequence, attempts, category, %error, "a handler failed");
+        tracing::warn!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed");
     } else {
-        tracing::debug!(stream, last_sequence, attempts, category, %error, "a handler failed again");
+        tracing::debug!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed again");
     }
     let now = Instant::now();
     core.board.report(|progress| {

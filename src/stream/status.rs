@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::Timestamp;
 use crate::error::StopCause;
 use crate::log::cursor::Pause;
+use crate::log::letter::LetterCounts;
 use crate::stream::rate::Rate;
+use crate::stream::trace::Told;
 
 /// A stream at one moment.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct StreamStatus {
     pub parked: u64,
     /// How many dead letters record what was skipped.
     pub skipped: u64,
+    /// How long ago the oldest of the dead letters that wait was set aside.
+    pub oldest_letter: Option<Duration>,
     /// For how long the handler has been at work on the batch in hand.
     pub call_running_for: Option<Duration>,
     /// Events that were handled per second, over the newest second or more of this run.
@@ -59,6 +63,7 @@ pub struct StreamStatus {
 impl StreamStatus {
     /// What is known of a stream that stands at a position, from what its loop has written down.
     pub(crate) fn of(progress: Progress, position: u64, now: Instant) -> Self {
+        let letters = progress.letters();
         Self {
             name: None,
             state: progress.state(),
@@ -73,8 +78,9 @@ impl StreamStatus {
             handled_events: progress.handled_events,
             failures: progress.failures,
             last_error: progress.last_error,
-            parked: progress.parked,
-            skipped: progress.skipped,
+            parked: letters.parked,
+            skipped: letters.skipped,
+            oldest_letter: letters.oldest_at.map(Timestamp::age),
             call_running_for: progress
                 .call
                 .and_then(|call| call.running_since)
@@ -83,6 +89,12 @@ impl StreamStatus {
             still_for: now.saturating_duration_since(progress.moved_at),
             heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
         }
+    }
+
+    pub(crate) fn note_letters(&mut self, counts: LetterCounts) {
+        self.parked = counts.parked;
+        self.skipped = counts.skipped;
+        self.oldest_letter = counts.oldest_at.map(Timestamp::age);
     }
 }
 
@@ -134,9 +146,10 @@ pub(crate) struct Progress {
     pub(crate) handled_events: u64,
     pub(crate) failures: u64,
     pub(crate) last_error: Option<Arc<str>>,
-    pub(crate) parked: u64,
-    pub(crate) skipped: u64,
+    /// The dead letters of the stream. Nothing: it has none, as almost all streams.
+    letters: Option<Box<LetterCounts>>,
     pub(crate) call: Option<CallInHand>,
+    pub(crate) told: Told,
     pub(crate) rate: Rate,
     /// When the position changed.
     pub(crate) moved_at: Instant,
@@ -173,9 +186,9 @@ impl Progress {
             handled_events: 0,
             failures: 0,
             last_error: None,
-            parked: 0,
-            skipped: 0,
+            letters: None,
             call: None,
+            told: Told::BEGINS,
             rate: Rate::new(now),
             moved_at: now,
             beat_at: now,
@@ -190,6 +203,14 @@ impl Progress {
             self.position = position;
             self.moved_at = now;
         }
+    }
+
+    pub(crate) fn letters(&self) -> LetterCounts {
+        self.letters.as_deref().copied().unwrap_or_default()
+    }
+
+    pub(crate) fn note_letters(&mut self, counts: LetterCounts) {
+        self.letters = (counts != LetterCounts::default()).then(|| Box::new(counts));
     }
 
     /// Whether somebody waits for what is reached, or for what will never be. Whoever waits for more says so again.

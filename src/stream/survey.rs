@@ -3,33 +3,50 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::error::{ReadError, StopCause};
-use crate::event::query::EventQuery;
+use crate::log::LogReader;
 use crate::log::cursor::NamedCursor;
-use crate::log::page::{PageBounds, Range};
+use crate::log::letter::LetterCounts;
 use crate::stream::core::StreamCore;
 use crate::stream::hub::Hub;
 use crate::stream::status::{Progress, StreamState, StreamStatus};
 
-/// The status of each durable stream, sorted by name.
+/// The status of each durable stream, sorted by name. What is stored is read at once: a statement for each of thousands of
+/// streams would take seconds.
 pub(crate) async fn all(hub: &Hub) -> Result<Vec<StreamStatus>, ReadError> {
     check_open(hub)?;
-    let rows = hub.source.log.cursors().await?;
-    let mut statuses = Vec::with_capacity(rows.len());
-    for row in rows {
-        statuses.push(status(hub, row).await?);
-    }
+    let survey = hub.source.log.survey().await?;
+    let rows = survey.rows.iter();
+    let mut statuses: Vec<_> = rows
+        .map(|row| status(hub, row, survey.head, survey.letters_of(&row.name)))
+        .collect();
+    add_ages(hub, &mut statuses).await?;
     Ok(statuses)
 }
 
 /// The status of one of them, if there is one of this name.
 pub(crate) async fn one(hub: &Hub, name: &Arc<str>) -> Result<Option<StreamStatus>, ReadError> {
     check_open(hub)?;
-    let Some(cursor) = hub.source.log.cursor(name).await? else {
+    let asked = Arc::clone(name);
+    let read = move |reader: &dyn LogReader| {
+        let Some(cursor) = reader.cursor(&asked)? else {
+            return Ok(None);
+        };
+        let counts = reader.counts(&asked)?;
+        Ok(Some((
+            NamedCursor { name: asked, cursor },
+            reader.head()?,
+            counts,
+        )))
+    };
+    let Some((row, head, counts)) = hub.source.log.read(read).await? else {
         return Ok(None);
     };
-    let name = Arc::clone(name);
-    status(hub, NamedCursor { name, cursor }).await.map(Some)
+    let mut statuses = [status(hub, &row, head, counts)];
+    add_ages(hub, &mut statuses).await?;
+    let [status] = statuses;
+    Ok(Some(status))
 }
 
 /// The stream of a name, if it belongs to this store: it runs here, or ended here with an error.
@@ -47,21 +64,15 @@ pub(crate) fn check_open(hub: &Hub) -> Result<(), ReadError> {
 }
 
 /// The lag is measured against the log itself, not against what this store was told of it.
-async fn status(hub: &Hub, row: NamedCursor) -> Result<StreamStatus, ReadError> {
-    let head = hub.source.log.head().await?;
-    let name = Arc::clone(&row.name);
+fn status(hub: &Hub, row: &NamedCursor, head: u64, counts: LetterCounts) -> StreamStatus {
     let mut status = match here(hub, &row.name) {
-        Some(core) => of_core(&core, &row),
-        None => of_row(&row),
+        Some(core) => of_core(&core, row),
+        None => of_row(row),
     };
     status.head = head.max(status.position);
     status.lag = status.head - status.position;
-    let counts = hub.source.log.letter_counts(&name).await?;
-    (status.parked, status.skipped) = (counts.parked, counts.skipped);
-    if status.lag > 0 && status.oldest_unhandled.is_none() {
-        status.oldest_unhandled = age(hub, &status).await?;
-    }
-    Ok(status)
+    status.note_letters(counts);
+    status
 }
 
 fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
@@ -95,20 +106,18 @@ fn of_row(row: &NamedCursor) -> StreamStatus {
     }
 }
 
-/// How long ago the first event after the position was committed: one row, whatever the query selects.
-async fn age(hub: &Hub, status: &StreamStatus) -> Result<Option<std::time::Duration>, ReadError> {
-    let range = Range {
-        after: status.position,
-        through: status.head,
-    };
-    let one = PageBounds {
-        batches_max: 1,
-        bytes_max: 1,
-    };
-    let everything = Arc::new(EventQuery::all());
-    match hub.source.log.page(&everything, range, one).await {
-        Ok(page) => Ok(page.batches.first().map(|batch| batch.recorded_at.age())),
-        Err(ReadError::Pruned { .. }) => Ok(None),
-        Err(error) => Err(error),
+/// Says how long ago the first event after the position was committed, of streams that are behind and have none in hand: one row
+/// for each, whatever the query selects.
+async fn add_ages(hub: &Hub, statuses: &mut [StreamStatus]) -> Result<(), ReadError> {
+    let unknown = |status: &&mut StreamStatus| status.lag > 0 && status.oldest_unhandled.is_none();
+    let behind: Vec<_> = statuses.iter_mut().filter(unknown).collect();
+    if behind.is_empty() {
+        return Ok(());
     }
+    let positions = behind.iter().map(|status| status.position).collect();
+    let recorded = hub.source.log.recorded_after(positions).await?;
+    for (status, recorded_at) in behind.into_iter().zip(recorded) {
+        status.oldest_unhandled = recorded_at.map(Timestamp::age);
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::clock::Timestamp;
 use crate::error::StorageError;
 use crate::log::LogWriter;
 use crate::log::letter::{
@@ -29,10 +30,13 @@ fn keys<'a>(letters: &'a Letters, name: &'a str) -> BTreeSet<&'a str> {
 fn counts(letters: &Letters, name: &str) -> LetterCounts {
     let all = of(letters, name, 0).count();
     let parked = of(letters, name, 0).filter(|letter| waits(letter)).count();
+    let set_aside = of(letters, name, 0).filter(|letter| waits(letter));
+    let oldest_at = set_aside.map(|letter| Timestamp::from(letter.parked_at)).min();
     LetterCounts {
         parked: parked as u64,
         skipped: (all - parked) as u64,
         keys: keys(letters, name).len() as u64,
+        oldest_at,
     }
 }
 

@@ -51,7 +51,8 @@ const KEYS: &str = "SELECT DISTINCT key FROM dead_letter WHERE stream = ?1 AND k
 /// By the primary key, over all letters of the stream, whose number its policy limits; the keys by `dead_letter_by_key`.
 const COUNTS: &str =
     "SELECT count(*) FILTER (WHERE state <> 'skipped'), count(*) FILTER (WHERE state = 'skipped'),
-    (SELECT count(DISTINCT key) FROM dead_letter WHERE stream = ?1 AND key IS NOT NULL)
+    (SELECT count(DISTINCT key) FROM dead_letter WHERE stream = ?1 AND key IS NOT NULL),
+    min(parked_at) FILTER (WHERE state <> 'skipped')
     FROM dead_letter WHERE stream = ?1";
 
 /// The first entry of `dead_letter_that_waits`.
@@ -152,13 +153,19 @@ fn put(connection: &Connection, name: &str, letter: &DeadLetter) -> rusqlite::Re
 }
 
 fn counts(connection: &Connection, name: &str) -> rusqlite::Result<LetterCounts> {
-    connection.prepare_cached(COUNTS)?.query_row([name], |row| {
-        let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
-        Ok(LetterCounts {
-            parked: number(0)?,
-            skipped: number(1)?,
-            keys: number(2)?,
-        })
+    connection
+        .prepare_cached(COUNTS)?
+        .query_row([name], counts_of_row)
+}
+
+/// Counts, as the first four columns of a row have them.
+pub(super) fn counts_of_row(row: &Row<'_>) -> rusqlite::Result<LetterCounts> {
+    let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
+    Ok(LetterCounts {
+        parked: number(0)?,
+        skipped: number(1)?,
+        keys: number(2)?,
+        oldest_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_micros),
     })
 }
 

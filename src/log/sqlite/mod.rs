@@ -3,7 +3,7 @@
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
 //! half), `candidates` (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the
-//! readers' half), `statistics`, `backup` and `verify` (what is asked of a whole file).
+//! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
@@ -25,6 +25,7 @@ mod row;
 mod schema;
 mod statement;
 mod statistics;
+mod survey;
 mod verify;
 mod write;
 

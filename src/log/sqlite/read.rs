@@ -17,8 +17,9 @@ use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::view::{IndexView, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::{self, Source};
-use crate::log::sqlite::{backup, cursor, prune, statistics, verify};
+use crate::log::sqlite::{backup, cursor, prune, statistics, survey, verify};
 use crate::log::statistics::LogStatistics;
+use crate::log::survey::Survey;
 use crate::log::verification::Verification;
 use crate::log::{Extent, LogReader};
 use crate::sync::Mutex;
@@ -174,6 +175,23 @@ impl LogReader for SqliteReader {
 
     fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
         self.with_connection(|lent| cursor::read(&lent.connection, name).map_err(storage("read a cursor")))
+    }
+
+    fn survey(&self) -> Result<Survey, StorageError> {
+        self.with_connection(|lent| survey::survey(&lent.connection).map_err(storage("read the cursors")))
+    }
+
+    fn recorded_after(&self, positions: &[u64]) -> Result<Vec<Option<Timestamp>>, StorageError> {
+        self.with_connection(|lent| {
+            survey::recorded_after(&lent.connection, positions).map_err(storage("read how old events are"))
+        })
+    }
+
+    /// Asks for the file by its name, and does not open it.
+    fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
+        let free = fs4::available_space(&self.path);
+        free.map(Some)
+            .map_err(|error| StorageError::new("ask for the free space of the disk", error))
     }
 
     fn log_id(&self) -> &str {

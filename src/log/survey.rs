@@ -1,0 +1,23 @@
+//! All durable streams of a log at one moment.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::log::cursor::NamedCursor;
+use crate::log::letter::LetterCounts;
+
+/// What is stored of all durable streams. Read at once, because there may be thousands.
+pub(crate) struct Survey {
+    /// The last committed sequence.
+    pub(crate) head: u64,
+    /// Sorted by name.
+    pub(crate) rows: Vec<NamedCursor>,
+    /// Of the streams that have dead letters.
+    pub(crate) letters: HashMap<Arc<str>, LetterCounts>,
+}
+
+impl Survey {
+    pub(crate) fn letters_of(&self, name: &str) -> LetterCounts {
+        self.letters.get(name).copied().unwrap_or_default()
+    }
+}
