@@ -61,6 +61,8 @@ struct Seat {
     mark: Option<u64>,
     /// Whether the stream found nothing when it looked last, and is to be woken when the mark is set.
     rests: bool,
+    /// Whether the stream looks ahead of what it has settled.
+    is_ahead: bool,
     /// Whom to wake. It stays when the stream goes on, for the next time.
     waker: Option<Waker>,
 }
@@ -136,6 +138,7 @@ impl Bus {
             position,
             mark,
             rests: false,
+            is_ahead: false,
             waker: None,
         });
         SeatKey { index, serial }
@@ -273,12 +276,27 @@ impl Bus {
         }
     }
 
-    /// How far a resting stream is settled: the head, when there is nothing for it to see; nothing, when it does not rest.
+    /// The stream looks ahead of what it has settled: it is woken as others are, and nothing counts as settled for it.
+    pub(crate) fn hold(&self, key: SeatKey) {
+        if let Some(seat) = self.state.lock().seat(key) {
+            seat.is_ahead = true;
+        }
+    }
+
+    /// The stream looks from what it has settled again.
+    pub(crate) fn release(&self, key: SeatKey) {
+        if let Some(seat) = self.state.lock().seat(key) {
+            seat.is_ahead = false;
+        }
+    }
+
+    /// How far a resting stream is settled: the head, when there is nothing for it to see; nothing, when it does not rest, or
+    /// looks ahead.
     pub(crate) fn settled(&self, key: SeatKey) -> Option<u64> {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
-        (is_seated && seat.rests && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
+        (is_seated && seat.rests && !seat.is_ahead && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
     }
 }
 
@@ -374,6 +392,27 @@ mod tests {
             bus.look(key, 6, ONE, Some(&waker)),
             Look::Nothing { head: 6 }
         ));
+    }
+
+    #[test]
+    fn who_looks_ahead_is_woken_and_nothing_counts_as_settled() {
+        let bus = Bus::new(0, 1 << 20);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let key = bus.join(Arc::new(EventQuery::all()), 0);
+        publish(&bus, &[batch(1, &["a"])]);
+        assert_eq!(seen(bus.look(key, 0, ONE, Some(&waker))), (vec![1], 1));
+        bus.hold(key);
+        assert!(matches!(
+            bus.look(key, 1, ONE, Some(&waker)),
+            Look::Nothing { head: 1 }
+        ));
+        assert_eq!(bus.settled(key), None);
+        bus.release(key);
+        assert_eq!(bus.settled(key), Some(1));
+        bus.hold(key);
+        publish(&bus, &[batch(2, &["a"])]);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is shared by the loop of a stream, its handles, and whoever wakes or ends it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
@@ -56,13 +57,16 @@ struct Durable {
     /// Held while a word is passed on to the gate, so that words arrive there in order.
     hearing: Mutex<Hearing>,
     /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
-    turn: Turn,
+    turn: Arc<Turn>,
+    /// How many calls of the stream itself are under way at once, when they can be several.
+    calls: AtomicU32,
     /// How letters are retried, as long as the stream has not ended.
     handler: WeakHandle,
 }
 
-/// Held by whoever calls the handler.
-pub(crate) type Turn = tokio::sync::Mutex<()>;
+/// Held by whoever calls the handler: shared by the stream's own calls, and alone by one who retries a dead letter. Who waits for it
+/// alone goes before calls that have yet to begin.
+pub(crate) type Turn = tokio::sync::RwLock<()>;
 
 /// The parts that a core is made of.
 pub(crate) struct NewCore {
@@ -93,7 +97,8 @@ impl StreamCore {
                 Box::new(Durable {
                     cell: Mutex::new(cell),
                     hearing: Mutex::new(hearing),
-                    turn: Turn::new(()),
+                    turn: Arc::new(Turn::new(())),
+                    calls: AtomicU32::new(0),
                     handler,
                 })
             }),
@@ -142,8 +147,29 @@ impl StreamCore {
     }
 
     /// Whose turn it is to call the handler. Nothing: the stream is not durable, and has no letters that somebody could retry.
-    pub(crate) fn turn(&self) -> Option<&Turn> {
+    pub(crate) fn turn(&self) -> Option<&Arc<Turn>> {
         self.durable.as_ref().map(|durable| &durable.turn)
+    }
+
+    /// Waits until nobody retries a dead letter.
+    pub(crate) async fn turn_is_free(&self) {
+        if let Some(turn) = self.turn() {
+            drop(turn.read().await);
+        }
+    }
+
+    /// Shows how many calls are under way.
+    pub(crate) fn show_calls(&self, count: usize) {
+        if let Some(durable) = &self.durable {
+            // Relaxed: nothing else is said with it.
+            durable.calls.store(count as u32, Ordering::Relaxed);
+        }
+    }
+
+    fn calls(&self, progress: &Progress) -> u32 {
+        let call = progress.call.and_then(|call| call.running_since);
+        let others = self.durable.as_ref().map_or(0, |durable| durable.calls.load(Ordering::Relaxed));
+        others.max(u32::from(call.is_some()))
     }
 
     /// The handler of a durable stream that has not ended.
@@ -263,6 +289,7 @@ impl StreamCore {
             position,
             head,
             lag: head - position,
+            calls_under_way: self.calls(&progress),
             oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
             started_after: self.started_after,
             is_here: true,
@@ -319,8 +346,10 @@ impl Wake for WakeIfThere {
 impl Wake for StreamCore {
     /// A stream that rests has no task, and gets one when it is woken. Of several wake-ups one gets hold of the loop.
     fn wake(self: Arc<Self>) {
-        if let Some(pump) = self.gate.rouse() {
-            crowd::start(self, pump);
+        match self.gate.rouse() {
+            Some(pump) => crowd::start(self, pump),
+            // The loop of a partitioned stream may wait for its calls.
+            None => self.interrupt.notify_one(),
         }
     }
 }

@@ -277,7 +277,7 @@ impl DeadLetters {
     /// Retries one letter on the runtime of its stream, when nobody else has the handler.
     async fn retry_here(&self, core: &StreamCore, first_sequence: u64) -> Result<(), DeadLetterError> {
         let turn = core.turn().ok_or_else(|| self.not_running())?;
-        let _turn = turn.lock().await;
+        let _turn = turn.write().await;
         let (Some(handler), Some(cell), None) = (core.handler(), core.cursor(), core.gate.closed()) else {
             return Err(self.not_running());
         };

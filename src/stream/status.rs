@@ -45,7 +45,10 @@ pub struct StreamStatus {
     pub parked: u64,
     /// How many dead letters record what was skipped.
     pub skipped: u64,
-    /// For how long the handler has been at work on the batch in hand.
+    /// How many calls of the handler are under way: several only with
+    /// [`partition_by`](crate::DurableStream::partition_by).
+    pub calls_under_way: u32,
+    /// For how long the handler has been at work on the batch in hand; of several calls, in the one that began first.
     pub call_running_for: Option<Duration>,
     /// Events that were handled per second, over the newest second or more of this run.
     pub events_per_second: f64,

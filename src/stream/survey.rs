@@ -82,6 +82,7 @@ fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
 fn of_row(row: &NamedCursor) -> StreamStatus {
     let NamedCursor { name, cursor } = row;
     StreamStatus {
+        calls_under_way: 0,
         name: Some(name.to_string()),
         state: cursor.paused.as_ref().map_or(StreamState::NotHere, Into::into),
         is_here: false,
