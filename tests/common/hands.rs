@@ -74,6 +74,11 @@ impl Hands {
         self.work.borrow().taken.clone()
     }
 
+    /// Forgets what was taken.
+    pub(crate) fn forget(&self) {
+        self.work.send_modify(|work| work.taken.clear());
+    }
+
     pub(crate) async fn until(&self, reached: impl Fn(&Work) -> bool) {
         let mut work = self.work.subscribe();
         work.wait_for(|work| reached(work)).await.expect("hands have the sender");

@@ -125,6 +125,17 @@ impl Hand {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_aside(&self, sequence: u64) -> bool {
+        let mut events = self.events.iter();
+        events.any(|event| event.sequence == sequence && matches!(event.stands, Stands::Aside(_)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_carried(&self, sequence: u64) -> bool {
+        self.carried.iter().any(|event| event.sequence == sequence)
+    }
+
     /// Takes a batch. Gives what of it is to be handled: not what was settled before it was let go.
     pub(crate) fn take(&mut self, batch: &EventBatch) -> Option<EventBatch> {
         let mut open = Vec::new();

@@ -61,6 +61,11 @@ impl Lanes {
         &mut self.hand
     }
 
+    #[cfg(test)]
+    pub(crate) fn lookahead_batches(&self) -> usize {
+        self.lookahead_batches
+    }
+
     /// Where the next page begins, if one is wanted.
     pub(crate) fn wants_after(&self, bytes_max: usize) -> Option<u64> {
         let has_room = self.page.is_empty() && self.has_room(bytes_max);

@@ -24,6 +24,8 @@ mod call;
 pub(crate) mod hand;
 pub(crate) mod lanes;
 pub(crate) mod partition;
+#[cfg(test)]
+mod proofs;
 mod stint;
 
 use std::collections::{BTreeMap, HashMap};
