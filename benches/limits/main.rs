@@ -6,6 +6,7 @@
 mod append;
 mod fan_out;
 mod fill;
+mod keyed;
 mod latency;
 mod memory;
 mod order;
@@ -83,5 +84,6 @@ fn main() -> Result<(), Failure> {
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
+    keyed::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

@@ -58,6 +58,8 @@ struct Durable {
     hearing: Mutex<Hearing>,
     /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
     turn: Arc<Turn>,
+    /// The stream was woken while its loop was at work: one that handles several keys at once may wait for its calls.
+    roused: Notify,
     /// How many calls of the stream itself are under way at once, when they can be several.
     calls: AtomicU32,
     /// How letters are retried, as long as the stream has not ended.
@@ -98,6 +100,7 @@ impl StreamCore {
                     cell: Mutex::new(cell),
                     hearing: Mutex::new(hearing),
                     turn: Arc::new(Turn::new(())),
+                    roused: Notify::new(),
                     calls: AtomicU32::new(0),
                     handler,
                 })
@@ -149,6 +152,14 @@ impl StreamCore {
     /// Whose turn it is to call the handler. Nothing: the stream is not durable, and has no letters that somebody could retry.
     pub(crate) fn turn(&self) -> Option<&Arc<Turn>> {
         self.durable.as_ref().map(|durable| &durable.turn)
+    }
+
+    /// Waits until the stream is woken while its loop is at work.
+    pub(crate) async fn roused(&self) {
+        match &self.durable {
+            Some(durable) => durable.roused.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until nobody retries a dead letter.
@@ -348,8 +359,11 @@ impl Wake for StreamCore {
     fn wake(self: Arc<Self>) {
         match self.gate.rouse() {
             Some(pump) => crowd::start(self, pump),
-            // The loop of a partitioned stream may wait for its calls.
-            None => self.interrupt.notify_one(),
+            None => {
+                if let Some(durable) = &self.durable {
+                    durable.roused.notify_one();
+                }
+            }
         }
     }
 }

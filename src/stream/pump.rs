@@ -206,6 +206,7 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         drop(self.pump.take());
+        self.core.show_calls(0);
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
             StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {

@@ -36,7 +36,7 @@ pub(super) struct Stint<'a> {
 enum Happened {
     /// The drain limit is over.
     Aborted,
-    /// Something was committed, or the gate has something to say.
+    /// Something was committed, or the gate may have something to say.
     Woken,
     Stored(Stored),
     CursorStored(Result<(), CursorFailure>),
@@ -124,7 +124,7 @@ impl Stint<'_> {
                 Found::Nothing { head } => {
                     self.keyed.lanes.take_page([].into(), head);
                     self.advance();
-                    self.reached(head);
+                    self.reached_head();
                     return Ok(Ahead::Nothing);
                 }
                 Found::Page(page) => self.keyed.lanes.take_page(page.batches, page.through),
@@ -225,6 +225,7 @@ impl Stint<'_> {
                 Happened::Aborted
             }
             () = core.interrupt.notified() => Happened::Woken,
+            () = core.roused() => Happened::Woken,
             stored = poll_option(storing) => {
                 *storing = None;
                 Happened::Stored(stored)
@@ -314,10 +315,9 @@ impl Stint<'_> {
     }
 
     /// Everything up to the head is in hand, or settled.
-    fn reached(&mut self, head: u64) {
+    fn reached_head(&mut self) {
         if self.is_idle() {
             self.care.reached_head(Some(self.checkpointer), self.keyed.position());
-            self.core.report_position(head);
         }
         if self.keyed.failing.is_empty() {
             self.set_phase(Phase::Live);
