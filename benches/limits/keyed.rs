@@ -36,7 +36,10 @@ pub(crate) fn measure(
         for round in 0..scale.rounds {
             let many = handle_all(&store, &format!("many-{round}"), WORKERS).await?;
             let one = handle_all(&store, &format!("one-{round}"), 1).await?;
-            rounds.push((per_second(events as usize, many), per_second(events as usize, one)));
+            rounds.push((
+                per_second(events as usize, many),
+                per_second(events as usize, one),
+            ));
         }
         store.close().await?;
         Ok::<_, Failure>(rounds)

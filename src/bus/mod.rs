@@ -296,7 +296,8 @@ impl Bus {
         let state = self.state.lock();
         let seat = state.seats.get(key.index)?;
         let is_seated = seat.serial == key.serial;
-        (is_seated && seat.rests && !seat.is_ahead && seat.mark.is_none()).then(|| state.window.head().max(seat.position))
+        (is_seated && seat.rests && !seat.is_ahead && seat.mark.is_none())
+            .then(|| state.window.head().max(seat.position))
     }
 }
 

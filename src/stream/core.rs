@@ -179,7 +179,10 @@ impl StreamCore {
 
     fn calls(&self, progress: &Progress) -> u32 {
         let call = progress.call.and_then(|call| call.running_since);
-        let others = self.durable.as_ref().map_or(0, |durable| durable.calls.load(Ordering::Relaxed));
+        let others = self
+            .durable
+            .as_ref()
+            .map_or(0, |durable| durable.calls.load(Ordering::Relaxed));
         others.max(u32::from(call.is_some()))
     }
 

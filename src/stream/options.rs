@@ -214,7 +214,9 @@ impl DurableStream {
     fn validate_partition(&self) -> Result<Option<Partition>, String> {
         let Some(mut partition) = self.partition.clone() else {
             return match self.lookahead_batches {
-                Some(_) => Err("it has a lookahead and handles one batch at a time; add partition_by".to_owned()),
+                Some(_) => {
+                    Err("it has a lookahead and handles one batch at a time; add partition_by".to_owned())
+                }
                 None => Ok(None),
             };
         };
@@ -292,7 +294,10 @@ pub(crate) struct DurableOptions {
 impl DurableOptions {
     /// How many batches behind the stored cursor a run may have given to the handler.
     pub(crate) fn watched_batches(&self) -> u32 {
-        let ahead = self.partition.as_ref().map_or(0, |partition| partition.lookahead_batches);
+        let ahead = self
+            .partition
+            .as_ref()
+            .map_or(0, |partition| partition.lookahead_batches);
         self.checkpoint.batches_max.get().saturating_add(ahead)
     }
 }
@@ -348,7 +353,10 @@ mod tests {
             (by_type(1).lookahead(0), "lookahead has 0 batches"),
             (by_type(1).lookahead(65_537), "lookahead has 65537 batches"),
             (DurableStream::new("a").lookahead(7), "add partition_by"),
-            (by_type(1).checkpoint(Checkpoint::Strict), "choose Checkpoint::Every"),
+            (
+                by_type(1).checkpoint(Checkpoint::Strict),
+                "choose Checkpoint::Every",
+            ),
             (DurableStream::new(""), "empty"),
             (DurableStream::new("x".repeat(256)), "256 bytes"),
             (DurableStream::new("a\nb"), "control character"),

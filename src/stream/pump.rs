@@ -543,7 +543,13 @@ pub(crate) async fn read(
 }
 
 /// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
-pub(crate) fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, attempts: u32, verdict: Verdict) {
+pub(crate) fn report_failure(
+    core: &StreamCore,
+    failure: &Failure,
+    last_sequence: u64,
+    attempts: u32,
+    verdict: Verdict,
+) {
     let (stream, category, error) = (core.name.as_deref(), failure.category.as_str(), &failure.text);
     if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
         tracing::warn!(stream, last_sequence, attempts, category, %error, "a handler failed");

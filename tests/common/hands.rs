@@ -81,7 +81,9 @@ impl Hands {
 
     pub(crate) async fn until(&self, reached: impl Fn(&Work) -> bool) {
         let mut work = self.work.subscribe();
-        work.wait_for(|work| reached(work)).await.expect("hands have the sender");
+        work.wait_for(|work| reached(work))
+            .await
+            .expect("hands have the sender");
     }
 
     /// Waits until so many calls have begun.
@@ -108,7 +110,10 @@ impl Hands {
     async fn take(&self, events: &EventBatch) -> Result<(), String> {
         let sequences: Vec<u64> = events.iter().map(EventRecord::sequence).collect();
         let first = events.iter().next().unwrap().event_type().to_owned();
-        assert!(events.iter().all(|event| event.event_type() == first), "one key in a call");
+        assert!(
+            events.iter().all(|event| event.event_type() == first),
+            "one key in a call"
+        );
         self.work.send_modify(|work| {
             work.begun.push(sequences[0]);
             let earlier = work.under_way.insert(first.clone(), sequences[0]);
@@ -123,7 +128,8 @@ impl Hands {
             work.under_way.remove(&first);
             if !fails {
                 work.taken.extend(&sequences);
-                work.ranges.push((events.first_sequence(), events.last_sequence()));
+                work.ranges
+                    .push((events.first_sequence(), events.last_sequence()));
             }
         });
         match fails {

@@ -21,7 +21,9 @@ pub(crate) async fn s2_keys_are_in_order_with_one_call_at_a_time(subject: &Subje
     let types = ["a", "b", "free", "c", "a", "a", "free", "b"];
     for batch in 0..60 {
         let count = 1 + batch % 5;
-        let names: Vec<_> = (0..count).map(|index| types[(batch * 3 + index) % types.len()]).collect();
+        let names: Vec<_> = (0..count)
+            .map(|index| types[(batch * 3 + index) % types.len()])
+            .collect();
         append_types(&store, &names).await;
     }
     let hands = Hands::default();
@@ -80,7 +82,17 @@ pub(crate) async fn d2_a_key_that_retries_holds_the_cursor_and_no_other_key(subj
     let status = stream.status();
     assert_eq!((status.position, status.lag), (1, 8));
     assert!(matches!(status.state, StreamState::Retrying { .. }), "{status:?}");
-    assert!(store.stream("ledger").await.unwrap().status().await.unwrap().cursor <= Some(1));
+    assert!(
+        store
+            .stream("ledger")
+            .await
+            .unwrap()
+            .status()
+            .await
+            .unwrap()
+            .cursor
+            <= Some(1)
+    );
     hands.heal("a");
     stream.caught_up().await.unwrap();
     assert_eq!(hands.taken().len(), 9);
@@ -331,7 +343,10 @@ pub(crate) async fn d5_over_all_keys_when_most_fail_the_stream_stops(subject: &S
     let handler = hands.handler().retry(Retry::never());
     let stream = store.stream_all_durable(&name, handler).await.unwrap();
     let cause = in_time("the stream stops", stream.stopped()).await;
-    assert!(matches!(cause, StopCause::MostFail { set_aside: 11, .. }), "{cause:?}");
+    assert!(
+        matches!(cause, StopCause::MostFail { set_aside: 11, .. }),
+        "{cause:?}"
+    );
     let stored = shapes(&store, "ledger").await.len() as u64;
     assert!(stored <= 10, "{stored} letters");
     assert_eq!(stream.status().cursor, Some(stored));
@@ -359,7 +374,10 @@ pub(crate) async fn s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed
         sequence += 1;
         let sequences = [sequence];
         let took = hands.took(&sequences);
-        if tokio::time::timeout(Duration::from_millis(100), took).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(100), took)
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -382,22 +400,32 @@ pub(crate) async fn d9_a_pause_waits_for_the_calls_and_repeats_nothing_of_the_ru
     let name = keyed("ledger", 2)
         .on_failure(FailurePolicy::park())
         .on(millstream::FailureCategory::Panic, FailurePolicy::stop());
-    let slow = Retry::default().attempts_max(2).delay_min(Duration::from_secs(3600));
-    let handler = hands.handler().retry(slow.elapsed_max(Duration::from_secs(86_400)));
+    let slow = Retry::default()
+        .attempts_max(2)
+        .delay_min(Duration::from_secs(3600));
+    let handler = hands
+        .handler()
+        .retry(slow.elapsed_max(Duration::from_secs(86_400)));
     let stream = store.stream_all_durable(&name, handler).await.unwrap();
     hands.took(&[4]).await;
     eventually("two wait to be tried again", || stream.status().failures == 2).await;
     let control = store.stream("ledger").await.unwrap();
     control.pause("anna").await.unwrap();
     append(&store, "e", 1).await;
-    assert!(!matches!(stream.status().state, StreamState::Paused { .. }), "a call is under way");
+    assert!(
+        !matches!(stream.status().state, StreamState::Paused { .. }),
+        "a call is under way"
+    );
     hands.let_go("a");
     eventually("it is paused", || {
         matches!(stream.status().state, StreamState::Paused { .. })
     })
     .await;
     let status = stream.status();
-    assert_eq!((status.position, status.cursor, status.calls_under_way), (1, Some(1), 0));
+    assert_eq!(
+        (status.position, status.cursor, status.calls_under_way),
+        (1, Some(1), 0)
+    );
     assert_eq!(hands.taken(), [4, 1]);
     hands.heal("b");
     hands.heal("c");
@@ -422,7 +450,10 @@ pub(crate) async fn d9_a_reset_waits_for_the_calls_and_begins_a_new_run(subject:
         .unwrap();
     hands.took(&[1, 3]).await;
     let control = store.stream("ledger").await.unwrap();
-    control.reset(Reset::Beginning, millstream::ExpectedCursor::anywhere()).await.unwrap();
+    control
+        .reset(Reset::Beginning, millstream::ExpectedCursor::anywhere())
+        .await
+        .unwrap();
     hands.let_go("b");
     eventually("all is handled again", || hands.taken().len() == 6).await;
     stream.caught_up().await.unwrap();
@@ -443,7 +474,10 @@ pub(crate) async fn d9_the_batch_that_stands_failed_is_skipped(subject: &Subject
         .unwrap();
     hands.took(&[1, 3]).await;
     let control = store.stream("ledger").await.unwrap();
-    eventually("the cursor is before what fails", || stream.status().cursor == Some(1)).await;
+    eventually("the cursor is before what fails", || {
+        stream.status().cursor == Some(1)
+    })
+    .await;
     let skipped = control.skip_batch(1).await.unwrap();
     assert_eq!((skipped.first_sequence, skipped.last_sequence), (2, 2));
     stream.caught_up().await.unwrap();

@@ -194,7 +194,10 @@ impl Worker {
                 within: Duration::from_secs(3600),
             })
             .partition_by(workers, |event| {
-                event.tags().find(|tag| tag.starts_with("customer:")).map(str::to_owned)
+                event
+                    .tags()
+                    .find(|tag| tag.starts_with("customer:"))
+                    .map(str::to_owned)
             })
             .lookahead(keyed::LOOKAHEAD);
         let handle = handler(journal(orders, keyed::NAME), self.dice.roll(), sequences);

@@ -49,9 +49,13 @@ impl KeyedCheck {
         for sequence in &taken {
             let event = &self.events[sequence - 1];
             let earlier = last.insert(&event.key, *sequence).unwrap_or(self.cursor);
-            let missed = (earlier.max(began) + 1..*sequence).find(|other| self.events[other - 1].key == event.key);
+            let missed =
+                (earlier.max(began) + 1..*sequence).find(|other| self.events[other - 1].key == event.key);
             ensure(earlier < *sequence && missed.is_none(), || {
-                format!("{NAME}: of {:?}, {sequence} was handled after {earlier}", event.key)
+                format!(
+                    "{NAME}: of {:?}, {sequence} was handled after {earlier}",
+                    event.key
+                )
             })?;
         }
         let taken: BTreeSet<usize> = taken.into_iter().collect();
@@ -66,7 +70,10 @@ impl KeyedCheck {
         self.repeats_max = self.repeats_max.max(ahead.len());
         let allowed = (CHECKPOINT + LOOKAHEAD) as usize;
         ensure(ahead.len() <= allowed, || {
-            format!("{NAME}: {} batches were handled after the cursor, {allowed} are allowed", ahead.len())
+            format!(
+                "{NAME}: {} batches were handled after the cursor, {allowed} are allowed",
+                ahead.len()
+            )
         })?;
         if end == End::Closed {
             let head = self.events.len();
@@ -80,7 +87,10 @@ impl KeyedCheck {
     fn read_calls(&self, effects: &[String]) -> Checked<Vec<usize>> {
         let mut taken = Vec::new();
         for effect in effects {
-            let call = effect.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>()?;
+            let call = effect
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<Vec<usize>, _>>()?;
             let events = call.iter().map(|sequence| self.events.get(sequence - 1));
             let mut of = events.map(|event| event.map(|event| (&event.key, event.batch)));
             let first = of.next().flatten();
@@ -99,7 +109,8 @@ impl KeyedCheck {
         )?;
         let mut rows = statement.query([self.events.len() as i64])?;
         while let Some(row) = rows.next()? {
-            let (sequence, index): (usize, usize) = (row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize);
+            let (sequence, index): (usize, usize) =
+                (row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize);
             ensure(sequence == self.events.len() + 1, || {
                 format!("{NAME}: {sequence} comes after {}", self.events.len())
             })?;

@@ -56,11 +56,13 @@ fn life() -> impl Strategy<Value = Life> {
         2 => Just(Step::Rest),
     ];
     let steps = prop::collection::vec(step, 1..40);
-    (1..=16_u32, 1..8_u32, any::<bool>(), steps).prop_map(|(workers, lookahead, is_stored_at_once, steps)| Life {
-        workers,
-        lookahead,
-        is_stored_at_once,
-        steps,
+    (1..=16_u32, 1..8_u32, any::<bool>(), steps).prop_map(|(workers, lookahead, is_stored_at_once, steps)| {
+        Life {
+            workers,
+            lookahead,
+            is_stored_at_once,
+            steps,
+        }
     })
 }
 
@@ -97,7 +99,9 @@ fn named(life: &Life) -> DurableStream {
         },
         false => Checkpoint::Coalesced,
     };
-    keyed("keyed", life.workers).lookahead(life.lookahead).checkpoint(checkpoint)
+    keyed("keyed", life.workers)
+        .lookahead(life.lookahead)
+        .checkpoint(checkpoint)
 }
 
 async fn register(store: &Store, life: &Life, hands: &Hands) -> EventStream {
@@ -139,7 +143,10 @@ impl World {
             Step::Resume => control.resume().await.unwrap(),
             Step::Reset(percent) => {
                 let target = self.keys.len() as u64 * percent / 100;
-                control.reset(Reset::To(target), ExpectedCursor::anywhere()).await.unwrap();
+                control
+                    .reset(Reset::To(target), ExpectedCursor::anywhere())
+                    .await
+                    .unwrap();
                 self.run_after = target;
                 self.runs += 1;
             }
@@ -159,7 +166,10 @@ impl World {
         self.free();
         self.stream.unsubscribe();
         in_time("the stream stops", self.stream.stopped()).await;
-        assert!(self.hands.work().under_way.is_empty(), "no call runs after stopped");
+        assert!(
+            self.hands.work().under_way.is_empty(),
+            "no call runs after stopped"
+        );
         if self.medium == Medium::File {
             self.store.close().await.unwrap();
             self.store = open(&self.folder, self.medium);
@@ -186,7 +196,9 @@ impl World {
             status.lag == 0 && matches!(status.state, StreamState::Live)
         })
         .await;
-        in_time("the stream is caught up", self.stream.caught_up()).await.unwrap();
+        in_time("the stream is caught up", self.stream.caught_up())
+            .await
+            .unwrap();
         let head = self.keys.len() as u64;
         let status = self.stream.status();
         assert_eq!((status.position, status.calls_under_way), (head, 0));
@@ -195,9 +207,16 @@ impl World {
             let is_of_key = |sequence: &u64| self.keys[*sequence as usize - 1] == key;
             let of_key: Vec<u64> = taken.iter().copied().filter(is_of_key).collect();
             let runs: Vec<&[u64]> = of_key.chunk_by(|one, next| one < next).collect();
-            assert!(runs.len() <= self.runs, "{name} was taken as {of_key:?} in {} runs", self.runs);
+            assert!(
+                runs.len() <= self.runs,
+                "{name} was taken as {of_key:?} in {} runs",
+                self.runs
+            );
             let expected: Vec<u64> = (self.run_after + 1..=head).filter(is_of_key).collect();
-            assert!(of_key.ends_with(&expected), "{name}: {expected:?} ends {of_key:?}");
+            assert!(
+                of_key.ends_with(&expected),
+                "{name}: {expected:?} ends {of_key:?}"
+            );
         }
         self.hands.forget();
         (self.run_after, self.runs) = (head, 1);

@@ -154,7 +154,10 @@ async fn an_event_that_kills_the_process_is_found_among_several_keys_at_once() {
         append(&store, "a", 3).await;
     }
     store.close().await.unwrap();
-    assert_eq!(deaths(&place.path(), "park, several keys at once"), STARTS_MAX + 1);
+    assert_eq!(
+        deaths(&place.path(), "park, several keys at once"),
+        STARTS_MAX + 1
+    );
     let letters = letters(&place.open()).await;
     let shapes: Vec<_> = letters
         .iter()

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use millstream::{
-    Checkpoint, CloseError, DurableStream, EventBatch, FailurePolicy, HandleStream, NewEvent, Retry, StopCause,
-    Store, StreamError,
+    Checkpoint, CloseError, DurableStream, EventBatch, FailurePolicy, HandleStream, NewEvent, Retry,
+    StopCause, Store, StreamError,
 };
 
 use crate::Place;
@@ -18,9 +18,16 @@ const KEYS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "free"];
 /// An assigner that forgot what was in flight gave a key's next event to another worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_two_calls_of_a_key_are_under_way_however_calls_fail_and_are_retried() {
-    let store = Store::builder().window_bytes(4_000).page_batches(8).in_memory().unwrap();
+    let store = Store::builder()
+        .window_bytes(4_000)
+        .page_batches(8)
+        .in_memory()
+        .unwrap();
     let order = Arc::new(Mutex::new(vec![Vec::new(); KEYS.len()]));
-    let (at_work, calls) = (Arc::new([const { AtomicUsize::new(0) }; KEYS.len()]), AtomicUsize::new(0));
+    let (at_work, calls) = (
+        Arc::new([const { AtomicUsize::new(0) }; KEYS.len()]),
+        AtomicUsize::new(0),
+    );
     let handler = {
         let order = Arc::clone(&order);
         HandleStream::new(move |events: EventBatch| {
@@ -29,7 +36,12 @@ async fn no_two_calls_of_a_key_are_under_way_however_calls_fail_and_are_retried(
             async move {
                 let first = events.iter().next().unwrap();
                 let key = KEYS.iter().position(|key| *key == first.event_type()).unwrap();
-                assert_eq!(at_work[key].fetch_add(1, Ordering::SeqCst), 0, "two calls of {}", KEYS[key]);
+                assert_eq!(
+                    at_work[key].fetch_add(1, Ordering::SeqCst),
+                    0,
+                    "two calls of {}",
+                    KEYS[key]
+                );
                 for _ in 0..number % 5 {
                     tokio::task::yield_now().await;
                 }
@@ -49,7 +61,9 @@ async fn no_two_calls_of_a_key_are_under_way_however_calls_fail_and_are_retried(
         .unwrap();
     let mut expected = vec![Vec::new(); KEYS.len()];
     for batch in 0..400_usize {
-        let keys: Vec<usize> = (0..1 + batch % 4).map(|event| (batch * 5 + event * 3) % KEYS.len()).collect();
+        let keys: Vec<usize> = (0..1 + batch % 4)
+            .map(|event| (batch * 5 + event * 3) % KEYS.len())
+            .collect();
         let events = keys.iter().map(|key| NewEvent::new(KEYS[*key], 1));
         let appended = store.append(events).await.unwrap();
         for (key, sequence) in keys.into_iter().zip(appended.first_sequence..) {
@@ -113,7 +127,10 @@ fn a_call_that_blocks_its_thread_holds_up_no_other_key() {
     };
     runtime.block_on(async {
         let store = Store::in_memory().unwrap();
-        let stream = store.stream_all_durable(&keyed("ledger", 2), handler).await.unwrap();
+        let stream = store
+            .stream_all_durable(&keyed("ledger", 2), handler)
+            .await
+            .unwrap();
         append(&store, "blocks", 1).await;
         for _ in 0..20 {
             append(&store, "goes on", 1).await;
@@ -173,7 +190,10 @@ async fn calls_under_way_are_dropped_when_the_drain_limit_is_over() {
     );
     let cause = in_time("the stream stops", stream.stopped()).await;
     assert!(matches!(cause, StopCause::Closed), "{cause:?}");
-    assert_eq!((stream.status().position, stream.status().calls_under_way), (0, 0));
+    assert_eq!(
+        (stream.status().position, stream.status().calls_under_way),
+        (0, 0)
+    );
 }
 
 /// A call that hangs is dropped at its timeout, tried again and set aside, while the other keys go on.
@@ -182,7 +202,10 @@ async fn a_call_that_hangs_is_set_aside_and_holds_up_no_other_key() {
     let store = Store::in_memory().unwrap();
     let hands = Hands::default();
     hands.hold("a");
-    let handler = hands.handler().timeout(Duration::from_millis(20)).retry(Retry::never());
+    let handler = hands
+        .handler()
+        .timeout(Duration::from_millis(20))
+        .retry(Retry::never());
     let name = keyed("ledger", 2).on_failure(FailurePolicy::park());
     let stream = store.stream_all_durable(&name, handler).await.unwrap();
     append(&store, "a", 1).await;
@@ -198,7 +221,12 @@ async fn what_cannot_be_kept_is_refused() {
     let strict = keyed("ledger", 2).checkpoint(Checkpoint::Strict);
     let nobody = DurableStream::new("ledger").partition_by(0, key_of);
     for refused in [strict, nobody] {
-        let outcome = store.stream_all_durable(&refused, Hands::default().handler()).await;
-        assert!(matches!(outcome, Err(StreamError::InvalidOption { .. })), "{outcome:?}");
+        let outcome = store
+            .stream_all_durable(&refused, Hands::default().handler())
+            .await;
+        assert!(
+            matches!(outcome, Err(StreamError::InvalidOption { .. })),
+            "{outcome:?}"
+        );
     }
 }

@@ -104,7 +104,9 @@ impl Stint<'_> {
             error = %failure.text,
             "events are set aside, as soon as what lies before them is settled"
         );
-        let handled = events.iter().take_while(|event| event.sequence() < first_sequence);
+        let handled = events
+            .iter()
+            .take_while(|event| event.sequence() < first_sequence);
         let handled = handled.count() as u64;
         self.keyed.failing.remove(&lane);
         self.keyed.lanes.set_aside(lane, disposal, limits);

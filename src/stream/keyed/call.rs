@@ -152,7 +152,13 @@ impl Stint<'_> {
     pub(super) fn ended_late(&mut self, ended: Result<Ended, StopCause>) -> Result<(), StopCause> {
         if let Some((lane, events, failure)) = self.settled_unless_failed(ended?) {
             let attempts = self.keyed.failing.get(&lane).map_or(0, Failures::attempts) + 1;
-            report_failure(self.core, &failure, events.last_sequence(), attempts, Verdict::GiveUp);
+            report_failure(
+                self.core,
+                &failure,
+                events.last_sequence(),
+                attempts,
+                Verdict::GiveUp,
+            );
             self.keyed.lanes.put_back(lane);
         }
         Ok(())

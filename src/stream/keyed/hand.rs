@@ -141,8 +141,15 @@ impl Hand {
         let mut open = Vec::new();
         for (place, event) in batch.iter().enumerate() {
             let sequence = event.sequence();
-            assert!(sequence > self.taken_through, "a batch lies behind what is in hand");
-            while self.carried.front().is_some_and(|earlier| earlier.sequence < sequence) {
+            assert!(
+                sequence > self.taken_through,
+                "a batch lies behind what is in hand"
+            );
+            while self
+                .carried
+                .front()
+                .is_some_and(|earlier| earlier.sequence < sequence)
+            {
                 self.carried.pop_front();
             }
             let carried = self.carried.pop_front_if(|earlier| earlier.sequence == sequence);
@@ -155,7 +162,10 @@ impl Hand {
             }
             self.events.push_back(in_hand);
         }
-        let last = self.events.back().map_or(self.taken_through, |event| event.sequence);
+        let last = self
+            .events
+            .back()
+            .map_or(self.taken_through, |event| event.sequence);
         self.batches.push_back(Batch {
             last,
             bytes: batch.weight_bytes(),
@@ -212,7 +222,9 @@ impl Hand {
     }
 
     fn mark(&mut self, sequence: u64, stands: Stands) {
-        let found = self.events.binary_search_by_key(&sequence, |event| event.sequence);
+        let found = self
+            .events
+            .binary_search_by_key(&sequence, |event| event.sequence);
         let event = found.ok().and_then(|index| self.events.get_mut(index));
         event.expect("what is settled is in hand").stands = stands;
     }
@@ -260,7 +272,10 @@ impl Hand {
     pub(crate) fn stored(&mut self, position: u64) {
         let left = self.letters.split_off(&(position + 1));
         self.letters = left;
-        let stored = self.events.iter_mut().take_while(|event| event.sequence <= position);
+        let stored = self
+            .events
+            .iter_mut()
+            .take_while(|event| event.sequence <= position);
         for event in stored {
             if event.stands != Stands::Open {
                 event.stands = Stands::Settled;
@@ -273,12 +288,17 @@ impl Hand {
     pub(crate) fn reopen(&mut self, key: &str) -> Vec<(Lane, EventBatch)> {
         let is_parked = |waiting: &Waiting| waiting.letter.state == DeadLetterState::Parked;
         let of_key = |waiting: &Waiting| waiting.letter.key.as_deref() == Some(key);
-        let parked = self.letters.iter().find(|(_, waiting)| is_parked(waiting) && of_key(waiting));
+        let parked = self
+            .letters
+            .iter()
+            .find(|(_, waiting)| is_parked(waiting) && of_key(waiting));
         let end = parked.map_or(u64::MAX, |(first, _)| *first);
         let queued = self.letters.extract_if(..end, |_, waiting| {
             waiting.letter.state == DeadLetterState::Queued && of_key(waiting)
         });
-        let queued: Vec<_> = queued.map(|(_, waiting)| (waiting.lane, waiting.events)).collect();
+        let queued: Vec<_> = queued
+            .map(|(_, waiting)| (waiting.lane, waiting.events))
+            .collect();
         for (_, events) in &queued {
             for event in events {
                 self.mark(event.sequence(), Stands::Open);
@@ -289,8 +309,15 @@ impl Hand {
 
     /// Moves the position over what is settled. Gives how many batches it has passed.
     pub(crate) fn advance(&mut self) -> u32 {
-        while self.events.pop_front_if(|event| event.stands == Stands::Settled).is_some() {}
-        let settled = self.events.front().map_or(self.taken_through, |event| event.sequence - 1);
+        while self
+            .events
+            .pop_front_if(|event| event.stands == Stands::Settled)
+            .is_some()
+        {}
+        let settled = self
+            .events
+            .front()
+            .map_or(self.taken_through, |event| event.sequence - 1);
         self.position = self.position.max(settled);
         let mut count = 0;
         while let Some(passed) = self.batches.pop_front_if(|batch| batch.last <= self.position) {

@@ -45,11 +45,8 @@ pub(crate) struct Share {
 impl Partition {
     /// What is wrong with it, if something is.
     pub(crate) fn problem(&self) -> Option<String> {
-        let out_of_range = |what, value, unit, max| {
-            Some(format!(
-                "{what} has {value} {unit}, from 1 to {max} are allowed"
-            ))
-        };
+        let out_of_range =
+            |what, value, unit, max| Some(format!("{what} has {value} {unit}, from 1 to {max} are allowed"));
         if !(1..=WORKERS_MAX).contains(&self.workers) {
             out_of_range("partition_by", self.workers, "workers", WORKERS_MAX)
         } else if !(1..=LOOKAHEAD_BATCHES_MAX).contains(&self.lookahead_batches) {

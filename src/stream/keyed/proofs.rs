@@ -29,8 +29,12 @@ enum Outcome {
     Succeeds,
     FailsForNow,
     /// Parked with its key, as a whole or from the named event on.
-    Parks { names: bool },
-    Skips { names: bool },
+    Parks {
+        names: bool,
+    },
+    Skips {
+        names: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -164,7 +168,11 @@ impl World {
         let (lane, events) = self.under_way.swap_remove(choice % self.under_way.len());
         let (policy, names) = match outcome {
             Outcome::Succeeds => {
-                self.fate(events.iter().map(EventRecord::sequence), Fate::Open, Fate::Handled);
+                self.fate(
+                    events.iter().map(EventRecord::sequence),
+                    Fate::Open,
+                    Fate::Handled,
+                );
                 return self.lanes.settle(lane, events.last_sequence());
             }
             Outcome::FailsForNow => {
@@ -222,12 +230,18 @@ impl World {
                 self.lanes.reopen(&key);
                 let after = self.waiting();
                 let reopened: Vec<u64> = before.difference(&after).copied().collect();
-                assert!(!reopened.is_empty(), "what queues behind a free key is open again");
+                assert!(
+                    !reopened.is_empty(),
+                    "what queues behind a free key is open again"
+                );
                 return self.fate(reopened.into_iter(), Fate::Aside, Fate::Open);
             }
         }
         let of = |letter: &DeadLetter| letter.last_sequence <= storable.position;
-        assert!(storable.letters.iter().all(of), "a letter is not above the cursor");
+        assert!(
+            storable.letters.iter().all(of),
+            "a letter is not above the cursor"
+        );
         let stands_for = |sequence: &u64| storable.letters.iter().any(|letter| letter.contains(*sequence));
         let stored: Vec<u64> = self.fates.keys().copied().filter(stands_for).collect();
         self.fate(stored.into_iter(), Fate::Aside, Fate::Stored);
@@ -293,7 +307,10 @@ impl World {
         let lowest = lowest.unwrap_or(u64::MAX);
         assert!(position < lowest, "the position {position} passed {lowest}");
         let in_hand = self.lanes.hand().batches();
-        assert!(in_hand <= self.lanes.lookahead_batches().max(1), "{in_hand} in hand");
+        assert!(
+            in_hand <= self.lanes.lookahead_batches().max(1),
+            "{in_hand} in hand"
+        );
     }
 
     /// From here on everything succeeds, and there is nothing that was not settled.
@@ -305,7 +322,10 @@ impl World {
             self.step(&Step::End(0, Outcome::Succeeds));
             self.step(&Step::Store);
         }
-        let unsettled = self.fates.values().filter(|(_, fate)| !matches!(fate, Fate::Handled | Fate::Stored));
+        let unsettled = self
+            .fates
+            .values()
+            .filter(|(_, fate)| !matches!(fate, Fate::Handled | Fate::Stored));
         assert_eq!(unsettled.count(), 0);
         assert!(self.lanes.hand().is_empty());
     }

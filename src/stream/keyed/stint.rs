@@ -317,7 +317,8 @@ impl Stint<'_> {
     /// Everything up to the head is in hand, or settled.
     fn reached_head(&mut self) {
         if self.is_idle() {
-            self.care.reached_head(Some(self.checkpointer), self.keyed.position());
+            self.care
+                .reached_head(Some(self.checkpointer), self.keyed.position());
         }
         if self.keyed.failing.is_empty() {
             self.set_phase(Phase::Live);
