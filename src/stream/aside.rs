@@ -22,8 +22,9 @@ use crate::stream::dispose::{self, Attempts, Disposal, Part};
 use crate::stream::failure::{Failure, FailurePolicies};
 use crate::stream::handler::panic_text;
 use crate::stream::machine::Input;
+use crate::stream::patience::{pause, stored};
 use crate::stream::policy::{Failures, Retry, Verdict};
-use crate::stream::pump::{Work, pause, stored};
+use crate::stream::pump::Work;
 use crate::stream::status::Phase;
 use crate::stream::watch::{Before, Watch};
 

@@ -9,7 +9,8 @@ use crate::stream::board::News;
 use crate::stream::core::StreamCore;
 use crate::stream::gate::Parked;
 use crate::stream::machine::Machine;
-use crate::stream::pump::{Pump, stored};
+use crate::stream::patience::stored;
+use crate::stream::pump::Pump;
 use crate::stream::status::Phase;
 use crate::stream::steering::Standing;
 

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::RwLockReadGuard;
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, StopCause};
+use crate::error::StopCause;
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
 use crate::log::cursor::{CursorCell, Pause};
@@ -28,7 +28,8 @@ use crate::stream::inside;
 use crate::stream::keyed::Keyed;
 use crate::stream::keyed::partition::Partition;
 use crate::stream::machine::{Command, Input, Machine};
-use crate::stream::policy::{Failures, Retry, Verdict};
+use crate::stream::patience::{self, interrupted, pause, stored};
+use crate::stream::policy::{Failures, Verdict};
 use crate::stream::registry::NameClaim;
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::steering::Hearing;
@@ -120,9 +121,6 @@ impl Pump {
         });
     }
 }
-
-/// How reading a page is repeated when the log cannot be read.
-const READ_ATTEMPTS_MAX: u32 = 8;
 
 /// Lets a stream rest that begins and has nothing to see yet, as most live streams do: it needs no task to find that out.
 /// Gives the loop's state back when there is something to do.
@@ -365,7 +363,7 @@ impl Work {
     }
 
     async fn read(&mut self, core: &StreamCore, range: Range) -> Result<Input, StopCause> {
-        let page = read(core, &mut self.pump().feed, range).await?;
+        let page = patience::read(core, &mut self.pump().feed, range).await?;
         Ok(page.map_or(Input::Woken, Input::from))
     }
 
@@ -508,40 +506,6 @@ impl Work {
     }
 }
 
-/// Reads a page. A log that cannot be read is tried again a few times; then the stream ends loudly. Nothing: the gate has
-/// something to say first.
-pub(crate) async fn read(
-    core: &StreamCore,
-    feed: &mut Feed,
-    range: Range,
-) -> Result<Option<Selected>, StopCause> {
-    let mut failures = None;
-    loop {
-        let error = tokio::select! {
-            biased;
-            page = feed.read(range) => match page {
-                Ok(page) => return Ok(Some(page)),
-                Err(error) => error,
-            },
-            () = interrupted(core) => return Ok(None),
-        };
-        let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
-        let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
-        let verdict = match error {
-            ReadError::Storage(_) => failures.record(Instant::now()),
-            ReadError::Closed | ReadError::Pruned { .. } | ReadError::Damaged { .. } => Verdict::GiveUp,
-        };
-        let Verdict::RetryAfter(delay) = verdict else {
-            return Err(error.into());
-        };
-        tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
-        pause(core, delay).await;
-        if core.gate.calls() {
-            return Ok(None);
-        }
-    }
-}
-
 /// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
 pub(crate) fn report_failure(
     core: &StreamCore,
@@ -598,26 +562,5 @@ fn go_on(core: &StreamCore, done: Result<Input, StopCause>) -> Result<Input, Sto
     match done {
         Err(StopCause::OwnershipLost) if core.gate.calls() => Ok(Input::Woken),
         done => done,
-    }
-}
-
-/// Waits until a position is stored.
-pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
-    let cell = checkpointer.cell();
-    std::future::poll_fn(|context| cell.poll_stored(position, context)).await?;
-    Ok(())
-}
-
-pub(crate) async fn pause(core: &StreamCore, delay: Duration) {
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        () = interrupted(core) => {}
-    }
-}
-
-/// Waits until the gate is closed, or has something to say.
-async fn interrupted(core: &StreamCore) {
-    while !core.gate.calls() {
-        core.interrupt.notified().await;
     }
 }

@@ -210,6 +210,7 @@ conformance! {
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
         retries::d6_who_lost_the_name_sets_nothing_aside,
+        keyed::d5_a_watched_stretch_goes_on_behind_a_letter_that_waits,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
         durable::d7_a_cursor_of_another_log_is_refused,
         steering::d9_another_store_is_heeded_within_the_poll_interval,

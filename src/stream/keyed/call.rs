@@ -121,7 +121,7 @@ impl Stint<'_> {
         // What the process may have died of is handled one by one, in the order of the log.
         let next = keyed.lanes.next().and_then(|(_, events)| events.iter().next());
         let is_next = next.map(|event| event.sequence()) == keyed.lanes.hand().first_open();
-        is_next && keyed.running.is_empty() && keyed.storing.is_none() && !keyed.lanes.hand().has_letters()
+        is_next && keyed.running.is_empty() && keyed.storing.is_none()
     }
 
     /// A call has ended, and the stream goes on.

@@ -119,7 +119,13 @@ impl Work {
     /// stream has to end. In both cases no call is under way.
     pub(crate) async fn run_keyed(&mut self, core: &Arc<StreamCore>) -> Result<(), StopCause> {
         loop {
-            let done = self.go_on_or_pause(core).await;
+            let done = match core.gate.pass() {
+                Passage::Open => self.go_on_or_pause(core).await,
+                Passage::Closed(cause) => return Err(cause),
+                Passage::Told(standing) => heed::heed(core, self.pump(), standing)
+                    .await
+                    .map(|()| Pauses::ToHeed),
+            };
             match done {
                 Ok(Pauses::ToRest) => {
                     let pump = self.take_pump();
@@ -137,14 +143,6 @@ impl Work {
     }
 
     async fn go_on_or_pause(&mut self, core: &Arc<StreamCore>) -> Result<Pauses, StopCause> {
-        match core.gate.pass() {
-            Passage::Open => {}
-            Passage::Closed(cause) => return Err(cause),
-            Passage::Told(standing) => {
-                heed::heed(core, self.pump(), standing).await?;
-                return Ok(Pauses::ToHeed);
-            }
-        }
         let checkpointer = self.pump().checkpointer.as_ref();
         if let Some(failure) = checkpointer.and_then(|checkpointer| checkpointer.cell().failure()) {
             return Err(failure.into());

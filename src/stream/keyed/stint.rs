@@ -19,7 +19,8 @@ use crate::stream::handler::HandleStream;
 use crate::stream::keyed::aside::Stored;
 use crate::stream::keyed::call::Ended;
 use crate::stream::keyed::{Keyed, Pauses};
-use crate::stream::pump::{self, Pump};
+use crate::stream::patience;
+use crate::stream::pump::Pump;
 use crate::stream::status::{CallInHand, Phase};
 
 /// The parts of a loop's state, so that a page can be read while the others change.
@@ -179,7 +180,7 @@ impl Stint<'_> {
     /// Reads a page, while calls go on to begin and end.
     async fn read(&mut self, feed: &mut Feed, range: Range) -> Result<(), StopCause> {
         let core = Arc::clone(self.core);
-        let mut reading = std::pin::pin!(pump::read(&core, feed, range));
+        let mut reading = std::pin::pin!(patience::read(&core, feed, range));
         loop {
             let happened = tokio::select! {
                 biased;
