@@ -455,6 +455,11 @@ pub enum StopCause {
     /// The closure that gives the key of an event panicked.
     #[error("the closure of `FailurePolicy::park_key` panicked: {0}; mend it and register the stream again")]
     KeyPanicked(Arc<str>),
+    /// The closure that shares the events out by key panicked.
+    #[error(
+        "the closure of `DurableStream::partition_by` panicked: {0}; mend it and register the stream again"
+    )]
+    PartitionPanicked(Arc<str>),
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,

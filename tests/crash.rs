@@ -10,6 +10,8 @@
 mod check;
 #[path = "crash/child.rs"]
 mod child;
+#[path = "crash/keyed.rs"]
+mod keyed;
 
 use std::env;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -157,10 +159,12 @@ fn killed_processes_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows()
         events,
         pruned,
         repeats,
+        keyed_repeats_max,
     } = summary;
     println!(
-        "{kills} kills, {acknowledged} acknowledged of {events} committed events, {pruned} pruned; repeats: {}; seed {seed}",
-        repeats.map(|stream| stream.to_string()).join(", ")
+        "{kills} kills, {acknowledged} acknowledged of {events} committed events, {pruned} pruned; repeats: {}, keyed {keyed_repeats_max} of {} at most; seed {seed}",
+        repeats.map(|stream| stream.to_string()).join(", "),
+        keyed::CHECKPOINT + keyed::LOOKAHEAD,
     );
 }
 
@@ -170,6 +174,7 @@ struct Summary {
     events: usize,
     pruned: usize,
     repeats: [Repeats; 3],
+    keyed_repeats_max: usize,
 }
 
 /// The kills over one database file.
@@ -202,6 +207,8 @@ impl Series {
         summary.acknowledged += self.checker.acknowledged();
         summary.events += self.checker.head();
         summary.pruned += self.checker.pruned_through();
+        let keyed = self.checker.keyed_repeats_max();
+        summary.keyed_repeats_max = summary.keyed_repeats_max.max(keyed);
         let repeats = self.checker.repeats();
         for (sum, stream) in summary.repeats.iter_mut().zip(repeats) {
             *sum = sum.and(stream);

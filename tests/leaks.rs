@@ -48,10 +48,20 @@ async fn use_store(path: Option<&Path>, how: Use) -> Weak<()> {
         .stream_to(&EventQuery::types(["a"]), handle(&token, how.fails))
         .await
         .unwrap();
-    store.append([NewEvent::new("a", 1)]).await.unwrap();
+    let keyed = DurableStream::new(format!("keyed-{}-{}-{}", how.closes, how.detaches, how.fails))
+        .partition_by(3, |event| Some(event.event_type().to_owned()));
+    let keyed = store
+        .stream_all_durable(&keyed, handle(&token, how.fails))
+        .await
+        .unwrap();
+    store
+        .append([NewEvent::new("a", 1), NewEvent::new("b", 1)])
+        .await
+        .unwrap();
     assert_eq!(store.settled().await.is_err(), how.fails);
     if how.detaches {
         durable.detach();
+        keyed.detach();
         live.detach();
     }
     if how.closes {

@@ -7,6 +7,7 @@ mod append;
 mod fan_out;
 mod fill;
 mod idle;
+mod keyed;
 mod latency;
 mod memory;
 mod order;
@@ -92,5 +93,6 @@ fn main() -> Result<(), Failure> {
     if !cfg!(feature = "metrics") && report.wants("status_cost") {
         println!("  left out: it needs --features metrics");
     }
+    keyed::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

@@ -54,6 +54,16 @@ enum Selection {
         end: usize,
     },
     Indexes(Arc<[u32]>),
+    /// Some events that are delivered as a batch of their own.
+    Picked(Arc<Picked>),
+}
+
+/// Events of a committed batch that are a batch of their own: of the range that they have.
+#[derive(Debug)]
+struct Picked {
+    first_sequence: u64,
+    last_sequence: u64,
+    indexes: Box<[u32]>,
 }
 
 /// One committed batch as a handler gets it: all of its events, or those that the query selects.
@@ -109,12 +119,40 @@ impl EventBatch {
             Selection::Indexes(indexes) => {
                 Selection::Indexes(indexes.iter().copied().filter(is_left).collect())
             }
+            Selection::Picked(picked) => {
+                let left = picked.indexes.iter().copied().filter(is_left);
+                return self.picked(left.collect());
+            }
         };
         let rest = Self {
             batch: Arc::clone(&self.batch),
             selection,
         };
         rest.iter().next().is_some().then_some(rest)
+    }
+
+    /// Those of the shown events that stand at these places among them, as a batch of its own: its range is theirs. It shares the
+    /// committed batch. Nothing, when there are none.
+    pub(crate) fn pick(&self, places: impl Iterator<Item = usize>) -> Option<Self> {
+        let index = |place: usize| match &self.selection {
+            Selection::Run { first, .. } => (first + place) as u32,
+            Selection::Indexes(indexes) => indexes[place],
+            Selection::Picked(picked) => picked.indexes[place],
+        };
+        self.picked(places.map(index).collect())
+    }
+
+    fn picked(&self, indexes: Box<[u32]>) -> Option<Self> {
+        let sequence = |index: &u32| self.batch.events[*index as usize].sequence;
+        let picked = Picked {
+            first_sequence: sequence(indexes.first()?),
+            last_sequence: sequence(indexes.last()?),
+            indexes,
+        };
+        Some(Self {
+            batch: Arc::clone(&self.batch),
+            selection: Selection::Picked(Arc::new(picked)),
+        })
     }
 
     /// What is shown from one sequence through another, as a batch of its own with that range; nothing, when it shows nothing.
@@ -152,11 +190,21 @@ impl EventBatch {
             return self.batch;
         }
         Arc::new(CommittedBatch {
-            first_sequence: self.batch.first_sequence,
-            last_sequence: self.batch.last_sequence,
+            first_sequence: self.first_sequence(),
+            last_sequence: self.last_sequence(),
             recorded_at: self.batch.recorded_at,
             events: self.iter().cloned().collect(),
         })
+    }
+
+    /// The last sequence of the committed batch that it is of, or of the part that a page holds.
+    pub(crate) fn committed_through(&self) -> u64 {
+        self.batch.last_sequence
+    }
+
+    /// What the committed batch weighs in memory, which this keeps alive.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.batch.weight_bytes()
     }
 
     /// How many events are shown. Never 0: a batch of which nothing is selected is not delivered.
@@ -165,6 +213,7 @@ impl EventBatch {
         match &self.selection {
             Selection::Run { first, end } => end - first,
             Selection::Indexes(indexes) => indexes.len(),
+            Selection::Picked(picked) => picked.indexes.len(),
         }
     }
 
@@ -176,14 +225,21 @@ impl EventBatch {
         }
     }
 
-    /// The first sequence of the committed batch, selected or not.
+    /// The first sequence of the committed batch, selected or not. Of a part that is delivered by itself, its own.
     pub fn first_sequence(&self) -> u64 {
-        self.batch.first_sequence
+        match &self.selection {
+            Selection::Picked(picked) => picked.first_sequence,
+            Selection::Run { .. } | Selection::Indexes(_) => self.batch.first_sequence,
+        }
     }
 
-    /// The last sequence of the committed batch, selected or not: use it as the key that makes an effect idempotent.
+    /// The last sequence of the committed batch, selected or not: use it as the key that makes an effect idempotent. Of a part
+    /// that is delivered by itself, its own.
     pub fn last_sequence(&self) -> u64 {
-        self.batch.last_sequence
+        match &self.selection {
+            Selection::Picked(picked) => picked.last_sequence,
+            Selection::Run { .. } | Selection::Indexes(_) => self.batch.last_sequence,
+        }
     }
 
     /// When the batch was committed.
@@ -199,6 +255,7 @@ impl EventBatch {
         let index = match &self.selection {
             Selection::Run { first, end } => Some(first + index).filter(|index| index < end)?,
             Selection::Indexes(indexes) => *indexes.get(index)? as usize,
+            Selection::Picked(picked) => *picked.indexes.get(index)? as usize,
         };
         self.batch.events.get(index)
     }
@@ -300,6 +357,25 @@ mod tests {
         let part = all.part(6, 7).unwrap();
         assert_eq!((part.first_sequence(), part.last_sequence()), (6, 7));
         assert!(all.rest(9).is_none() && all.part(10, 12).is_none());
+    }
+
+    #[test]
+    fn picked_events_are_a_batch_of_their_own_and_share_the_committed_one() {
+        let batch = batch(5, &["a", "b", "a", "b", "a"]);
+        for query in [EventQuery::all(), EventQuery::types(["a", "b"])] {
+            let all = EventBatch::select(Arc::clone(&batch), &query, 5).unwrap();
+            let picked = all.pick([0, 2].into_iter()).unwrap();
+            let sequences = |batch: &EventBatch| batch.iter().map(|event| event.sequence).collect::<Vec<_>>();
+            assert_eq!((sequences(&picked), picked.len()), (vec![6, 8], 2));
+            assert_eq!((picked.first_sequence(), picked.last_sequence()), (6, 8));
+            assert_eq!(picked.committed_through(), 9);
+            assert!(Arc::ptr_eq(&picked.batch, &batch));
+            let rest = picked.rest(6).unwrap();
+            assert_eq!((sequences(&rest), rest.first_sequence()), (vec![8], 8));
+            assert!(picked.rest(8).is_none() && all.pick([].into_iter()).is_none());
+            let selected = picked.into_selected();
+            assert_eq!((selected.first_sequence, selected.events.len()), (6, 2));
+        }
     }
 
     #[test]

@@ -442,7 +442,8 @@ fn set_aside<W: LogWriter>(writer: &mut W, aside: &SetAside) -> Result<LetterDon
         if writer.has_key(name, key)? {
             continue;
         }
-        if letter.state == DeadLetterState::Queued {
+        // It may queue behind one that is parked by the same change.
+        if letter.state == DeadLetterState::Queued && !new_keys.contains(key) {
             return Ok(LetterDone::KeyIsFree(key.into()));
         }
         new_keys.insert(key);

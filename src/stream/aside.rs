@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::clock::Timestamp;
@@ -21,8 +22,9 @@ use crate::stream::dispose::{self, Attempts, Disposal, Part};
 use crate::stream::failure::{Failure, FailurePolicies};
 use crate::stream::handler::panic_text;
 use crate::stream::machine::Input;
+use crate::stream::patience::{pause, stored};
 use crate::stream::policy::{Failures, Retry, Verdict};
-use crate::stream::pump::{Work, pause, stored};
+use crate::stream::pump::Work;
 use crate::stream::status::Phase;
 use crate::stream::watch::{Before, Watch};
 
@@ -79,26 +81,69 @@ impl Care {
         }
     }
 
-    /// The part of the batch in hand that comes next, and what limits the letters.
-    fn part(&self, batch: &EventBatch) -> Result<Option<(Part, LetterLimits)>, StopCause> {
-        let Some((key, limits)) = self.policies.key().filter(|_| !self.keys.is_empty()) else {
+    /// The part of the batch in hand that comes next, and what limits the letters. `waits` says which keys are parked in
+    /// letters that are not stored yet, if there are any.
+    pub(crate) fn part(
+        &self,
+        batch: &EventBatch,
+        waits: Option<&dyn Fn(&str) -> bool>,
+    ) -> Result<Option<(Part, LetterLimits)>, StopCause> {
+        let is_due = !self.keys.is_empty() || waits.is_some();
+        let Some((key, limits)) = self.policies.key().filter(|_| is_due) else {
             return Ok(None);
         };
         let now = Timestamp::now().into();
-        let is_parked = |key: &str| self.keys.contains(key);
-        let part = guarded(|| dispose::next_part(batch, |event| key(event), is_parked, now))?;
+        let is_parked = |key: &str| self.keys.contains(key) || waits.is_some_and(|waits| waits(key));
+        let part = guarded(|| dispose::next_part(batch, |event| key(event), is_parked, now))
+            .map_err(StopCause::KeyPanicked)?;
         Ok(Some((part, limits)))
     }
 
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// What comes before a call that begins with this event, of a batch that ends there.
+    pub(crate) fn watch_before(&mut self, first_sequence: u64, batch_through: u64) -> Option<Before> {
+        let watch = self.watch.as_mut()?;
+        Some(watch.before(first_sequence, batch_through))
+    }
+
+    pub(crate) fn leave_watch(&mut self) {
+        self.watch = None;
+    }
+
+    /// Something was set aside.
+    pub(crate) fn set_aside(&mut self) {
+        self.budget.set_aside();
+    }
+
+    /// These keys are parked. Gives how many there are, with those that are free again and not known to be.
+    pub(crate) fn park(&mut self, keys: Vec<Box<str>>) -> u64 {
+        self.keys.extend(keys);
+        self.keys.len() as u64
+    }
+
+    /// Nothing is parked under this key any more.
+    pub(crate) fn free(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// The keys that are parked, as the log knows them.
+    pub(crate) fn replace_keys(&mut self, keys: HashSet<Box<str>>) {
+        self.keys = keys;
+    }
+
     /// What becomes of a batch whose handling failed for good.
-    fn dispose(
+    pub(crate) fn dispose(
         &self,
         batch: &EventBatch,
         failure: &Failure,
         attempts: Attempts,
     ) -> Result<(Disposal, LetterLimits), StopCause> {
         let policy = self.policies.of(failure.category);
-        let disposal = guarded(|| dispose::dispose(batch, &policy.action, failure, attempts))?;
+        let disposal = guarded(|| dispose::dispose(batch, &policy.action, failure, attempts))
+            .map_err(StopCause::KeyPanicked)?;
         let Some(disposal) = disposal else {
             return Err(stop_cause(failure, batch.last_sequence(), attempts.count));
         };
@@ -113,9 +158,9 @@ impl Care {
     }
 }
 
-/// Calls the user's closure for keys, which may panic.
-fn guarded<T>(ask: impl FnOnce() -> T) -> Result<T, StopCause> {
-    catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| StopCause::KeyPanicked(panic_text(&*panic).into()))
+/// Calls a user's closure for keys, which may panic.
+pub(crate) fn guarded<T>(ask: impl FnOnce() -> T) -> Result<T, Arc<str>> {
+    catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| panic_text(&*panic).into())
 }
 
 /// Why a stream stops that sets nothing aside.
@@ -141,7 +186,7 @@ impl Work {
         core: &StreamCore,
         mut batch: EventBatch,
     ) -> Result<Next, StopCause> {
-        while let Some((part, limits)) = self.care().part(&batch)? {
+        while let Some((part, limits)) = self.care().part(&batch, None)? {
             match part {
                 Part::Whole => break,
                 Part::Call(part) => {
@@ -156,15 +201,11 @@ impl Work {
             }
         }
         let first_sequence = batch.iter().next().map_or(0, |event| event.sequence());
-        let before = self
-            .care()
-            .watch
-            .as_mut()
-            .map(|watch| watch.before(first_sequence));
+        let before = self.care().watch_before(first_sequence, batch.last_sequence());
         match before {
             None | Some(Before::Nothing) => {}
             Some(Before::Note(attempt)) => {
-                let (cell, position) = (self.cell(), self.pump().machine.position());
+                let (cell, position) = (self.cell(), self.pump().position());
                 let change = LetterChange::Begin {
                     cell,
                     position,
@@ -228,11 +269,11 @@ impl Work {
         };
         core.board.note(|progress| progress.handled_events += handled);
         let care = self.care();
-        care.budget.set_aside();
-        care.keys.extend(keys);
-        if care.keys.len() as u64 > limits.keys_max {
+        care.set_aside();
+        if care.park(keys) > limits.keys_max {
             // Some of them are free again.
-            care.keys = read_keys(core).await?;
+            let keys = read_keys(core).await?;
+            self.care().replace_keys(keys);
         }
         Ok(input)
     }
@@ -253,38 +294,17 @@ impl Work {
             letters,
             limits,
         });
-        let done = match store(core, change).await {
-            Ok(done) => done,
-            Err(Failed::Interrupted) => return Ok(Aside::Interrupted),
-            Err(Failed::Storage(source)) => {
-                return Err(StopCause::DeadLetterNotStored {
-                    first_sequence,
-                    source,
-                });
-            }
-        };
-        let full = |what, found, max, option| StopCause::DeadLettersFull {
-            what,
-            found,
-            max,
-            option,
-        };
-        match done {
-            LetterDone::Done(counts) => {
+        match done(store(core, change).await, first_sequence, limits)? {
+            Done::Stored(counts) => {
                 core.meter.set_aside(count);
                 self.moved(core, through, counts);
                 Ok(Aside::Settled { through })
             }
-            LetterDone::KeyIsFree(key) => {
-                self.care().keys.remove(&key);
+            Done::KeyIsFree(key) => {
+                self.care().free(&key);
                 Ok(Aside::KeyIsFree)
             }
-            LetterDone::OwnershipLost => Err(StopCause::OwnershipLost),
-            LetterDone::TooManyLetters(found) => {
-                Err(full("dead letters", found, limits.letters_max, "letters_max"))
-            }
-            LetterDone::TooManyKeys(found) => Err(full("parked keys", found, limits.keys_max, "keys_max")),
-            LetterDone::NotFound => unreachable!("nothing was looked for"),
+            Done::Interrupted => Ok(Aside::Interrupted),
         }
     }
 
@@ -305,9 +325,9 @@ impl Work {
 
     /// Behind the watched stretch nothing is noted any more. What was noted last goes before that.
     async fn leave_watch(&mut self) -> Result<(), StopCause> {
-        self.care().watch = None;
+        self.care().leave_watch();
         let pump = self.pump();
-        let position = pump.machine.position();
+        let position = pump.position();
         if let Some(checkpointer) = &pump.checkpointer {
             checkpointer.flush(position);
             stored(checkpointer, position).await?;
@@ -328,7 +348,7 @@ pub(crate) fn attempts_until(count: u32, first_failed_at: SystemTime, now: Syste
     }
 }
 
-fn keys_of(letters: &[DeadLetter]) -> Vec<Box<str>> {
+pub(crate) fn keys_of(letters: &[DeadLetter]) -> Vec<Box<str>> {
     let parked = letters
         .iter()
         .filter(|letter| letter.state == DeadLetterState::Parked);
@@ -359,6 +379,44 @@ enum Aside {
     KeyIsFree,
     /// The gate has something to say first; nothing was stored.
     Interrupted,
+}
+
+/// What became of letters that were to be stored.
+pub(crate) enum Done {
+    Stored(LetterCounts),
+    /// Something was to queue behind this key, which is free again; nothing was stored.
+    KeyIsFree(Box<str>),
+    /// The gate has something to say first; nothing was stored.
+    Interrupted,
+}
+
+/// What storing letters came to, of which the first begins there. What cannot be mended stops the stream.
+pub(crate) fn done(
+    stored: Result<LetterDone, Failed>,
+    first_sequence: u64,
+    limits: LetterLimits,
+) -> Result<Done, StopCause> {
+    let full = |what, found, max, option| StopCause::DeadLettersFull {
+        what,
+        found,
+        max,
+        option,
+    };
+    match stored {
+        Ok(LetterDone::Done(counts)) => Ok(Done::Stored(counts)),
+        Ok(LetterDone::KeyIsFree(key)) => Ok(Done::KeyIsFree(key)),
+        Ok(LetterDone::OwnershipLost) => Err(StopCause::OwnershipLost),
+        Ok(LetterDone::TooManyLetters(found)) => {
+            Err(full("dead letters", found, limits.letters_max, "letters_max"))
+        }
+        Ok(LetterDone::TooManyKeys(found)) => Err(full("parked keys", found, limits.keys_max, "keys_max")),
+        Ok(LetterDone::NotFound) => unreachable!("nothing was looked for"),
+        Err(Failed::Interrupted) => Ok(Done::Interrupted),
+        Err(Failed::Storage(source)) => Err(StopCause::DeadLetterNotStored {
+            first_sequence,
+            source,
+        }),
+    }
 }
 
 /// Why something was not stored.

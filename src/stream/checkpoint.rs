@@ -44,10 +44,11 @@ impl Checkpointer {
         &self.cell
     }
 
-    /// A batch was handled. `true`: the limit is reached, the next batch waits until the cursor is stored.
-    pub(crate) fn handled(&mut self, position: u64) -> bool {
+    /// So many batches were handled, up to this position. `true`: the limit is reached, the next batch waits until the cursor is
+    /// stored.
+    pub(crate) fn handled(&mut self, batches: u32, position: u64) -> bool {
         let batches_max = self.limits.batches_max.get();
-        self.unstored.batches += 1;
+        self.unstored.batches += batches;
         if let Some((_, covered)) = self
             .unstored
             .on_its_way

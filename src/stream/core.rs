@@ -1,5 +1,6 @@
 //! What is shared by the loop of a stream, its handles, and whoever wakes or ends it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
@@ -20,10 +21,12 @@ use crate::meter::StreamMeter;
 use crate::stream::board::{Board, News};
 use crate::stream::checkpoint::SWEEP_EVENTS;
 use crate::stream::crowd;
+use crate::stream::failure::Failure;
 use crate::stream::feed::{self, Feed, Found, Source};
 use crate::stream::gate::Gate;
 use crate::stream::handler::{HandleStream, WeakHandle};
 use crate::stream::heed;
+use crate::stream::policy::Verdict;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
 use crate::stream::retry_request;
@@ -59,13 +62,18 @@ struct Durable {
     /// Held while a word is passed on to the gate, so that words arrive there in order.
     hearing: Mutex<Hearing>,
     /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
-    turn: Turn,
+    turn: Arc<Turn>,
+    /// The stream was woken while its loop was at work: one that handles several keys at once may wait for its calls.
+    roused: Notify,
+    /// How many calls of the stream itself are under way at once, when they can be several.
+    calls: AtomicU32,
     /// How letters are retried, as long as the stream has not ended.
     handler: WeakHandle,
 }
 
-/// Held by whoever calls the handler.
-pub(crate) type Turn = tokio::sync::Mutex<()>;
+/// Held by whoever calls the handler: shared by the stream's own calls, and alone by one who retries a dead letter. Who waits for it
+/// alone goes before calls that have yet to begin.
+pub(crate) type Turn = tokio::sync::RwLock<()>;
 
 /// The parts that a core is made of.
 pub(crate) struct NewCore {
@@ -96,7 +104,9 @@ impl StreamCore {
                 Box::new(Durable {
                     cell: Mutex::new(cell),
                     hearing: Mutex::new(hearing),
-                    turn: Turn::new(()),
+                    turn: Arc::new(Turn::new(())),
+                    roused: Notify::new(),
+                    calls: AtomicU32::new(0),
                     handler,
                 })
             }),
@@ -145,8 +155,40 @@ impl StreamCore {
     }
 
     /// Whose turn it is to call the handler. Nothing: the stream is not durable, and has no letters that somebody could retry.
-    pub(crate) fn turn(&self) -> Option<&Turn> {
+    pub(crate) fn turn(&self) -> Option<&Arc<Turn>> {
         self.durable.as_ref().map(|durable| &durable.turn)
+    }
+
+    /// Waits until the stream is woken while its loop is at work.
+    pub(crate) async fn roused(&self) {
+        match &self.durable {
+            Some(durable) => durable.roused.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until nobody retries a dead letter.
+    pub(crate) async fn turn_is_free(&self) {
+        if let Some(turn) = self.turn() {
+            drop(turn.read().await);
+        }
+    }
+
+    /// Shows how many calls are under way.
+    pub(crate) fn show_calls(&self, count: usize) {
+        if let Some(durable) = &self.durable {
+            // Relaxed: nothing else is said with it.
+            durable.calls.store(count as u32, Ordering::Relaxed);
+        }
+    }
+
+    fn calls(&self, progress: &Progress) -> u32 {
+        let call = progress.call.and_then(|call| call.running_since);
+        let others = self
+            .durable
+            .as_ref()
+            .map_or(0, |durable| durable.calls.load(Ordering::Relaxed));
+        others.max(u32::from(call.is_some()))
     }
 
     /// The handler of a durable stream that has not ended.
@@ -250,6 +292,39 @@ impl StreamCore {
         });
     }
 
+    /// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
+    pub(crate) fn report_failure(
+        &self,
+        failure: &Failure,
+        last_sequence: u64,
+        attempts: u32,
+        verdict: Verdict,
+    ) {
+        let (stream, category, error) = (self.name.as_deref(), failure.category.as_str(), &failure.text);
+        let retry_in_ms = trace::retry_in_ms(verdict);
+        if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
+            tracing::warn!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed");
+        } else {
+            tracing::debug!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed again");
+        }
+        let now = Instant::now();
+        self.board.report(|progress| {
+            progress.beat_at = now;
+            progress.failures += 1;
+            progress.last_error = Some(Arc::clone(&failure.text));
+            if let Some(call) = &mut progress.call {
+                call.running_since = None;
+            }
+            if let Verdict::RetryAfter(delay) = verdict {
+                progress.phase = Phase::Retrying {
+                    attempt: attempts,
+                    next_at: now + delay,
+                };
+            }
+            News::Yes
+        });
+    }
+
     /// The window does not reach back to what comes after a position: the log is to be read up to the head.
     pub(crate) fn fell_behind(&self, position: u64, head: u64) {
         self.meter.fell_behind();
@@ -291,6 +366,7 @@ impl StreamCore {
             name: self.name.as_deref().map(str::to_owned),
             head,
             lag: head - position,
+            calls_under_way: self.calls(&progress),
             started_after: self.started_after,
             cursor: self.cursor().map(|cell| cell.stored_position()),
             ..StreamStatus::of(progress, position, now)
@@ -331,8 +407,13 @@ impl Wake for WakeIfThere {
 impl Wake for StreamCore {
     /// A stream that rests has no task, and gets one when it is woken. Of several wake-ups one gets hold of the loop.
     fn wake(self: Arc<Self>) {
-        if let Some(pump) = self.gate.rouse() {
-            crowd::start(self, pump);
+        match self.gate.rouse() {
+            Some(pump) => crowd::start(self, pump),
+            None => {
+                if let Some(durable) = &self.durable {
+                    durable.roused.notify_one();
+                }
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ impl Source {
     }
 
     /// The bounds of the next page: the more streams are at work, the smaller it is (S5).
-    fn bounds(&self) -> PageBounds {
+    pub(crate) fn bounds(&self) -> PageBounds {
         self.page_of(self.share().min(self.shelf_bytes_max / shelf::PAGES_MIN))
     }
 

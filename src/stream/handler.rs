@@ -18,7 +18,8 @@ use crate::stream::policy::Retry;
 
 type Call = dyn Fn(EventBatch) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
-/// The async closure that a stream calls with every batch it delivers, one call at a time.
+/// The async closure that a stream calls with every batch it delivers, one call at a time; or several at a time, of different keys,
+/// with [`partition_by`](crate::DurableStream::partition_by).
 ///
 /// `Ok` says that the batch is handled: the cursor of a durable stream passes it. An error, a panic, or a call that takes longer
 /// than its [`timeout`](HandleStream::timeout), is retried as [`retry`](HandleStream::retry) says; then the stream stops, and its

@@ -9,7 +9,8 @@ use crate::stream::board::News;
 use crate::stream::core::StreamCore;
 use crate::stream::gate::Parked;
 use crate::stream::machine::Machine;
-use crate::stream::pump::{Pump, stored};
+use crate::stream::patience::stored;
+use crate::stream::pump::Pump;
 use crate::stream::status::Phase;
 use crate::stream::steering::Standing;
 use crate::stream::trace::Told;
@@ -22,6 +23,9 @@ pub(crate) async fn heed(
 ) -> Result<(), StopCause> {
     // Whoever speaks to a stream wants its batch to be tried anew.
     pump.failures = None;
+    if let Some(keyed) = &mut pump.keyed {
+        keyed.try_anew();
+    }
     let epoch = pump
         .checkpointer
         .as_ref()
@@ -64,13 +68,16 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
     let position = standing.position;
     tracing::info!(
         stream = core.name.as_deref(),
-        from = pump.machine.position(),
+        from = pump.position(),
         to = position,
         "the cursor of a stream was moved from outside"
     );
     core.source.bus.reseat(core.seat, position);
     pump.feed.start_over();
     pump.machine = Machine::new(position);
+    if let Some(keyed) = &mut pump.keyed {
+        keyed.start_over(position);
+    }
     pump.reported = position;
     core.board.note(|progress| {
         progress.position = position;
@@ -85,10 +92,13 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
 
 /// Stores what is settled, and says that the stream is paused.
 async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> Result<(), StopCause> {
-    let settled = core.position().max(pump.machine.position());
+    let settled = core.position().max(pump.position());
     core.source.bus.leave_alone(core.seat);
     // Who rests holds no page (S5): the batch in hand is read again.
     pump.machine = Machine::new(pump.machine.position());
+    if let Some(keyed) = &mut pump.keyed {
+        keyed.let_go(core);
+    }
     pump.feed.start_over();
     if let Some(checkpointer) = &pump.checkpointer {
         // The run is not over: it is what goes on when the stream is resumed.

@@ -96,6 +96,7 @@ impl Hub {
             checkpointer: Checkpointer::new(Arc::new(cell), queue, options.checkpoint),
             claim,
             care: Box::new(care),
+            partition: options.partition,
             letters: opened.letters,
             hearing: Hearing::of(&opened.row),
         };
@@ -120,7 +121,7 @@ impl Hub {
         }
         let watch = Watch::begin(
             opened.previous,
-            options.checkpoint.batches_max.get(),
+            options.watched_batches(),
             opened.head,
             options.starts_max,
         );

@@ -139,7 +139,7 @@ impl DeadLetters {
     /// returns `Ok`; otherwise it stays, with the new cause. When the handler says with [`HandlerError::at`](crate::HandlerError::at)
     /// which event failed, the letter begins with that event from then on. The cursor does not move.
     ///
-    /// The handler is called once, when the stream's own call under way is over. Inside that handler it would wait for itself.
+    /// The handler is called once, when the stream's own calls under way are over, and none of them begins before it returns. Inside that handler it would wait for itself.
     ///
     /// # Errors
     /// The stream does not run in this store; there is no such letter; an earlier one of its key comes first; the handler failed
@@ -290,7 +290,7 @@ impl DeadLetters {
     /// Retries one letter on the runtime of its stream, when nobody else has the handler.
     async fn retry_here(&self, core: &StreamCore, first_sequence: u64) -> Result<(), DeadLetterError> {
         let turn = core.turn().ok_or_else(|| self.not_running())?;
-        let _turn = turn.lock().await;
+        let _turn = turn.write().await;
         let (Some(handler), Some(cell), None) = (core.handler(), core.cursor(), core.gate.closed()) else {
             return Err(self.not_running());
         };

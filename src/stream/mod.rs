@@ -25,8 +25,8 @@
 //! In reading order: `handler`, `policy`, `failure` and `options` (what the user says), `machine` (what happens next; pure),
 //! `dispose`, `budget` and `watch` (what is set aside, when that is too much, and what the process did not survive; pure),
 //! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
-//! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump` and `aside` (the loop that does what these
-//! say), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
+//! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump`, `patience` and `aside` (the loop that does what these
+//! say), `keyed` (the same for several keys at once), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
 //! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
 
 pub(crate) mod aside;
@@ -46,10 +46,12 @@ pub(crate) mod health;
 pub(crate) mod heed;
 pub(crate) mod hub;
 pub(crate) mod inside;
+pub(crate) mod keyed;
 pub(crate) mod letters;
 pub(crate) mod machine;
 pub(crate) mod nearest;
 pub(crate) mod options;
+pub(crate) mod patience;
 pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod pump;

@@ -1,12 +1,15 @@
 //! What a durable stream can be told.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::TIME_MAX;
 use crate::error::{FailureCategory, StreamError};
+use crate::event::record::EventRecord;
 use crate::log::cursor::{OnMismatch, Start};
 use crate::stream::failure::{FailurePolicies, FailurePolicy};
+use crate::stream::keyed::partition::{LOOKAHEAD_BATCHES, Partition};
 
 /// A stream whose position is stored in the log under a name, so that it goes on after a restart where it stopped.
 ///
@@ -27,6 +30,8 @@ pub struct DurableStream {
     on_mismatch: OnMismatch,
     policies: FailurePolicies,
     starts_max: u32,
+    partition: Option<Partition>,
+    lookahead_batches: Option<u32>,
 }
 
 /// How often the process may end while the handler has a batch.
@@ -66,6 +71,8 @@ impl DurableStream {
             on_mismatch: OnMismatch::default(),
             policies: FailurePolicies::default(),
             starts_max: STARTS_MAX,
+            partition: None,
+            lookahead_batches: None,
         }
     }
 
@@ -123,15 +130,123 @@ impl DurableStream {
         self
     }
 
+    /// Handles several keys at once: up to so many calls of the handler are under way, 1 to 1,024, and never two of one key.
+    ///
+    /// The events of a key are handled in the order of the log, those of different keys in any order. A call gets the events of
+    /// one key of one committed batch, as an [`EventBatch`](crate::EventBatch) whose range is theirs: its `last_sequence` is a key
+    /// that makes an effect idempotent, as that of a whole batch is. Events for which the closure gives no key are in order
+    /// among themselves, as if they had a key of their own.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millstream::{DurableStream, EventBatch, EventRecord, FailurePolicy, HandleStream, NewEvent, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// fn order(event: &EventRecord) -> Option<String> {
+    ///     event.tags().find(|tag| tag.starts_with("order:")).map(str::to_owned)
+    /// }
+    /// let shipping = DurableStream::new("shipping")
+    ///     .partition_by(16, order)
+    ///     .on_failure(FailurePolicy::park_key(order));
+    /// let handle = HandleStream::new(|events: EventBatch| async move {
+    ///     // One order at a time: what comes first of it is settled before what comes next.
+    ///     for event in &events {
+    ///         println!("{:?} {}", event.tags().next(), event.event_type());
+    ///     }
+    ///     Ok::<_, std::io::Error>(())
+    /// });
+    /// let stream = store.stream_all_durable(&shipping, handle).await?;
+    /// store.append([
+    ///     NewEvent::new("order-placed", 7).tag("order:7"),
+    ///     NewEvent::new("order-placed", 8).tag("order:8"),
+    ///     NewEvent::new("order-paid", 7).tag("order:7"),
+    /// ]).await?;
+    /// stream.caught_up().await?;
+    /// assert_eq!(stream.status().handled_batches, 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// **One cursor.** The position is the last sequence up to which everything is settled, so a slow or failing key holds it, and
+    /// holds nobody else until as many batches as [`lookahead`](Self::lookahead) says lie behind it. A crash repeats what was
+    /// handled behind the stored cursor: at most what the [`checkpoint`](Self::checkpoint) allows to be unstored and the
+    /// lookahead together. An end in order repeats at most the lookahead, and nothing when nothing failed and no call was kept from
+    /// beginning. How many workers there are may change from run to run, and says nothing of what is delivered.
+    ///
+    /// **Failures.** A call that fails is tried again after its own pauses, and the other keys go on; while it pauses, another
+    /// call has its place. What a [failure policy](Self::on_failure) sets aside is stored when the position comes to it, in the
+    /// transaction that moves the cursor over it. With [`FailurePolicy::park_key`] use one closure for both: the order of what
+    /// is parked holds among events that share a key here. With [`FailurePolicy::stop`] the calls under way end first. After a
+    /// run that was cut off, the stretch that it may have had in hand is handled one call at a time, so that the one which
+    /// ends the process is [found](Self::starts_max).
+    ///
+    /// **The closure** is called once for each event that is delivered, in the loop of the stream, so it should be cheap. It must
+    /// give the same key for the same event whenever it is asked. A panic in it stops the stream. Each call is a task of its own
+    /// on the runtime of the stream, so calls compute at the same time when the runtime has several threads.
+    ///
+    /// [`Checkpoint::Strict`] is refused: with it a crash repeats one batch at the most, which several calls at once cannot keep.
+    #[must_use]
+    pub fn partition_by(
+        mut self,
+        workers: u32,
+        key: impl Fn(&EventRecord) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.partition = Some(Partition {
+            workers,
+            key: Arc::new(key),
+            lookahead_batches: LOOKAHEAD_BATCHES,
+        });
+        self
+    }
+
+    /// How many batches a stream with [`partition_by`](Self::partition_by) may have in hand, from the oldest one on that is not
+    /// settled; 1 to 65,536. Default 1,024.
+    ///
+    /// It is how far other keys can get ahead of one that is slow or fails, and with the checkpoint it bounds what a crash repeats.
+    /// What is in hand may weigh as much as two pages of the stream, which the store's budget for pages bounds too: large
+    /// batches, or many streams at work, end the lookahead earlier.
+    #[must_use]
+    pub fn lookahead(mut self, batches: u32) -> Self {
+        self.lookahead_batches = Some(batches);
+        self
+    }
+
+    /// What is wrong with parallelism by key, or how it is to be.
+    fn validate_partition(&self) -> Result<Option<Partition>, String> {
+        let Some(mut partition) = self.partition.clone() else {
+            return match self.lookahead_batches {
+                Some(_) => {
+                    Err("it has a lookahead and handles one batch at a time; add partition_by".to_owned())
+                }
+                None => Ok(None),
+            };
+        };
+        if let Some(batches) = self.lookahead_batches {
+            partition.lookahead_batches = batches;
+        }
+        if self.checkpoint == Checkpoint::Strict {
+            return Err(
+                "Checkpoint::Strict lets a crash repeat one batch and partition_by has several in hand; choose Checkpoint::Every, or leave out partition_by"
+                    .to_owned(),
+            );
+        }
+        match partition.problem() {
+            Some(problem) => Err(problem),
+            None => Ok(Some(partition)),
+        }
+    }
+
     /// Checks everything at once, and gives the parts.
     pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
+        let partition = self.validate_partition();
         let problem = if let Err(problem) = check_name(&self.name) {
             format!("the name {problem}")
         } else if self.checkpoint.is_too_long() {
             "the checkpoint is longer than a day".to_owned()
         } else if self.policies.have_several_keys() {
             "its failure policies have several closures for keys; clone one policy instead".to_owned()
-        } else if let Some(limits) = self.checkpoint.limits() {
+        } else if let Err(problem) = partition {
+            problem
+        } else if let (Some(limits), Ok(partition)) = (self.checkpoint.limits(), partition) {
             return Ok(DurableOptions {
                 name: self.name.as_str().into(),
                 start: self.start,
@@ -139,6 +254,7 @@ impl DurableStream {
                 on_mismatch: self.on_mismatch,
                 policies: self.policies.clone(),
                 starts_max: self.starts_max,
+                partition,
             });
         } else {
             "the checkpoint has 0 batches, at least 1 is needed".to_owned()
@@ -172,6 +288,18 @@ pub(crate) struct DurableOptions {
     pub(crate) on_mismatch: OnMismatch,
     pub(crate) policies: FailurePolicies,
     pub(crate) starts_max: u32,
+    pub(crate) partition: Option<Partition>,
+}
+
+impl DurableOptions {
+    /// How many batches behind the stored cursor a run may have given to the handler.
+    pub(crate) fn watched_batches(&self) -> u32 {
+        let ahead = self
+            .partition
+            .as_ref()
+            .map_or(0, |partition| partition.lookahead_batches);
+        self.checkpoint.batches_max.get().saturating_add(ahead)
+    }
 }
 
 /// How far the stored cursor may be behind the position.
@@ -216,7 +344,19 @@ mod tests {
         let two_keys = DurableStream::new("a")
             .on_failure(FailurePolicy::park_key(|_| None))
             .on(FailureCategory::Panic, FailurePolicy::park_key(|_| None));
+        let by_type = |workers| {
+            DurableStream::new("a").partition_by(workers, |event| Some(event.event_type().to_owned()))
+        };
         for (stream, expected) in [
+            (by_type(0), "partition_by has 0 workers, from 1 to 1024"),
+            (by_type(1_025), "partition_by has 1025 workers"),
+            (by_type(1).lookahead(0), "lookahead has 0 batches"),
+            (by_type(1).lookahead(65_537), "lookahead has 65537 batches"),
+            (DurableStream::new("a").lookahead(7), "add partition_by"),
+            (
+                by_type(1).checkpoint(Checkpoint::Strict),
+                "choose Checkpoint::Every",
+            ),
             (DurableStream::new(""), "empty"),
             (DurableStream::new("x".repeat(256)), "256 bytes"),
             (DurableStream::new("a\nb"), "control character"),
@@ -228,5 +368,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(DurableStream::new("a").validate().is_ok());
+        let options = by_type(1_024).lookahead(7).validate().unwrap();
+        assert_eq!(options.watched_batches(), 1_024 + 7);
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::MutexGuard;
+use tokio::sync::RwLockReadGuard;
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, StopCause};
+use crate::error::StopCause;
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
 use crate::log::cursor::{CursorCell, Pause};
@@ -25,8 +25,11 @@ use crate::stream::gate::{Parked, Passage};
 use crate::stream::handler::HandleStream;
 use crate::stream::heed;
 use crate::stream::inside;
+use crate::stream::keyed::Keyed;
+use crate::stream::keyed::partition::Partition;
 use crate::stream::machine::{Command, Input, Machine};
-use crate::stream::policy::{Failures, Retry, Verdict};
+use crate::stream::patience::{self, interrupted, pause, stored};
+use crate::stream::policy::{Failures, Verdict};
 use crate::stream::registry::NameClaim;
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::steering::Hearing;
@@ -45,8 +48,10 @@ pub(crate) struct Pump {
     pub(crate) care: Option<Box<Care>>,
     /// Who paused the stream: the loop rests until it is told otherwise.
     pub(crate) paused: Option<Pause>,
+    /// What a partitioned stream has in place of the machine.
+    pub(crate) keyed: Option<Box<Keyed>>,
     /// Wakes this stream; left on the bus when there is nothing to see.
-    waker: Waker,
+    pub(crate) waker: Waker,
     /// The position that the board shows.
     pub(crate) reported: u64,
 }
@@ -56,6 +61,7 @@ pub(crate) struct Durable {
     pub(crate) checkpointer: Checkpointer,
     pub(crate) claim: NameClaim,
     pub(crate) care: Box<Care>,
+    pub(crate) partition: Option<Partition>,
     /// The dead letters that it has when it begins.
     pub(crate) letters: LetterCounts,
     /// What was said to it from outside before.
@@ -70,13 +76,14 @@ impl Pump {
         durable: Option<Durable>,
         waker: Waker,
     ) -> Self {
-        let (checkpointer, claim, care) = match durable {
+        let (checkpointer, claim, care, partition) = match durable {
             Some(durable) => (
                 Some(durable.checkpointer),
                 Some(durable.claim),
                 Some(durable.care),
+                durable.partition,
             ),
-            None => (None, None, None),
+            None => (None, None, None, None),
         };
         Self {
             machine: Machine::new(position),
@@ -87,8 +94,17 @@ impl Pump {
             failures: None,
             care,
             paused: None,
+            keyed: partition.map(|partition| Box::new(Keyed::new(position, partition))),
             waker,
             reported: position,
+        }
+    }
+
+    /// The last sequence that is settled.
+    pub(crate) fn position(&self) -> u64 {
+        match &self.keyed {
+            Some(keyed) => keyed.position(),
+            None => self.machine.position(),
         }
     }
 
@@ -125,12 +141,12 @@ impl Pump {
     }
 }
 
-/// How reading a page is repeated when the log cannot be read.
-const READ_ATTEMPTS_MAX: u32 = 8;
-
 /// Lets a stream rest that begins and has nothing to see yet, as most live streams do: it needs no task to find that out.
 /// Gives the loop's state back when there is something to do.
 pub(crate) fn rest_at_once(core: &StreamCore, mut pump: Box<Pump>) -> Option<Box<Pump>> {
+    if pump.keyed.is_some() {
+        return Some(pump);
+    }
     let Found::Nothing { head } = core.look(pump.machine.position(), &pump.waker) else {
         return Some(pump);
     };
@@ -181,10 +197,10 @@ async fn store_last(ending: Ending) {
     core.gate.close(ending.cause.clone());
     // A letter may be under way to the handler.
     let _turn = match core.turn() {
-        Some(turn) => Some(turn.lock().await),
+        Some(turn) => Some(turn.write().await),
         None => None,
     };
-    let position = ending.pump.as_ref().map_or(0, |pump| pump.machine.position());
+    let position = ending.pump.as_ref().map_or(0, |pump| pump.position());
     let settled = core.position().max(position);
     let checkpointer = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
     if let Some(checkpointer) = checkpointer {
@@ -207,6 +223,7 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         drop(self.pump.take());
+        self.core.show_calls(0);
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
             StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {
@@ -239,7 +256,7 @@ impl Drop for Work {
         };
         self.core.gate.close(cause.clone());
         if let Some(checkpointer) = &pump.checkpointer {
-            checkpointer.finish(pump.machine.position());
+            checkpointer.finish(pump.position());
         }
         drop(Ending {
             core: Arc::clone(&self.core),
@@ -270,6 +287,11 @@ impl Work {
     async fn run(&mut self) -> Result<(), StopCause> {
         let core = Arc::clone(&self.core);
         let _at_work = AtWork::begin(&core);
+        if self.pump().keyed.is_some() {
+            // It has a page in hand beside the one that it takes from.
+            let _at_work_twice = AtWork::begin(&core);
+            return Box::pin(self.run_keyed(&core)).await;
+        }
         let mut input = Input::Woken;
         let mut pages = 0;
         loop {
@@ -309,7 +331,7 @@ impl Work {
                 }
                 Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
-                    let mut pump = self.pump.take().expect("a loop at work has its state");
+                    let mut pump = self.take_pump();
                     if pump.paused.is_none() {
                         pump.reached_head(&core);
                     }
@@ -335,6 +357,14 @@ impl Work {
         self.pump.as_mut().expect("a loop at work has its state")
     }
 
+    pub(crate) fn take_pump(&mut self) -> Box<Pump> {
+        self.pump.take().expect("a loop at work has its state")
+    }
+
+    pub(crate) fn give_pump(&mut self, pump: Box<Pump>) {
+        self.pump = Some(pump);
+    }
+
     /// Looks at the bus. With nothing to see, the waker is there before the loop rests, so that nothing comes unseen.
     fn look(&mut self, core: &StreamCore, after: u64) -> Result<Input, StopCause> {
         let pump = self.pump();
@@ -351,33 +381,9 @@ impl Work {
         }
     }
 
-    /// Reads a page. A log that cannot be read is tried again a few times; then the stream ends loudly.
     async fn read(&mut self, core: &StreamCore, range: Range) -> Result<Input, StopCause> {
-        let mut failures = None;
-        loop {
-            let error = tokio::select! {
-                biased;
-                page = self.pump().feed.read(range) => match page {
-                    Ok(page) => return Ok(page.into()),
-                    Err(error) => error,
-                },
-                () = interrupted(core) => return Ok(Input::Woken),
-            };
-            let policy = Retry::default().attempts_max(READ_ATTEMPTS_MAX);
-            let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
-            let verdict = match error {
-                ReadError::Storage(_) => failures.record(Instant::now()),
-                ReadError::Closed | ReadError::Pruned { .. } | ReadError::Damaged { .. } => Verdict::GiveUp,
-            };
-            let Verdict::RetryAfter(delay) = verdict else {
-                return Err(error.into());
-            };
-            tracing::warn!(stream = core.name.as_deref(), %error, "the log could not be read, it is tried again");
-            pause(core, delay).await;
-            if core.gate.calls() {
-                return Ok(Input::Woken);
-            }
-        }
+        let page = patience::read(core, &mut self.pump().feed, range).await?;
+        Ok(page.map_or(Input::Woken, Input::from))
     }
 
     /// Where a durable stream leaves its position.
@@ -394,7 +400,7 @@ impl Work {
                 Next::Go(input) => return Ok(input),
             }
         }
-        let turn = match core.turn().map(|turn| (turn, turn.try_lock())) {
+        let turn = match core.turn().map(|turn| (turn, turn.try_read())) {
             None => None,
             Some((_, Ok(turn))) => Some(turn),
             Some((turn, Err(_))) => match Box::pin(wait_for_turn(core, turn)).await {
@@ -458,7 +464,7 @@ impl Work {
             trace::recovered(core, position, failures);
         }
         if let Some(checkpointer) = &mut pump.checkpointer
-            && checkpointer.handled(position)
+            && checkpointer.handled(1, position)
         {
             stored(checkpointer, position).await?;
         }
@@ -480,7 +486,7 @@ impl Work {
             .get_or_insert_with(|| Box::new(Failures::new(policy, now)));
         let verdict = failures.record(now);
         let (attempts, first_failed_at) = (failures.attempts(), failures.first_failed_at());
-        report_failure(core, &failure, last_sequence, attempts, verdict);
+        core.report_failure(&failure, last_sequence, attempts, verdict);
         match verdict {
             Verdict::RetryAfter(delay) => {
                 pause(core, delay).await;
@@ -522,37 +528,10 @@ impl Work {
     }
 }
 
-/// Lets a failure be seen: on the board, and in the log of the program, there more and more rarely as it goes on.
-fn report_failure(core: &StreamCore, failure: &Failure, last_sequence: u64, attempts: u32, verdict: Verdict) {
-    let (stream, category, error) = (core.name.as_deref(), failure.category.as_str(), &failure.text);
-    let retry_in_ms = trace::retry_in_ms(verdict);
-    if attempts.is_power_of_two() || verdict == Verdict::GiveUp {
-        tracing::warn!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed");
-    } else {
-        tracing::debug!(stream, last_sequence, attempts, retry_in_ms, category, %error, "a handler failed again");
-    }
-    let now = Instant::now();
-    core.board.report(|progress| {
-        progress.beat_at = now;
-        progress.failures += 1;
-        progress.last_error = Some(Arc::clone(&failure.text));
-        if let Some(call) = &mut progress.call {
-            call.running_since = None;
-        }
-        if let Verdict::RetryAfter(delay) = verdict {
-            progress.phase = Phase::Retrying {
-                attempt: attempts,
-                next_at: now + delay,
-            };
-        }
-        News::Yes
-    });
-}
-
 /// Waits for somebody who retries a dead letter. Nothing: the gate has something to say first (S7).
-async fn wait_for_turn<'a>(core: &StreamCore, turn: &'a Turn) -> Option<MutexGuard<'a, ()>> {
+async fn wait_for_turn<'a>(core: &StreamCore, turn: &'a Turn) -> Option<RwLockReadGuard<'a, ()>> {
     let turn = tokio::select! {
-        turn = turn.lock() => turn,
+        turn = turn.read() => turn,
         () = interrupted(core) => return None,
     };
     (!core.gate.calls()).then_some(turn)
@@ -574,26 +553,5 @@ fn go_on(core: &StreamCore, done: Result<Input, StopCause>) -> Result<Input, Sto
     match done {
         Err(StopCause::OwnershipLost) if core.gate.calls() => Ok(Input::Woken),
         done => done,
-    }
-}
-
-/// Waits until a position is stored.
-pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result<(), StopCause> {
-    let cell = checkpointer.cell();
-    std::future::poll_fn(|context| cell.poll_stored(position, context)).await?;
-    Ok(())
-}
-
-pub(crate) async fn pause(core: &StreamCore, delay: Duration) {
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        () = interrupted(core) => {}
-    }
-}
-
-/// Waits until the gate is closed, or has something to say.
-async fn interrupted(core: &StreamCore) {
-    while !core.gate.calls() {
-        core.interrupt.notified().await;
     }
 }

@@ -49,7 +49,10 @@ pub struct StreamStatus {
     pub skipped: u64,
     /// How long ago the oldest of the dead letters that wait was set aside.
     pub oldest_letter: Option<Duration>,
-    /// For how long the handler has been at work on the batch in hand.
+    /// How many calls of the handler are under way: several only with
+    /// [`partition_by`](crate::DurableStream::partition_by).
+    pub calls_under_way: u32,
+    /// For how long the handler has been at work on the batch in hand; of several calls, in the one that began first.
     pub call_running_for: Option<Duration>,
     /// Events that were handled per second, over the newest second or more of this run.
     pub events_per_second: f64,
@@ -81,6 +84,7 @@ impl StreamStatus {
             parked: letters.parked,
             skipped: letters.skipped,
             oldest_letter: letters.oldest_at.map(Timestamp::age),
+            calls_under_way: 0,
             call_running_for: progress
                 .call
                 .and_then(|call| call.running_since)

@@ -96,6 +96,7 @@ fn of_row(row: &NamedCursor) -> StreamStatus {
     let position = cursor.position;
     let nothing = Progress::new(position, cursor.epoch);
     StreamStatus {
+        calls_under_way: 0,
         name: Some(name.to_string()),
         state: cursor.paused.as_ref().map_or(StreamState::NotHere, Into::into),
         is_here: false,

@@ -13,8 +13,10 @@ use crate::log::letter::Attempt;
 #[derive(Debug)]
 pub(crate) struct Watch {
     previous: Attempt,
-    /// The batch that was noted last.
+    /// The batch that was noted last, or the part of it.
     noted: u64,
+    /// The end of the batch that was counted last.
+    counted_through: u64,
     batches_left: u32,
     /// The head when the stream began: what came later was not given to anybody yet.
     through: u64,
@@ -41,6 +43,7 @@ impl Watch {
         (previous.count > 0).then_some(Self {
             previous,
             noted: 0,
+            counted_through: 0,
             batches_left: batches_max,
             through: head,
             starts_max,
@@ -52,12 +55,14 @@ impl Watch {
         self.noted > 0
     }
 
-    /// What comes before the call with a batch that begins with this event.
-    pub(crate) fn before(&mut self, first_sequence: u64) -> Before {
+    /// What comes before the call with a batch, or a part of it, that begins with this event. Parts of one batch, which end
+    /// where it does, count as one.
+    pub(crate) fn before(&mut self, first_sequence: u64, batch_through: u64) -> Before {
         if self.noted == first_sequence {
             return Before::Nothing;
         }
-        if first_sequence > self.through || self.batches_left == 0 {
+        let is_next_batch = batch_through > self.counted_through;
+        if first_sequence > self.through || (is_next_batch && self.batches_left == 0) {
             return Before::Leave;
         }
         let earlier = match self.previous.at == first_sequence {
@@ -68,7 +73,10 @@ impl Watch {
             return Before::SetAside { starts: earlier };
         }
         self.noted = first_sequence;
-        self.batches_left -= 1;
+        if is_next_batch {
+            self.counted_through = batch_through;
+            self.batches_left -= 1;
+        }
         Before::Note(Attempt {
             at: first_sequence,
             count: earlier + 1,
@@ -99,7 +107,7 @@ mod tests {
             let mut watch = Watch::begin(noted, 10, 100, 3).unwrap();
             let mut position = if noted.at == 5 { 5 } else { 1 };
             let set_aside = loop {
-                match watch.before(position) {
+                match watch.before(position, position) {
                     Before::Note(next) => noted = next,
                     Before::SetAside { starts } => break Some((position, starts)),
                     other => panic!("{other:?} at {position}"),
@@ -120,18 +128,29 @@ mod tests {
     #[test]
     fn a_retry_within_the_run_is_not_noted_again() {
         let mut watch = Watch::begin(attempt(7, 2), 10, 100, 3).unwrap();
-        assert_eq!(watch.before(7), Before::Note(attempt(7, 3)));
-        assert_eq!(watch.before(7), Before::Nothing);
-        assert_eq!(watch.before(9), Before::Note(attempt(9, 1)));
+        assert_eq!(watch.before(7, 7), Before::Note(attempt(7, 3)));
+        assert_eq!(watch.before(7, 7), Before::Nothing);
+        assert_eq!(watch.before(9, 9), Before::Note(attempt(9, 1)));
+    }
+
+    #[test]
+    fn parts_of_one_batch_are_noted_each_and_count_as_one() {
+        let mut watch = Watch::begin(Attempt::RUNNING, 2, 100, 3).unwrap();
+        for first in [1, 2, 3] {
+            assert_eq!(watch.before(first, 3), Before::Note(attempt(first, 1)));
+        }
+        assert_eq!(watch.before(4, 5), Before::Note(attempt(4, 1)));
+        assert_eq!(watch.before(5, 5), Before::Note(attempt(5, 1)));
+        assert_eq!(watch.before(6, 6), Before::Leave);
     }
 
     #[test]
     fn the_stretch_ends_with_the_checkpoint_or_the_head() {
         let mut watch = Watch::begin(Attempt::RUNNING, 2, 100, 3).unwrap();
-        assert_eq!(watch.before(1), Before::Note(attempt(1, 1)));
-        assert_eq!(watch.before(2), Before::Note(attempt(2, 1)));
-        assert_eq!(watch.before(3), Before::Leave);
+        assert_eq!(watch.before(1, 1), Before::Note(attempt(1, 1)));
+        assert_eq!(watch.before(2, 2), Before::Note(attempt(2, 1)));
+        assert_eq!(watch.before(3, 3), Before::Leave);
         let mut watch = Watch::begin(Attempt::RUNNING, 2, 100, 3).unwrap();
-        assert_eq!(watch.before(101), Before::Leave);
+        assert_eq!(watch.before(101, 101), Before::Leave);
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test target uses all of it")]
 
+pub(crate) mod hands;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 mod common;
 mod durable;
 mod guards;
+mod keyed;
 mod letters;
 mod log;
 mod poison;
@@ -149,6 +150,25 @@ conformance! {
         retries::s7_a_stream_has_stopped_when_no_retry_runs,
         retries::d7_a_stream_that_starts_over_has_no_letters_of_what_comes_again,
         retries::prune_is_held_by_the_oldest_letter_that_waits,
+        keyed::s2_keys_are_in_order_with_one_call_at_a_time,
+        keyed::s1_a_call_gets_the_events_of_one_key_of_one_batch,
+        keyed::d2_a_key_that_retries_holds_the_cursor_and_no_other_key,
+        keyed::s3_a_commit_while_calls_are_under_way_is_seen,
+        keyed::s5_the_lookahead_bounds_how_far_other_keys_get,
+        keyed::s7_no_call_starts_after_unsubscribe_and_none_runs_after_stopped,
+        keyed::d5_a_letter_is_stored_when_the_position_comes_to_it,
+        keyed::d2_a_letter_ahead_that_is_not_stored_comes_again,
+        keyed::d5_events_of_a_parked_key_queue_also_those_in_hand,
+        keyed::d5_what_queued_in_hand_is_handled_when_its_key_is_free,
+        keyed::d5_a_failure_that_stops_waits_for_the_calls_under_way,
+        keyed::d5_over_all_keys_when_most_fail_the_stream_stops,
+        keyed::s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed_over,
+        keyed::d9_a_pause_waits_for_the_calls_and_repeats_nothing_of_the_run,
+        keyed::d9_a_reset_waits_for_the_calls_and_begins_a_new_run,
+        keyed::d9_the_batch_that_stands_failed_is_skipped,
+        keyed::d3_the_checkpoint_and_the_lookahead_bound_what_is_repeated,
+        keyed::d1_the_number_of_workers_may_change_between_runs,
+        keyed::d5_a_closure_that_panics_stops_a_partitioned_stream,
         steering::d9_a_paused_stream_rests_and_goes_on_without_a_gap,
         steering::d9_a_pause_of_a_resting_stream_stores_what_is_settled,
         steering::d9_a_pause_holds_after_a_restart,
@@ -195,6 +215,7 @@ conformance! {
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
         retries::d6_who_lost_the_name_sets_nothing_aside,
+        keyed::d5_a_watched_stretch_goes_on_behind_a_letter_that_waits,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
         durable::d7_a_cursor_of_another_log_is_refused,
         steering::d9_another_store_is_heeded_within_the_poll_interval,

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use crate::digest;
+use crate::keyed::{self, KeyedCheck};
 
-type Checked<T = ()> = Result<T, Box<dyn Error>>;
+pub(crate) type Checked<T = ()> = Result<T, Box<dyn Error>>;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub(crate) struct Checker {
     batch_ends: Vec<i64>,
     batch_ids: HashSet<String>,
     streams: [StreamCheck; 3],
+    keyed: KeyedCheck,
     acknowledged: usize,
     /// Everything up to here may be gone, and is.
     pruned_through: usize,
@@ -105,6 +107,7 @@ impl Checker {
             batch_ends: Vec::new(),
             batch_ids: HashSet::new(),
             streams: [0, 1, 2].map(StreamCheck::new),
+            keyed: KeyedCheck::default(),
             acknowledged: 0,
             pruned_through: 0,
         }
@@ -120,6 +123,11 @@ impl Checker {
 
     pub(crate) fn head(&self) -> usize {
         self.contents.len()
+    }
+
+    /// How many batches the stream of several keys handled again at most, after a kill.
+    pub(crate) fn keyed_repeats_max(&self) -> usize {
+        self.keyed.repeats_max
     }
 
     pub(crate) fn repeats(&self) -> [Repeats; 3] {
@@ -158,6 +166,9 @@ impl Checker {
                 end,
             )?;
         }
+        let effects = journal(&self.dir, keyed::NAME, run)?;
+        self.keyed
+            .check(&connection, self.pruned_through, &effects, end)?;
         if end == End::Closed || run.is_multiple_of(4) {
             check_integrity(&connection)?;
         }
@@ -189,7 +200,11 @@ impl Checker {
         ensure(self.contents.is_empty(), || {
             "the file has lost its tables".to_owned()
         })?;
-        for name in SPECS.iter().map(|spec| spec.name).chain(["acknowledged"]) {
+        for name in SPECS
+            .iter()
+            .map(|spec| spec.name)
+            .chain(["acknowledged", keyed::NAME])
+        {
             let lines = journal(&self.dir, name, run)?;
             ensure(lines.is_empty(), || {
                 format!("{name} has lines, but there is no log")
@@ -527,6 +542,6 @@ fn journal(dir: &Path, name: &str, run: u32) -> Checked<Vec<String>> {
     Ok(whole.lines().map(str::to_owned).collect())
 }
 
-fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
+pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(problem().into()) }
 }

@@ -1,4 +1,4 @@
-//! The process that is killed: appends from several tasks, handles in three durable streams, and writes down what it was
+//! The process that is killed: appends from several tasks, handles in four durable streams, and writes down what it was
 //! told and what it did, one write per line, so that a kill leaves whole lines and at most one torn one.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use millstream::{
 };
 use serde_json::json;
 
-use crate::{AT_POINT, Dice, Orders, POINTS, Task, digest};
+use crate::{AT_POINT, Dice, Orders, POINTS, Task, digest, keyed};
 
 const APPENDERS: u64 = 4;
 const BATCH_EVENTS_MAX: u64 = 8;
@@ -82,6 +82,7 @@ impl Worker {
         }
         streams.push(worker.start_stream(orders, 1).await);
         streams.push(worker.start_stream(orders, 2).await);
+        streams.push(worker.start_keyed(orders).await);
         if worker.dice.below(4) == 0 {
             worker.settled().await;
         }
@@ -179,9 +180,29 @@ impl Worker {
             _ => ("strict", Checkpoint::Strict, few.into()),
         };
         let durable = DurableStream::new(name).checkpoint(checkpoint);
-        let handle = handler(journal(orders, name), self.dice.roll());
+        let handle = handler(journal(orders, name), self.dice.roll(), effect);
         let stream = self.store.stream_to_durable(&durable, &query, handle).await;
         stream.expect("a durable stream goes on after a crash")
+    }
+
+    /// The stream that handles several keys at once, each time with another number of workers.
+    async fn start_keyed(&self, orders: &Orders) -> EventStream {
+        let workers = 1 + self.dice.below(16) as u32;
+        let durable = DurableStream::new(keyed::NAME)
+            .checkpoint(Checkpoint::Every {
+                batches: keyed::CHECKPOINT,
+                within: Duration::from_secs(3600),
+            })
+            .partition_by(workers, |event| {
+                event
+                    .tags()
+                    .find(|tag| tag.starts_with("customer:"))
+                    .map(str::to_owned)
+            })
+            .lookahead(keyed::LOOKAHEAD);
+        let handle = handler(journal(orders, keyed::NAME), self.dice.roll(), sequences);
+        let stream = self.store.stream_all_durable(&durable, handle).await;
+        stream.expect("a partitioned stream goes on after a crash")
     }
 
     /// Prunes some of the events up to a sequence.
@@ -202,7 +223,7 @@ impl Worker {
 }
 
 /// A handler that fails now and then, and otherwise writes down what it was given.
-fn handler(effects: File, seed: u64) -> HandleStream {
+fn handler(effects: File, seed: u64, effect: fn(&EventBatch) -> String) -> HandleStream {
     let (effects, dice) = (Arc::new(effects), Dice::new(seed));
     let handle = HandleStream::new(move |batch: EventBatch| {
         let (effects, mood) = (Arc::clone(&effects), dice.below(64));
@@ -234,6 +255,12 @@ fn effect(batch: &EventBatch) -> String {
         batch.last_sequence(),
         selected.collect::<Vec<_>>().join(",")
     )
+}
+
+/// The line for a handled part of a batch: its sequences.
+fn sequences(batch: &EventBatch) -> String {
+    let sequences = batch.iter().map(|event| event.sequence().to_string());
+    sequences.collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// A file of this run to which each line is appended with one write, unbuffered.

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use millstream::{
@@ -17,6 +18,7 @@ use millstream::{
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::common::hands::key_of;
 use crate::common::in_time;
 use crate::run::Medium;
 
@@ -55,6 +57,8 @@ pub(crate) struct Life {
     /// Whether the handler says which event failed.
     names: bool,
     is_strict: bool,
+    /// How many keys are handled at once, from one registration to the next; 0: one batch after the other.
+    workers: Vec<u32>,
     steps: Vec<Step>,
 }
 
@@ -85,12 +89,20 @@ pub(crate) fn life() -> impl Strategy<Value = Life> {
         1 => Just(Policy::Stop),
     ];
     let steps = prop::collection::vec(step(), 1..25);
-    (policy, any::<bool>(), any::<bool>(), steps).prop_map(|(policy, names, is_strict, steps)| Life {
-        policy,
-        names,
-        is_strict,
-        steps,
-    })
+    let workers = prop_oneof![
+        Just(vec![0]),
+        prop::collection::vec(1..=16_u32, 1..4),
+        prop::collection::vec(0..=3_u32, 2..4),
+    ];
+    (policy, any::<bool>(), any::<bool>(), workers, steps).prop_map(
+        |(policy, names, is_strict, workers, steps)| Life {
+            policy,
+            names,
+            is_strict,
+            workers,
+            steps,
+        },
+    )
 }
 
 /// What the handler is told and says.
@@ -143,6 +155,7 @@ struct World {
     store: Store,
     stream: Option<EventStream>,
     strings: Strings,
+    registrations: usize,
     /// The key of each event, from the first on.
     keys: Vec<usize>,
     discarded: BTreeSet<u64>,
@@ -171,6 +184,7 @@ pub(crate) async fn live(life: Life, medium: Medium) {
         store,
         stream: None,
         strings: Strings::default(),
+        registrations: 0,
         keys: Vec::new(),
         discarded: BTreeSet::new(),
     };
@@ -196,19 +210,27 @@ impl World {
     async fn register(&mut self) {
         let policy = match self.life.policy {
             Policy::Park => FailurePolicy::park(),
-            Policy::ParkKey => FailurePolicy::park_key(|event| {
-                (event.event_type() != "free").then(|| event.event_type().to_owned())
-            }),
+            Policy::ParkKey => FailurePolicy::park_key(key_of),
             Policy::Skip => FailurePolicy::skip(),
             Policy::Stop => FailurePolicy::stop(),
         };
-        let checkpoint = match self.life.is_strict {
-            true => Checkpoint::Strict,
-            false => Checkpoint::Coalesced,
+        let workers = self.life.workers[self.registrations % self.life.workers.len()];
+        self.registrations += 1;
+        let checkpoint = match (self.life.is_strict, workers) {
+            (true, 0) => Checkpoint::Strict,
+            (true, _) => Checkpoint::Every {
+                batches: 1,
+                within: Duration::ZERO,
+            },
+            (false, _) => Checkpoint::Coalesced,
         };
         let durable = DurableStream::new("ledger")
             .checkpoint(checkpoint)
             .on_failure(policy);
+        let durable = match workers {
+            0 => durable,
+            workers => durable.partition_by(workers, key_of).lookahead(workers),
+        };
         let handler = self.strings.handler(self.life.names);
         let stream = self.store.stream_all_durable(&durable, handler).await.unwrap();
         self.stream = Some(stream);
@@ -362,7 +384,8 @@ impl World {
                 self.life
             );
         }
-        if self.life.policy == Policy::ParkKey {
+        // What is parked or skipped alone is overtaken.
+        if matches!(self.life.policy, Policy::ParkKey | Policy::Stop) {
             for (key, name) in KEYS.iter().enumerate().take(3) {
                 let is_of_key = |sequence: &u64| self.keys[*sequence as usize - 1] == key;
                 let of_key: Vec<u64> = taken.iter().copied().filter(is_of_key).collect();

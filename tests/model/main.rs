@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod index;
+mod keyed;
 mod letters;
 mod naive;
 mod run;

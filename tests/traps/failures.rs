@@ -39,20 +39,23 @@ fn child() {
     let Some(path) = env::var_os(CHILD_PATH) else {
         return;
     };
-    let parks = env::var(CHILD_POLICY).unwrap() == "park";
-    let policy = if parks {
-        FailurePolicy::park()
-    } else {
-        FailurePolicy::stop()
+    let policy = env::var(CHILD_POLICY).unwrap();
+    let durable = DurableStream::new("ledger").starts_max(STARTS_MAX);
+    let durable = match policy.as_str() {
+        "park" => durable.on_failure(FailurePolicy::park()),
+        "park, several keys at once" => durable
+            .on_failure(FailurePolicy::park())
+            .partition_by(4, |event| Some((event.sequence() % 5).to_string())),
+        _ => durable.on_failure(FailurePolicy::stop()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(live(Path::new(&path), policy));
+    runtime.block_on(live(Path::new(&path), durable));
 }
 
-async fn live(path: &Path, policy: FailurePolicy) {
+async fn live(path: &Path, durable: DurableStream) {
     let store = Store::open(path).unwrap();
     let handled = OpenOptions::new()
         .create(true)
@@ -68,9 +71,6 @@ async fn live(path: &Path, policy: FailurePolicy) {
         }
         async { Ok::<_, std::io::Error>(()) }
     });
-    let durable = DurableStream::new("ledger")
-        .on_failure(policy)
-        .starts_max(STARTS_MAX);
     let stream = store.stream_all_durable(&durable, handler).await.unwrap();
     let _ = stream.caught_up().await;
     store.close().await.unwrap();
@@ -144,6 +144,34 @@ async fn an_event_that_kills_the_process_is_parked_after_so_many_starts() {
     assert_eq!(stream.started_after(), EVENTS);
     store.dead_letters("ledger").retry(POISON).await.unwrap();
     assert_eq!(recorder.sequences(), [POISON]);
+}
+
+#[tokio::test]
+async fn an_event_that_kills_the_process_is_found_among_several_keys_at_once() {
+    let place = Place::new();
+    let store = place.open();
+    for _ in 0..EVENTS / 3 {
+        append(&store, "a", 3).await;
+    }
+    store.close().await.unwrap();
+    assert_eq!(
+        deaths(&place.path(), "park, several keys at once"),
+        STARTS_MAX + 1
+    );
+    let letters = letters(&place.open()).await;
+    let shapes: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.first_sequence, letter.last_sequence, letter.attempts))
+        .collect();
+    assert_eq!(shapes, [(POISON, POISON, STARTS_MAX)]);
+    let times = times_handled(&place.path());
+    for (times, event) in times.into_iter().zip(1..) {
+        // Once more for what was ahead when nobody watched, and for the part of the batch that was handled with its note.
+        assert!(
+            (1..=2).contains(&times) || event == POISON,
+            "{event} was handled {times} times"
+        );
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod cursors;
 mod failures;
 mod files;
 mod handlers;
+mod keys;
 mod live;
 mod queries;
 mod replays;
