@@ -15,8 +15,8 @@ use crate::stream::machine::{Command, Input, Machine};
 
 /// Plays a script and checks every delivery against the list of what is to be delivered.
 ///
-/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds, fails, or settles a part, or
-/// the process dies and goes on from a cursor that was stored at some time.
+/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds, fails, or settles
+/// a part, or takes more in hand, or the process dies and goes on from a cursor that was stored at some time.
 ///
 /// # Panics
 /// When an event is skipped, delivered twice without a crash in between, or delivered out of order; or when the position
@@ -32,6 +32,7 @@ pub fn drive_machine(script: &[u8]) {
             3 => world.crash(byte >> 3),
             4 => world.step(Outcome::Fails),
             5 => world.step(Outcome::SettlesTheFirst),
+            7 => world.look_ahead(),
             _ => world.step(Outcome::Succeeds),
         }
     }
@@ -144,7 +145,10 @@ impl World {
             None => self.machine.step(Input::Woken),
         };
         let input = match command {
-            Command::Look { after } => self.look(after),
+            Command::Look { after } => {
+                self.bus.release(self.seat);
+                self.look(after)
+            }
             Command::Read { after, through } => self.read(after, through),
             Command::Rest => {
                 // As the pump does: once more, this time leaving a waker.
@@ -168,6 +172,19 @@ impl World {
             position < undelivered,
             "the position {position} passed {undelivered}"
         );
+    }
+
+    /// As the pump does for a group: takes what lies behind the page in hand.
+    fn look_ahead(&mut self) {
+        if self.machine.in_hand().is_none() {
+            return;
+        }
+        self.bus.hold(self.seat);
+        if let Input::Page { batches, through } = self.look(self.machine.taken_through()) {
+            self.machine.take_more(batches, through);
+        }
+        let settled = self.bus.settled(self.seat);
+        assert_eq!(settled, None, "what was looked over is not settled");
     }
 
     fn handle(&mut self, batch: &EventBatch) {

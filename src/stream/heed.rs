@@ -71,6 +71,7 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
     if let Some(keyed) = &mut pump.keyed {
         keyed.start_over(position);
     }
+    pump.let_group_go(core);
     pump.reported = position;
     core.board.note(|progress| {
         progress.position = position;
@@ -90,8 +91,13 @@ async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> R
     // Who rests holds no page (S5): the batch in hand is read again.
     pump.machine = Machine::new(pump.machine.position());
     if let Some(keyed) = &mut pump.keyed {
-        keyed.let_go(core);
+        keyed.let_go();
     }
+    if pump.looks_ahead() {
+        // It looks from its position again.
+        core.source.bus.reseat(core.seat, pump.position());
+    }
+    pump.let_group_go(core);
     pump.feed.start_over();
     if let Some(checkpointer) = &pump.checkpointer {
         // The run is not over: it is what goes on when the stream is resumed.

@@ -125,6 +125,29 @@ impl Machine {
         }
     }
 
+    /// The selected batches that are in hand, one behind the other.
+    pub(crate) fn all_in_hand(&self) -> &VecDeque<EventBatch> {
+        &self.page
+    }
+
+    /// Everything up to here is in hand, or settled.
+    pub(crate) fn taken_through(&self) -> u64 {
+        self.page_through.max(self.position)
+    }
+
+    /// A page behind the one in hand; there is nothing else up to `through`.
+    pub(crate) fn take_more(&mut self, batches: VecDeque<EventBatch>, through: u64) {
+        let taken = self.taken_through();
+        assert!(
+            batches
+                .iter()
+                .all(|batch| batch.iter().all(|event| event.sequence() > taken)),
+            "a page lies behind the one in hand"
+        );
+        self.page.extend(batches);
+        self.page_through = self.page_through.max(through);
+    }
+
     /// The batch that the handler has, or gets next.
     pub(crate) fn in_hand(&self) -> Option<&EventBatch> {
         self.page.front()

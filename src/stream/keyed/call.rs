@@ -118,10 +118,10 @@ impl Stint<'_> {
         if !self.care.is_watching() {
             return keyed.running.len() < keyed.partition.workers as usize;
         }
-        // What the process may have died of is handled one by one, in the order of the log.
+        // What the process may have died of is handled one by one, in the order of the log: what a call has is open.
         let next = keyed.lanes.next().and_then(|(_, events)| events.iter().next());
         let is_next = next.map(|event| event.sequence()) == keyed.lanes.hand().first_open();
-        is_next && keyed.running.is_empty() && keyed.storing.is_none()
+        is_next && keyed.storing.is_none()
     }
 
     /// A call has ended, and the stream goes on.

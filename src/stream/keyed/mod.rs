@@ -83,6 +83,11 @@ impl Keyed {
         self.lanes.hand().position()
     }
 
+    /// Whether the seat has looked behind what is settled.
+    pub(crate) fn holds_seat(&self) -> bool {
+        self.holds_seat
+    }
+
     /// What failed is tried anew. No call is under way.
     pub(crate) fn try_anew(&mut self) {
         self.failing.clear();
@@ -97,11 +102,9 @@ impl Keyed {
     }
 
     /// Lets go of what can be read again (S5). No call is under way.
-    pub(crate) fn let_go(&mut self, core: &StreamCore) {
+    pub(crate) fn let_go(&mut self) {
         self.failing.clear();
         self.lanes.let_go();
-        // The stream looks from its position again.
-        core.source.bus.reseat(core.seat, self.position());
     }
 }
 
