@@ -109,6 +109,7 @@ pub(crate) async fn s3_a_live_group_waits_for_more_and_no_longer_than_it_may(sub
     }
     groups.took(6).await;
     assert_eq!(groups.calls(), [[1, 2, 3], [4, 5, 6]]);
+    eventually("they are settled", || stream.status().position == 6).await;
     append(&store, "a", 1).await;
     // Whoever waits for more has handled nothing of it.
     eventually("it has a batch in hand", || {
