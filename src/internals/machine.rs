@@ -15,8 +15,8 @@ use crate::stream::machine::{Command, Input, Machine};
 
 /// Plays a script and checks every delivery against the list of what is to be delivered.
 ///
-/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds, fails, or settles a part, or
-/// the process dies and goes on from a cursor that was stored at some time.
+/// Each byte is one step: somebody appends, leaves a hole, or the stream takes a step, whose handler succeeds, fails, or settles
+/// a part, or takes more in hand, or the process dies and goes on from a cursor that was stored at some time.
 ///
 /// # Panics
 /// When an event is skipped, delivered twice without a crash in between, or delivered out of order; or when the position
@@ -32,6 +32,7 @@ pub fn drive_machine(script: &[u8]) {
             3 => world.crash(byte >> 3),
             4 => world.step(Outcome::Fails),
             5 => world.step(Outcome::SettlesTheFirst),
+            7 => world.look_ahead(),
             _ => world.step(Outcome::Succeeds),
         }
     }
@@ -175,6 +176,25 @@ impl World {
             position < undelivered,
             "the position {position} passed {undelivered}"
         );
+    }
+
+    /// As the pump does for a group: takes what lies behind the page in hand.
+    fn look_ahead(&mut self) {
+        if self.machine.in_hand().is_none() {
+            return;
+        }
+        let after = self.machine.looks_on();
+        if let Input::Page {
+            batches,
+            through,
+            may_rest,
+        } = self.look(after)
+        {
+            self.machine.take_more(batches, through, may_rest);
+        }
+        let unselected = self.bus.unselected(self.seat);
+        let is_ahead = unselected.is_none_or(|unselected| unselected.after > self.machine.position());
+        assert!(is_ahead, "what was looked over is not settled");
     }
 
     fn handle(&mut self, batch: &EventBatch) {

@@ -69,6 +69,14 @@ impl Checkpointer {
         must_wait
     }
 
+    /// How many batches may be handled before the cursor has to be stored.
+    pub(crate) fn room(&self) -> u32 {
+        self.limits
+            .batches_max
+            .get()
+            .saturating_sub(self.unstored.batches)
+    }
+
     /// The position moved without a handled batch.
     pub(crate) fn passed(&self, position: u64) {
         if position.saturating_sub(self.cell.stored_position()) >= SWEEP_EVENTS {

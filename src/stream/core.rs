@@ -63,7 +63,7 @@ struct Durable {
     hearing: Mutex<Hearing>,
     /// Whose turn it is to call the handler: the loop's, or that of one who retries a dead letter (S2).
     turn: Arc<Turn>,
-    /// The stream was woken while its loop was at work: one that handles several keys at once may wait for its calls.
+    /// The stream was woken while its loop was at work.
     roused: Notify,
     /// How many calls of the stream itself are under way at once, when they can be several.
     calls: AtomicU32,
@@ -409,11 +409,11 @@ impl Wake for StreamCore {
     fn wake(self: Arc<Self>) {
         match self.gate.rouse() {
             Some(pump) => crowd::start(self, pump),
-            None => {
-                if let Some(durable) = &self.durable {
-                    durable.roused.notify_one();
-                }
-            }
+            // The loop may wait for its calls, or for more to call with.
+            None => match &self.durable {
+                Some(durable) => durable.roused.notify_one(),
+                None => self.interrupt.notify_one(),
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 use tokio::runtime::Handle;
 
 use crate::stream::core::StreamCore;
+use crate::stream::patience;
 use crate::stream::pump::{self, Pump};
 use crate::sync::Mutex;
 
@@ -89,7 +90,7 @@ async fn run(crowd: Arc<Crowd>) {
         }
         count += 1;
         if count % TURN == 0 {
-            tokio::task::yield_now().await;
+            patience::let_others_go_on().await;
         }
     }
 }

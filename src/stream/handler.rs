@@ -16,7 +16,9 @@ use crate::event::batch::EventBatch;
 use crate::stream::failure::Failure;
 use crate::stream::policy::Retry;
 
-type Call = dyn Fn(EventBatch) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
+type Called = BoxFuture<'static, Result<(), BoxError>>;
+type Call = dyn Fn(EventBatch) -> Called + Send + Sync;
+type GroupCall = dyn Fn(Vec<EventBatch>) -> Called + Send + Sync;
 
 /// The async closure that a stream calls with every batch it delivers, one call at a time; or several at a time, of different keys,
 /// with [`partition_by`](crate::DurableStream::partition_by).
@@ -47,9 +49,27 @@ type Call = dyn Fn(EventBatch) -> BoxFuture<'static, Result<(), BoxError>> + Sen
 pub struct HandleStream {
     call: Arc<Call>,
     /// Nothing: as by default. Most handlers say nothing, and there may be very many.
-    retry: Option<Box<Retry>>,
-    timeout: Option<Duration>,
+    said: Option<Box<Said>>,
 }
+
+/// What is said of a handler.
+#[derive(Clone, Default)]
+struct Said {
+    retry: Retry,
+    timeout: Option<Duration>,
+    group: Option<Grouping>,
+}
+
+/// How batches are grouped, and who takes a group.
+#[derive(Clone)]
+pub(crate) struct Grouping {
+    pub(crate) batches_max: u32,
+    pub(crate) within: Duration,
+    call: Arc<GroupCall>,
+}
+
+/// More batches in a group than this are a mistake: a page has no more.
+const GROUP_BATCHES_MAX: u32 = 1_024;
 
 /// A handler that is kept alive by its stream alone.
 pub(crate) struct WeakHandle {
@@ -62,8 +82,12 @@ impl WeakHandle {
     pub(crate) fn upgrade(&self) -> Option<HandleStream> {
         Some(HandleStream {
             call: self.call.upgrade()?,
-            retry: None,
-            timeout: self.timeout,
+            said: self.timeout.map(|timeout| {
+                Box::new(Said {
+                    timeout: Some(timeout),
+                    ..Said::default()
+                })
+            }),
         })
     }
 }
@@ -78,20 +102,91 @@ impl HandleStream {
     {
         Self {
             call: Arc::new(move |batch| handler(batch).map(|done| done.map_err(Into::into)).boxed()),
-            retry: None,
-            timeout: None,
+            said: None,
         }
+    }
+
+    /// Wraps an async closure that takes several batches in one call, for handlers that write in bulk: in the order of the log,
+    /// 1 to `batches_max` of them, at most 1,024.
+    ///
+    /// Of what is there already a call gets as much as fits. With `within`, at most a day, it waits for more, for so long from
+    /// when its first batch was in hand; with [`Duration::ZERO`] it waits for nothing. It ends its wait when somebody waits for the
+    /// stream, as [`caught_up`](crate::EventStream::caught_up), `settled` and `close` do. A group is also no larger than a page of the
+    /// stream in bytes, and than the [checkpoint](crate::DurableStream::checkpoint) allows to be unstored: with
+    /// [`Checkpoint::Strict`](crate::Checkpoint::Strict) each batch has a call of its own.
+    ///
+    /// The position passes a group when its call returned `Ok`: all of its batches or none. A group that fails is
+    /// [retried](Self::retry) as it was. Before the failure policy has its say its batches are called one by one, each with retries of
+    /// its own, so that only the batch at fault is set aside, or named when the stream stops. So are those that a run before
+    /// may have died of, those of which events [queue](crate::FailurePolicy::park_key), and dead letters that are retried: the
+    /// closure then gets a `Vec` of one. A [timeout](Self::timeout) is for the call, whatever it has.
+    ///
+    /// A stream with [`partition_by`](crate::DurableStream::partition_by) refuses such a handler.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use millstream::{DurableStream, EventBatch, HandleStream, NewEvent, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// for total in 0..250 {
+    ///     store.append([NewEvent::new("paid", total)]).await?;
+    /// }
+    /// let handle = HandleStream::group(100, Duration::ZERO, |batches: Vec<EventBatch>| async move {
+    ///     let rows: usize = batches.iter().map(EventBatch::len).sum();
+    ///     println!("one INSERT of {rows} rows");
+    ///     Ok::<_, std::io::Error>(())
+    /// });
+    /// let stream = store.stream_all_durable(&DurableStream::new("ledger"), handle).await?;
+    /// stream.caught_up().await?;
+    /// assert_eq!(stream.status().handled_batches, 250);
+    /// # Ok(()) }
+    /// ```
+    pub fn group<F, Fut, E>(batches_max: u32, within: Duration, handler: F) -> Self
+    where
+        F: Fn(Vec<EventBatch>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let call: Arc<GroupCall> =
+            Arc::new(move |batches| handler(batches).map(|done| done.map_err(Into::into)).boxed());
+        let grouping = Grouping {
+            batches_max: batches_max.clamp(1, GROUP_BATCHES_MAX),
+            within: within.min(TIME_MAX),
+            call: Arc::clone(&call),
+        };
+        Self {
+            call: Arc::new(move |batch| call(vec![batch])),
+            said: Some(Box::new(Said {
+                group: Some(grouping),
+                ..Said::default()
+            })),
+        }
+    }
+
+    fn say(&mut self) -> &mut Said {
+        self.said.get_or_insert_default()
+    }
+
+    /// How batches are grouped, if they are.
+    pub(crate) fn grouping(&self) -> Option<&Grouping> {
+        self.said.as_ref()?.group.as_ref()
     }
 
     /// How often, how long and with which pauses a call that failed is repeated.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = Some(Box::new(retry));
+        self.say().retry = retry;
         self
     }
 
     pub(crate) fn retry_policy(&self) -> Retry {
-        self.retry.as_deref().copied().unwrap_or_default()
+        self.said.as_ref().map_or_else(Retry::default, |said| said.retry)
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        self.said.as_ref()?.timeout
     }
 
     /// How long one call may take. A call that is late is dropped at the await where it stands, and has failed with the category
@@ -101,50 +196,65 @@ impl HandleStream {
     /// on in its own thread when the call is dropped. The time is measured by the runtime's time driver (`enable_time`).
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout.clamp(Duration::from_millis(1), TIME_MAX));
+        self.say().timeout = Some(timeout.clamp(Duration::from_millis(1), TIME_MAX));
         self
     }
 
     pub(crate) fn downgrade(&self) -> WeakHandle {
         WeakHandle {
             call: Arc::downgrade(&self.call),
-            timeout: self.timeout,
+            timeout: self.limit(),
         }
     }
 
     /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure.
     pub(crate) async fn call(&self, batch: EventBatch) -> Result<(), Failure> {
-        match self.timeout {
+        match self.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batch).await })
                     .catch_unwind()
                     .await,
             ),
-            Some(limit) => Box::pin(self.call_within(batch, limit)).await,
+            Some(limit) => Box::pin(call_within(|| (self.call)(batch), limit)).await,
         }
     }
+}
 
-    async fn call_within(&self, batch: EventBatch, limit: Duration) -> Result<(), Failure> {
-        let mut call = match catch_unwind(AssertUnwindSafe(|| (self.call)(batch))) {
-            Ok(call) => call,
-            Err(panic) => return settle(Err(panic)),
-        };
-        let outcome = {
-            let mut guarded = pin!(AssertUnwindSafe(&mut call).catch_unwind());
-            tokio::time::timeout(limit, &mut guarded).await
-        };
-        // What the future holds is dropped here, whether it has come to its end or not, and that may panic.
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(call)));
-        match (outcome, dropped) {
-            (Ok(Ok(Ok(()))), Err(panic)) => settle(Err(panic)),
-            (Ok(outcome), _) => settle(outcome),
-            (Err(_), dropped) => {
-                let mut text = format!("the call took longer than {limit:?} and was dropped");
-                if let Err(panic) = dropped {
-                    text = format!("{text}, where it panicked: {}", panic_text(&*panic));
-                }
-                Err(Failure::new(FailureCategory::Timeout, text))
+impl Grouping {
+    /// The same with several batches.
+    pub(crate) async fn call(&self, handler: &HandleStream, batches: Vec<EventBatch>) -> Result<(), Failure> {
+        match handler.limit() {
+            None => settle(
+                AssertUnwindSafe(async { (self.call)(batches).await })
+                    .catch_unwind()
+                    .await,
+            ),
+            Some(limit) => call_within(|| (self.call)(batches), limit).await,
+        }
+    }
+}
+
+/// Calls a closure, and drops what it began when that is late.
+async fn call_within(begin: impl FnOnce() -> Called, limit: Duration) -> Result<(), Failure> {
+    let mut call = match catch_unwind(AssertUnwindSafe(begin)) {
+        Ok(call) => call,
+        Err(panic) => return settle(Err(panic)),
+    };
+    let outcome = {
+        let mut guarded = pin!(AssertUnwindSafe(&mut call).catch_unwind());
+        tokio::time::timeout(limit, &mut guarded).await
+    };
+    // What the future holds is dropped here, whether it has come to its end or not, and that may panic.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(call)));
+    match (outcome, dropped) {
+        (Ok(Ok(Ok(()))), Err(panic)) => settle(Err(panic)),
+        (Ok(outcome), _) => settle(outcome),
+        (Err(_), dropped) => {
+            let mut text = format!("the call took longer than {limit:?} and was dropped");
+            if let Err(panic) = dropped {
+                text = format!("{text}, where it panicked: {}", panic_text(&*panic));
             }
+            Err(Failure::new(FailureCategory::Timeout, text))
         }
     }
 }
@@ -166,7 +276,7 @@ impl fmt::Debug for HandleStream {
         formatter
             .debug_struct("HandleStream")
             .field("retry", &self.retry_policy())
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.limit())
             .finish_non_exhaustive()
     }
 }

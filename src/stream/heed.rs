@@ -78,6 +78,7 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
     if let Some(keyed) = &mut pump.keyed {
         keyed.start_over(position);
     }
+    pump.let_group_go();
     pump.reported = position;
     core.board.note(|progress| {
         progress.position = position;
@@ -97,8 +98,9 @@ async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> R
     // Who rests holds no page (S5): the batch in hand is read again.
     pump.machine = Machine::new(pump.machine.position());
     if let Some(keyed) = &mut pump.keyed {
-        keyed.let_go(core);
+        keyed.let_go();
     }
+    pump.let_group_go();
     pump.feed.start_over();
     if let Some(checkpointer) = &pump.checkpointer {
         // The run is not over: it is what goes on when the stream is resumed.

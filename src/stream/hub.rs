@@ -76,6 +76,12 @@ impl Hub {
         handler: HandleStream,
     ) -> Result<EventStream, StreamError> {
         let options = durable.validate()?;
+        if options.partition.is_some() && handler.grouping().is_some() {
+            return Err(StreamError::InvalidOption {
+                name: options.name.to_string(),
+                problem: "its handler takes groups of batches and partition_by calls it with the events of one key; choose one of them".to_owned(),
+            });
+        }
         self.runtime()?;
         let claim = self.claim(&options.name).await?;
         let opened = self

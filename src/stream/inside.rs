@@ -3,11 +3,9 @@
 use tracing::Instrument;
 
 use crate::error::WaitError;
-use crate::event::batch::EventBatch;
 use crate::stream::core::StreamCore;
 use crate::stream::failure::Failure;
-use crate::stream::handler::HandleStream;
-use crate::stream::trace;
+use crate::stream::trace::{self, Delivered};
 
 tokio::task_local! {
     /// The stream whose handler call is being polled: the address of its core, which outlives the call.
@@ -18,11 +16,11 @@ tokio::task_local! {
 /// in tasks that it spawns.
 pub(crate) async fn call(
     core: &StreamCore,
-    handler: &HandleStream,
-    batch: EventBatch,
+    delivered: Delivered,
+    call: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let span = trace::handler_call(core, &batch);
-    let call = INSIDE.scope(address(core), handler.call(batch));
+    let span = trace::handler_call(core, delivered);
+    let call = INSIDE.scope(address(core), call);
     match span {
         None => call.await,
         // A span that nobody wants takes no room in the loops' tasks, of which there may be very many.

@@ -138,6 +138,36 @@ impl Machine {
         }
     }
 
+    /// The selected batches that are in hand, one behind the other.
+    pub(crate) fn all_in_hand(&self) -> &VecDeque<EventBatch> {
+        &self.page
+    }
+
+    /// Everything up to here is in hand, or settled.
+    pub(crate) fn taken_through(&self) -> u64 {
+        self.page_through.max(self.position)
+    }
+
+    /// Where to look for more behind the page in hand. Who looks has to look again after it, unless it is told otherwise then.
+    pub(crate) fn looks_on(&mut self) -> u64 {
+        self.may_rest = false;
+        self.taken_through()
+    }
+
+    /// A page behind the one in hand; there is nothing else up to `through`.
+    pub(crate) fn take_more(&mut self, batches: VecDeque<EventBatch>, through: u64, may_rest: bool) {
+        let taken = self.taken_through();
+        assert!(
+            batches
+                .iter()
+                .all(|batch| batch.iter().all(|event| event.sequence() > taken)),
+            "a page lies behind the one in hand"
+        );
+        self.page.extend(batches);
+        self.page_through = self.page_through.max(through);
+        self.may_rest = may_rest;
+    }
+
     /// The batch that the handler has, or gets next.
     pub(crate) fn in_hand(&self) -> Option<&EventBatch> {
         self.page.front()

@@ -22,6 +22,7 @@ use crate::stream::core::{StreamCore, Turn};
 use crate::stream::failure::Failure;
 use crate::stream::feed::{Feed, Found, Selected};
 use crate::stream::gate::{Parked, Passage};
+use crate::stream::group::Group;
 use crate::stream::handler::HandleStream;
 use crate::stream::heed;
 use crate::stream::inside;
@@ -50,6 +51,8 @@ pub(crate) struct Pump {
     pub(crate) paused: Option<Pause>,
     /// What a partitioned stream has in place of the machine.
     pub(crate) keyed: Option<Box<Keyed>>,
+    /// What is to be remembered of groups, once the handler got one.
+    pub(crate) group: Option<Box<Group>>,
     /// Wakes this stream; left on the bus when there is nothing to see.
     pub(crate) waker: Waker,
     /// The position that the board shows.
@@ -94,6 +97,7 @@ impl Pump {
             failures: None,
             care,
             paused: None,
+            group: None,
             keyed: partition.map(|partition| Box::new(Keyed::new(position, partition))),
             waker,
             reported: position,
@@ -329,6 +333,9 @@ impl Work {
                 Command::Read { after, through } => {
                     Box::pin(self.read(&core, Range { after, through })).await
                 }
+                Command::Call(batch) if self.pump().handler.grouping().is_some() => {
+                    Box::pin(self.call_group(&core, batch)).await
+                }
                 Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
                     let mut pump = self.take_pump();
@@ -347,7 +354,7 @@ impl Work {
                 pages += 1;
                 if pages > 1 {
                     // A handler that never waits must not keep the thread from others.
-                    tokio::task::yield_now().await;
+                    patience::let_others_go_on().await;
                 }
             }
         }
@@ -368,6 +375,7 @@ impl Work {
     /// Looks at the bus. With nothing to see, the waker is there before the loop rests, so that nothing comes unseen.
     fn look(&mut self, core: &StreamCore, after: u64) -> Result<Input, StopCause> {
         let pump = self.pump();
+        pump.let_group_go();
         let found = core.look(after, &pump.waker);
         pump.feed.found(&found);
         match found {
@@ -393,7 +401,11 @@ impl Work {
         Arc::clone(checkpointer.cell())
     }
 
-    async fn call(&mut self, core: &StreamCore, mut batch: EventBatch) -> Result<Input, StopCause> {
+    pub(crate) async fn call(
+        &mut self,
+        core: &StreamCore,
+        mut batch: EventBatch,
+    ) -> Result<Input, StopCause> {
         if self.pump().care.as_ref().is_some_and(|care| care.is_due()) {
             match Box::pin(self.prepare(core, batch)).await? {
                 Next::Call(part) => batch = part,
@@ -421,7 +433,7 @@ impl Work {
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, &self.pump().handler, batch) => outcome,
+            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(batch)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         drop(turn);
@@ -529,7 +541,7 @@ impl Work {
 }
 
 /// Waits for somebody who retries a dead letter. Nothing: the gate has something to say first (S7).
-async fn wait_for_turn<'a>(core: &StreamCore, turn: &'a Turn) -> Option<RwLockReadGuard<'a, ()>> {
+pub(crate) async fn wait_for_turn<'a>(core: &StreamCore, turn: &'a Turn) -> Option<RwLockReadGuard<'a, ()>> {
     let turn = tokio::select! {
         turn = turn.read() => turn,
         () = interrupted(core) => return None,

@@ -34,7 +34,8 @@ pub struct StreamStatus {
     pub started_after: u64,
     /// The stored position of a durable stream.
     pub cursor: Option<u64>,
-    /// Batches that the handler took in this run.
+    /// Batches that the handler took in this run; of a stream with [`partition_by`](crate::DurableStream::partition_by), the parts of them
+    /// that a call was given.
     pub handled_batches: u64,
     /// Events in these batches.
     pub handled_events: u64,

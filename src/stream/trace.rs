@@ -12,16 +12,41 @@ use crate::stream::core::StreamCore;
 use crate::stream::failure::Failure;
 use crate::stream::policy::Verdict;
 
+/// What a handler call is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Delivered {
+    first_sequence: u64,
+    last_sequence: u64,
+    events: u64,
+}
+
+impl Delivered {
+    /// Several batches in one call.
+    pub(crate) fn together(batches: &[EventBatch]) -> Self {
+        Self {
+            first_sequence: batches.first().map_or(0, EventBatch::first_sequence),
+            last_sequence: batches.last().map_or(0, EventBatch::last_sequence),
+            events: batches.iter().map(|batch| batch.len() as u64).sum(),
+        }
+    }
+}
+
+impl From<&EventBatch> for Delivered {
+    fn from(batch: &EventBatch) -> Self {
+        Self::together(std::slice::from_ref(batch))
+    }
+}
+
 /// The span of a handler call, so that what the handler logs carries the stream's name. Nothing, when no subscriber wants it,
 /// which costs a look at a static.
-pub(crate) fn handler_call(core: &StreamCore, batch: &EventBatch) -> Option<Span> {
+pub(crate) fn handler_call(core: &StreamCore, delivered: Delivered) -> Option<Span> {
     let span = tracing::info_span!(
         target: "millstream::handle",
         "handle",
         stream = core.name.as_deref(),
-        first_sequence = signed(batch.first_sequence()),
-        last_sequence = signed(batch.last_sequence()),
-        events = signed(batch.len() as u64),
+        first_sequence = signed(delivered.first_sequence),
+        last_sequence = signed(delivered.last_sequence),
+        events = signed(delivered.events),
         category = Empty,
         otel.status_code = Empty,
     );

@@ -9,6 +9,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::CursorCell;
 use crate::log::queue::Due;
 use crate::log::request::Appended;
+use crate::stream::board::News;
 use crate::stream::core::StreamCore;
 use crate::stream::feed::{Feed, Found};
 use crate::stream::inside;
@@ -95,12 +96,20 @@ impl StreamCore {
     /// Whether the position is there, after saying that somebody waits for it. A position from before a reset is none: the loop
     /// has yet to begin at the new one.
     fn has_reached(&self, sequence: u64) -> bool {
+        // What somebody waited for before, and what is reached, hides nothing that is waited for now.
+        self.board.report(|_| News::No);
         let (position, epoch) = self.board.note(|progress| {
             progress.wanted = progress.wanted.min(sequence);
             (progress.position, progress.epoch)
         });
         // A stream at rest is settled up to the head without saying so.
-        epoch == self.heard_epoch() && (position >= sequence || self.position() >= sequence)
+        let has_reached =
+            epoch == self.heard_epoch() && (position >= sequence || self.position() >= sequence);
+        if !has_reached {
+            // A group that waits for more batches is not to keep anybody waiting.
+            self.interrupt.notify_one();
+        }
+        has_reached
     }
 
     /// What those are told who wait for a stream that does not go on. One that was told to rest, and whose handler has not

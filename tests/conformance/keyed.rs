@@ -476,6 +476,32 @@ pub(crate) async fn d9_a_pause_waits_for_the_calls_and_repeats_nothing_of_the_ru
     assert_eq!(taken, [1, 2, 3, 4, 5]);
 }
 
+pub(crate) async fn d9_after_a_word_what_failed_is_tried_at_once(subject: &Subject) {
+    let store = subject.open();
+    for name in ["a", "b"] {
+        append(&store, name, 1).await;
+    }
+    let hands = Hands::default();
+    hands.hold("a");
+    hands.fail("b");
+    let slow = Retry::default()
+        .delay_min(Duration::from_secs(3600))
+        .elapsed_max(Duration::from_secs(86_400));
+    let stream = store
+        .stream_all_durable(&keyed("ledger", 2), hands.handler().retry(slow))
+        .await
+        .unwrap();
+    eventually("b waits to be tried again", || stream.status().failures == 1).await;
+    // The pause is taken back before the call under way lets the stream heed it.
+    let control = store.stream("ledger").await.unwrap();
+    control.pause("anna").await.unwrap();
+    control.resume().await.unwrap();
+    hands.heal("b");
+    hands.let_go("a");
+    in_time("b is tried again", stream.caught_up()).await.unwrap();
+    assert_eq!(hands.taken(), [1, 2]);
+}
+
 pub(crate) async fn d9_a_reset_waits_for_the_calls_and_begins_a_new_run(subject: &Subject) {
     let store = subject.open();
     for name in ["a", "b", "c"] {

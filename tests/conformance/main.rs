@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod durable;
+mod groups;
 mod guards;
 mod keyed;
 mod letters;
@@ -164,11 +165,22 @@ conformance! {
         keyed::d5_over_all_keys_when_most_fail_the_stream_stops,
         keyed::s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed_over,
         keyed::d9_a_pause_waits_for_the_calls_and_repeats_nothing_of_the_run,
+        keyed::d9_after_a_word_what_failed_is_tried_at_once,
         keyed::d9_a_reset_waits_for_the_calls_and_begins_a_new_run,
         keyed::d9_the_batch_that_stands_failed_is_skipped,
         keyed::d3_the_checkpoint_and_the_lookahead_bound_what_is_repeated,
         keyed::d1_the_number_of_workers_may_change_between_runs,
         keyed::d5_a_closure_that_panics_stops_a_partitioned_stream,
+        groups::s3_a_group_has_what_is_there_in_order_and_no_more_than_fits,
+        groups::s3_a_live_group_waits_for_more_and_no_longer_than_it_may,
+        groups::s7_a_group_that_waits_keeps_nobody_waiting,
+        groups::d2_a_group_is_settled_as_a_whole_or_not_at_all,
+        groups::d5_of_a_group_that_fails_only_the_batch_at_fault_is_set_aside,
+        groups::d5_a_group_that_stops_its_stream_names_the_batch_at_fault,
+        groups::d5_a_group_ends_before_events_that_queue,
+        groups::d3_a_group_is_no_larger_than_what_may_be_unstored,
+        groups::d9_a_pause_while_a_group_waits_loses_nothing,
+        groups::s1_groups_of_batches_are_refused_where_calls_are_by_key,
         steering::d9_a_paused_stream_rests_and_goes_on_without_a_gap,
         steering::d9_a_pause_of_a_resting_stream_stores_what_is_settled,
         steering::d9_a_pause_holds_after_a_restart,

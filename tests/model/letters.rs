@@ -59,6 +59,8 @@ pub(crate) struct Life {
     is_strict: bool,
     /// How many keys are handled at once, from one registration to the next; 0: one batch after the other.
     workers: Vec<u32>,
+    /// How many batches a call may have, where it has whole ones; 0: the handler takes one.
+    group: u32,
     steps: Vec<Step>,
 }
 
@@ -94,12 +96,14 @@ pub(crate) fn life() -> impl Strategy<Value = Life> {
         prop::collection::vec(1..=16_u32, 1..4),
         prop::collection::vec(0..=3_u32, 2..4),
     ];
-    (policy, any::<bool>(), any::<bool>(), workers, steps).prop_map(
-        |(policy, names, is_strict, workers, steps)| Life {
+    let group = prop_oneof![Just(0), 1..6_u32];
+    (policy, any::<bool>(), any::<bool>(), workers, group, steps).prop_map(
+        |(policy, names, is_strict, workers, group, steps)| Life {
             policy,
             names,
             is_strict,
             workers,
+            group,
             steps,
         },
     )
@@ -117,6 +121,25 @@ impl Strings {
         let strings = self.clone();
         let handler = HandleStream::new(move |batch: EventBatch| {
             let outcome = strings.take(&batch, names);
+            async move {
+                tokio::task::yield_now().await;
+                outcome
+            }
+        });
+        handler.retry(Retry::never())
+    }
+
+    /// The same, for several batches at once. Of a group that fails nothing is taken.
+    fn group_handler(&self, names: bool, batches_max: u32) -> HandleStream {
+        let strings = self.clone();
+        let handler = HandleStream::group(batches_max, Duration::ZERO, move |batches: Vec<EventBatch>| {
+            let poisoned = strings.poisoned.lock().unwrap().clone();
+            let mut events = batches.iter().flatten();
+            let fails = batches.len() > 1 && events.any(|event| poisoned.contains(&event.sequence()));
+            let outcome = match fails {
+                true => Err(HandlerError::at(0, "poisoned")),
+                false => batches.iter().try_for_each(|batch| strings.take(batch, names)),
+            };
             async move {
                 tokio::task::yield_now().await;
                 outcome
@@ -231,7 +254,10 @@ impl World {
             0 => durable,
             workers => durable.partition_by(workers, key_of).lookahead(workers),
         };
-        let handler = self.strings.handler(self.life.names);
+        let handler = match (workers, self.life.group) {
+            (0, group) if group > 0 => self.strings.group_handler(self.life.names, group),
+            _ => self.strings.handler(self.life.names),
+        };
         let stream = self.store.stream_all_durable(&durable, handler).await.unwrap();
         self.stream = Some(stream);
     }

@@ -40,9 +40,10 @@ fn child() {
         return;
     };
     let policy = env::var(CHILD_POLICY).unwrap();
+    let takes_groups = policy == "park, in groups";
     let durable = DurableStream::new("ledger").starts_max(STARTS_MAX);
     let durable = match policy.as_str() {
-        "park" => durable.on_failure(FailurePolicy::park()),
+        "park" | "park, in groups" => durable.on_failure(FailurePolicy::park()),
         "park, several keys at once" => durable
             .on_failure(FailurePolicy::park())
             .partition_by(4, |event| Some((event.sequence() % 5).to_string())),
@@ -52,25 +53,35 @@ fn child() {
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(live(Path::new(&path), durable));
+    runtime.block_on(live(Path::new(&path), durable, takes_groups));
 }
 
-async fn live(path: &Path, durable: DurableStream) {
+async fn live(path: &Path, durable: DurableStream, takes_groups: bool) {
     let store = Store::open(path).unwrap();
     let handled = OpenOptions::new()
         .create(true)
         .append(true)
         .open(handled_by(path))
         .unwrap();
-    let handler = HandleStream::new(move |batch: EventBatch| {
-        for event in &batch {
+    let take = move |batch: &EventBatch| {
+        for event in batch {
             if event.sequence() == POISON {
                 std::process::abort();
             }
             writeln!(&handled, "{}", event.sequence()).unwrap();
         }
-        async { Ok::<_, std::io::Error>(()) }
-    });
+    };
+    let handler = if takes_groups {
+        HandleStream::group(8, Duration::ZERO, move |batches: Vec<EventBatch>| {
+            batches.iter().for_each(&take);
+            async { Ok::<_, std::io::Error>(()) }
+        })
+    } else {
+        HandleStream::new(move |batch: EventBatch| {
+            take(&batch);
+            async { Ok::<_, std::io::Error>(()) }
+        })
+    };
     let stream = store.stream_all_durable(&durable, handler).await.unwrap();
     let _ = stream.caught_up().await;
     store.close().await.unwrap();
@@ -148,16 +159,22 @@ async fn an_event_that_kills_the_process_is_parked_after_so_many_starts() {
 
 #[tokio::test]
 async fn an_event_that_kills_the_process_is_found_among_several_keys_at_once() {
+    is_found_and_set_aside_alone("park, several keys at once", 3).await;
+}
+
+#[tokio::test]
+async fn an_event_that_kills_the_process_is_found_in_a_group_of_batches() {
+    is_found_and_set_aside_alone("park, in groups", 1).await;
+}
+
+async fn is_found_and_set_aside_alone(policy: &str, batch: usize) {
     let place = Place::new();
     let store = place.open();
-    for _ in 0..EVENTS / 3 {
-        append(&store, "a", 3).await;
+    for _ in 0..EVENTS as usize / batch {
+        append(&store, "a", batch).await;
     }
     store.close().await.unwrap();
-    assert_eq!(
-        deaths(&place.path(), "park, several keys at once"),
-        STARTS_MAX + 1
-    );
+    assert_eq!(deaths(&place.path(), policy), STARTS_MAX + 1);
     let letters = letters(&place.open()).await;
     let shapes: Vec<_> = letters
         .iter()

@@ -71,7 +71,7 @@ async fn call(
     let count = events.len() as u64;
     core.meter.call_begins(events.recorded_timestamp());
     core.faults.hit(FaultPoint::BeforeHandler);
-    let outcome = inside::call(&core, &handler, events).await;
+    let outcome = inside::call(&core, (&events).into(), handler.call(events)).await;
     drop(turn);
     core.faults.hit(FaultPoint::AfterHandler);
     let shown = outcome.as_ref().map_or(Outcome::Failed, |()| Outcome::Handled);
@@ -118,10 +118,10 @@ impl Stint<'_> {
         if !self.care.is_watching() {
             return keyed.running.len() < keyed.partition.workers as usize;
         }
-        // What the process may have died of is handled one by one, in the order of the log.
+        // What the process may have died of is handled one by one, in the order of the log: what a call has is open.
         let next = keyed.lanes.next().and_then(|(_, events)| events.iter().next());
         let is_next = next.map(|event| event.sequence()) == keyed.lanes.hand().first_open();
-        is_next && keyed.running.is_empty() && keyed.storing.is_none()
+        is_next && keyed.storing.is_none()
     }
 
     /// A call has ended, and the stream goes on.

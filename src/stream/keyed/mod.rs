@@ -94,11 +94,9 @@ impl Keyed {
     }
 
     /// Lets go of what can be read again (S5). No call is under way.
-    pub(crate) fn let_go(&mut self, core: &StreamCore) {
+    pub(crate) fn let_go(&mut self) {
         self.failing.clear();
         self.lanes.let_go();
-        // The stream looks from its position again.
-        core.source.bus.reseat(core.seat, self.position());
     }
 }
 

@@ -106,7 +106,7 @@ impl Stint<'_> {
                     self.note(happened)?;
                 }
                 // A log that has nothing to handle must not keep the thread from others.
-                Ahead::More => tokio::task::yield_now().await,
+                Ahead::More => patience::let_others_go_on().await,
                 Ahead::Behind(range) => self.read(feed, range).await?,
             }
         }
@@ -186,7 +186,7 @@ impl Stint<'_> {
             self.step()?;
         }
         // A log that is read from memory must not keep the thread from others.
-        tokio::task::yield_now().await;
+        patience::let_others_go_on().await;
         Ok(())
     }
 
