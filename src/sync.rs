@@ -1,10 +1,12 @@
-//! Locks and condition variables: parking_lot's, or loom's when the models are checked.
+//! Locks and condition variables: parking_lot's, or loom's when the models are checked; and how a task lets others go on.
 //!
 //! Both arms are newtypes with the same few methods, so that no module can use a lock that the models do not see.
 
 #![allow(clippy::disallowed_types, reason = "the one place where locks come from")]
 
+use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::task::Poll;
 use std::time::Instant;
 
 #[cfg(millstream_loom)]
@@ -80,4 +82,18 @@ impl Condvar {
     pub(crate) fn wait_until<'a, T>(&self, guard: MutexGuard<'a, T>, _: Instant) -> MutexGuard<'a, T> {
         MutexGuard(self.0.wait(guard.0).expect("a model that panicked has ended"))
     }
+}
+
+/// Comes up again behind what else is ready. The waker is called at once: tokio's own `yield_now` keeps it until the worker
+/// is free, which never happens when somebody blocks that worker, as a handler or `append_blocking` in another executor may.
+pub(crate) async fn let_others() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

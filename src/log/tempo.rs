@@ -3,9 +3,7 @@
 //! Waking a thread takes about as long as a fast disk takes to sync. So a caller that nobody shares the commit with may look
 //! for its answer instead: in short turns, between which whatever else is ready on its executor gets on.
 
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 use std::{hint, thread};
 
@@ -13,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::log::trial::{Manner, Trial};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, let_others};
 
 pub(crate) struct Tempo {
     /// The running mean of the time from the begin of a group to its answers.
@@ -99,20 +97,6 @@ async fn awake<T>(mut answer: oneshot::Receiver<T>, patience: Duration) -> Optio
         let_others().await;
     }
     answer.await.ok()
-}
-
-/// Comes up again behind what else is ready. The waker is called at once: tokio's own `yield_now` keeps it until the worker
-/// is free, which never happens when another executor blocks that worker, as `append_blocking` does.
-async fn let_others() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

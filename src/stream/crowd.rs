@@ -14,9 +14,8 @@ use std::task::{Poll, Waker};
 use tokio::runtime::Handle;
 
 use crate::stream::core::StreamCore;
-use crate::stream::patience;
 use crate::stream::pump::{self, Pump};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, let_others};
 
 /// A batch that concerns no more streams than this wakes them one by one.
 const FEW: usize = 32;
@@ -90,7 +89,7 @@ async fn run(crowd: Arc<Crowd>) {
         }
         count += 1;
         if count % TURN == 0 {
-            patience::let_others_go_on().await;
+            let_others().await;
         }
     }
 }

@@ -2,7 +2,6 @@
 //! until the gate has something to say, but for what is on its way into the log.
 
 use std::future::poll_fn;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::error::{ReadError, StopCause};
@@ -54,20 +53,6 @@ pub(crate) async fn stored(checkpointer: &Checkpointer, position: u64) -> Result
     let cell = checkpointer.cell();
     poll_fn(|context| cell.poll_stored(position, context)).await?;
     Ok(())
-}
-
-/// Lets others have the thread. Unlike tokio's own `yield_now` this puts the loop into the queue that other threads take from,
-/// so that a handler which blocks this thread next does not hold up a loop that is not its own (S4).
-pub(crate) async fn let_others_go_on() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 pub(crate) async fn pause(core: &StreamCore, delay: Duration) {

@@ -35,6 +35,7 @@ use crate::stream::registry::NameClaim;
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::steering::Hearing;
 use crate::stream::trace;
+use crate::sync::let_others;
 
 /// The state of a loop. It is owned by the task at work, or by the gate while the stream rests.
 pub(crate) struct Pump {
@@ -354,7 +355,7 @@ impl Work {
                 pages += 1;
                 if pages > 1 {
                     // A handler that never waits must not keep the thread from others.
-                    patience::let_others_go_on().await;
+                    let_others().await;
                 }
             }
         }

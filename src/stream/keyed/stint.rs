@@ -23,6 +23,7 @@ use crate::stream::patience;
 use crate::stream::pump::Pump;
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::trace;
+use crate::sync::let_others;
 
 /// The parts of a loop's state, so that a page can be read while the others change.
 pub(super) struct Stint<'a> {
@@ -106,7 +107,7 @@ impl Stint<'_> {
                     self.note(happened)?;
                 }
                 // A log that has nothing to handle must not keep the thread from others.
-                Ahead::More => patience::let_others_go_on().await,
+                Ahead::More => let_others().await,
                 Ahead::Behind(range) => self.read(feed, range).await?,
             }
         }
@@ -186,7 +187,7 @@ impl Stint<'_> {
             self.step()?;
         }
         // A log that is read from memory must not keep the thread from others.
-        patience::let_others_go_on().await;
+        let_others().await;
         Ok(())
     }
 
