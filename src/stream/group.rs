@@ -11,18 +11,17 @@ use crate::error::StopCause;
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
 use crate::meter::Outcome;
-use crate::stream::board::News;
 use crate::stream::core::StreamCore;
 use crate::stream::dispose::Part;
 use crate::stream::failure::Failure;
 use crate::stream::feed::Found;
 use crate::stream::inside;
 use crate::stream::machine::Input;
-use crate::stream::patience::{pause, stored};
+use crate::stream::patience::pause;
 use crate::stream::policy::{Failures, Verdict};
-use crate::stream::pump::{Pump, Work, wait_for_turn};
+use crate::stream::pump::{Pump, Taken, Work, wait_for_turn};
 use crate::stream::status::{CallInHand, Phase};
-use crate::stream::trace::{self, Delivered};
+use crate::stream::trace::Delivered;
 
 /// What the loop of a stream remembers whose handler takes groups.
 #[derive(Default)]
@@ -173,39 +172,18 @@ impl Work {
         events: u64,
     ) -> Result<Input, StopCause> {
         let pump = self.pump();
-        let failures = pump.failures.take().map(|failures| failures.attempts());
         pump.group().end();
-        let position = batches.last().map_or(0, EventBatch::last_sequence);
         for batch in &batches[..batches.len() - 1] {
             pump.machine.step(Input::Settled {
                 through: batch.last_sequence(),
             });
         }
-        pump.reported = position;
-        let (now, count) = (Moment::now(), batches.len() as u32);
-        if let Some(care) = &mut pump.care {
-            batches.iter().for_each(|_| care.handled());
-        }
-        core.board.report(|progress| {
-            progress.move_to(position, now);
-            progress.rate.count(events, now);
-            progress.handled_batches += u64::from(count);
-            progress.handled_events += events;
-            progress.call = None;
-            if failures.is_some() {
-                progress.phase = Phase::CatchingUp;
-            }
-            News::Yes
-        });
-        if let Some(failures) = failures {
-            trace::recovered(core, position, failures);
-        }
-        if let Some(checkpointer) = &mut pump.checkpointer
-            && checkpointer.handled(count, position)
-        {
-            stored(checkpointer, position).await?;
-        }
-        Ok(Input::Settled { through: position })
+        let taken = Taken {
+            batches: u32::try_from(batches.len()).unwrap_or(u32::MAX),
+            events,
+            through: batches.last().map_or(0, EventBatch::last_sequence),
+        };
+        self.handled(core, taken).await
     }
 
     /// A group failed: it is repeated as it was, and when the retries are used up its batches are called one by one (D5).

@@ -245,6 +245,13 @@ impl Drop for Ending {
     }
 }
 
+/// What a call of the handler took, and how far the position gets with it.
+pub(crate) struct Taken {
+    pub(crate) batches: u32,
+    pub(crate) events: u64,
+    pub(crate) through: u64,
+}
+
 /// A loop at work. What it does with events that are set aside stands in `aside`. Dropped with the pump still inside, the loop panicked or its runtime was shut down.
 pub(crate) struct Work {
     core: Arc<StreamCore>,
@@ -448,24 +455,36 @@ impl Work {
                 .unwrap_or(Outcome::Failed),
         );
         match outcome {
-            Ok(()) => self.handled(core, events, last_sequence).await,
+            Ok(()) => {
+                let taken = Taken {
+                    batches: 1,
+                    events,
+                    through: last_sequence,
+                };
+                self.handled(core, taken).await
+            }
             Err(failure) => Box::pin(self.failed(core, failure, last_sequence)).await,
         }
     }
 
-    /// The handler took the batch, or the part of it: the position passes it, and the cursor is handed on (D2).
-    async fn handled(&mut self, core: &StreamCore, events: u64, position: u64) -> Result<Input, StopCause> {
+    /// The handler took the batch, or the part of it, or several: the position passes it, and the cursor is handed on (D2).
+    pub(crate) async fn handled(&mut self, core: &StreamCore, taken: Taken) -> Result<Input, StopCause> {
+        let Taken {
+            batches,
+            events,
+            through: position,
+        } = taken;
         let pump = self.pump();
         let failures = pump.failures.take().map(|failures| failures.attempts());
         pump.reported = position;
         let now = Instant::now();
         if let Some(care) = &mut pump.care {
-            care.handled();
+            (0..batches).for_each(|_| care.handled());
         }
         core.board.report(|progress| {
             progress.move_to(position, now);
             progress.rate.count(events, now);
-            progress.handled_batches += 1;
+            progress.handled_batches += u64::from(batches);
             progress.handled_events += events;
             progress.call = None;
             if failures.is_some() {
@@ -477,7 +496,7 @@ impl Work {
             trace::recovered(core, position, failures);
         }
         if let Some(checkpointer) = &mut pump.checkpointer
-            && checkpointer.handled(1, position)
+            && checkpointer.handled(batches, position)
         {
             stored(checkpointer, position).await?;
         }
