@@ -10,7 +10,7 @@ use futures::future::join_all;
 use millstream::internals::{FaultPoint, with_faults};
 use millstream::{
     AppendError, Checkpoint, CloseError, DurableStream, EventFilter, EventQuery, HandleStream, NewEvent,
-    OpenError, Retry, StopCause, Store,
+    OpenError, Retry, StopCause, Store, StreamState,
 };
 use tokio::sync::{Notify, Semaphore};
 
@@ -249,4 +249,57 @@ async fn s3_a_stream_goes_from_pages_read_ahead_over_to_the_window() {
         .unwrap()
         .unwrap();
     assert_eq!(stream.status().handled_events, 40);
+}
+
+/// The calls of a whole batch end in the moment in which the pause comes.
+#[tokio::test]
+async fn d9_what_ends_as_a_pause_comes_is_stored_with_it_and_holds_up_nothing_after_it() {
+    let store = Store::in_memory().unwrap();
+    for _ in 0..3 {
+        let batch = ["a", "b"].map(|key| NewEvent::new(key, 1));
+        store.append(batch).await.unwrap();
+    }
+    let (begun, let_go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handler = HandleStream::new({
+        let (begun, let_go) = (Arc::clone(&begun), Arc::clone(&let_go));
+        move |_| {
+            let (begun, let_go) = (Arc::clone(&begun), Arc::clone(&let_go));
+            async move {
+                begun.add_permits(1);
+                let_go.acquire().await.unwrap().forget();
+                Ok::<_, io::Error>(())
+            }
+        }
+    });
+    let durable = DurableStream::new("ledger")
+        .partition_by(2, |event| Some(event.event_type().to_owned()))
+        .lookahead(1);
+    let stream = store.stream_all_durable(&durable, handler).await.unwrap();
+    begun.acquire_many(2).await.unwrap().forget();
+    let_go.add_permits(2);
+    let control = store.stream("ledger").await.unwrap();
+    // This thread, which is the runtime's only one, waits until the stream was told: it hears of both at once.
+    std::thread::scope(|scope| {
+        let paused = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(control.pause("the test"))
+        });
+        paused.join().unwrap().unwrap();
+    });
+    let is_paused = || matches!(stream.status().state, StreamState::Paused { .. });
+    tokio::time::timeout(PATIENCE, async {
+        while !is_paused() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the stream heeds the pause");
+    assert_eq!((stream.status().position, stream.status().cursor), (2, Some(2)));
+    let_go.add_permits(4);
+    control.resume().await.unwrap();
+    tokio::time::timeout(PATIENCE, stream.caught_up())
+        .await
+        .expect("the stream goes on")
+        .unwrap();
+    assert_eq!(stream.status().handled_events, 6);
 }

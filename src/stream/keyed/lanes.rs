@@ -72,6 +72,11 @@ impl Lanes {
         has_room.then(|| self.page_through.max(self.hand.taken_through()))
     }
 
+    /// Whether more of the page can be taken into the hand.
+    pub(crate) fn can_fill(&self, bytes_max: usize) -> bool {
+        !self.page.is_empty() && self.has_room(bytes_max)
+    }
+
     fn has_room(&self, bytes_max: usize) -> bool {
         let hand = &self.hand;
         hand.is_empty() || (hand.batches() < self.lookahead_batches && hand.bytes() < bytes_max)

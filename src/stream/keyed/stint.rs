@@ -146,10 +146,16 @@ impl Stint<'_> {
 
     /// Whatever needs no waiting.
     fn step(&mut self) -> Result<(), StopCause> {
-        self.advance();
-        self.fill()?;
-        self.start()?;
-        self.advance();
+        loop {
+            self.advance();
+            self.fill()?;
+            self.start()?;
+            self.advance();
+            // What was settled before it was let go makes room as soon as it is taken.
+            if !self.keyed.lanes.can_fill(self.bytes_max()) {
+                break;
+            }
+        }
         self.show();
         Ok(())
     }
@@ -250,6 +256,8 @@ impl Stint<'_> {
     /// Waits for the calls under way, and for what is on its way into the log. Nothing begins.
     async fn drain(&mut self) -> Result<(), StopCause> {
         let mut outcome = Ok(());
+        // The last call may have ended as the gate called.
+        self.move_position();
         self.show();
         while !self.keyed.calls.is_empty() || self.keyed.storing.is_some() {
             let Keyed { calls, storing, .. } = &mut *self.keyed;
