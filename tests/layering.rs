@@ -23,6 +23,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // 5. The wiring.
     ("store", &["sync", "error", "event", "log", "stream", "builder"]),
+    // A use of streams: read models.
+    (
+        "projection",
+        &["clock", "sync", "error", "event", "log", "stream", "store"],
+    ),
     // What an operator asks of a whole log.
     ("inspect", &["error", "log", "store"]),
     (

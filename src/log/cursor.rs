@@ -120,6 +120,8 @@ pub(crate) struct CursorClaim {
     pub(crate) query: String,
     pub(crate) start: Start,
     pub(crate) on_mismatch: OnMismatch,
+    /// Where it goes on whatever is stored.
+    pub(crate) begins_at: Option<u64>,
 }
 
 impl CursorClaim {
@@ -130,6 +132,9 @@ impl CursorClaim {
         extent: Extent,
         log_id: &str,
     ) -> Result<Option<u64>, StreamError> {
+        if self.begins_at.is_some() {
+            return Ok(self.begins_at);
+        }
         let Some(stored) = stored else {
             return Ok(None);
         };
@@ -371,6 +376,7 @@ mod tests {
             query: query.into(),
             start: Start::Beginning,
             on_mismatch,
+            begins_at: None,
         }
     }
 

@@ -92,6 +92,7 @@ impl Hub {
                 query: query.canonical_text(),
                 start: options.start,
                 on_mismatch: options.on_mismatch,
+                begins_at: options.begins_at,
             })
             .await?;
         let care = self.care(&options, &opened).await?;
