@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use crate::clock::Timestamp;
 use crate::error::{BoxError, DecodeError, FailureCategory, ReadModelError, causes};
 use crate::event::batch::EventBatch;
+use crate::fault::{FaultPoint, Faults};
 use crate::projection::catalog::storage;
 use crate::projection::projection::Kept;
 use crate::stream::failure::{Failure, HandlerError};
@@ -68,6 +69,15 @@ pub(crate) struct Build {
     spec: Spec,
     owner: i64,
     position: u64,
+    faults: Faults,
+}
+
+/// The log that a build is made from.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(crate) log_id: String,
+    pub(crate) head: u64,
+    pub(crate) faults: Faults,
 }
 
 /// Why batches were not applied. What was committed before stays.
@@ -86,7 +96,7 @@ impl From<ReadModelError> for NotApplied {
 
 impl Build {
     /// Opens a build, makes it if it is new, and takes it over from whoever had it.
-    pub(crate) fn open(path: &Path, spec: Spec, log_id: &str, head: u64) -> Result<Self, ReadModelError> {
+    pub(crate) fn open(path: &Path, spec: Spec, origin: Origin) -> Result<Self, ReadModelError> {
         let failed = storage("open the file of a read model");
         let mut connection = Connection::open(path).map_err(&failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
@@ -102,9 +112,9 @@ impl Build {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(&failed)?;
         let position = match stored(&tx).map_err(&failed)? {
-            Some(stored) => stored.check(&spec, log_id, head)?,
+            Some(stored) => stored.check(&spec, &origin)?,
             None => {
-                make(&tx, &spec, log_id)?;
+                make(&tx, &spec, &origin.log_id)?;
                 0
             }
         };
@@ -119,6 +129,7 @@ impl Build {
             spec,
             owner,
             position,
+            faults: origin.faults,
         })
     }
 
@@ -214,8 +225,14 @@ impl Build {
             .map_err(|error| ReadModelError::from(failed(error)))?;
         check_owner(&tx, &self.spec, self.owner)?;
         let outcome = attempt(&tx, projection, batches, limits).and_then(|applied| {
-            let noted = note(&tx, applied.last_sequence).and_then(|()| tx.commit());
+            let noted = note(&tx, applied.last_sequence).and_then(|()| {
+                if self.faults.hit(FaultPoint::BeforeModel) {
+                    return Err(injected());
+                }
+                tx.commit()
+            });
             noted.map_err(|error| ReadModelError::from(failed(error)))?;
+            self.faults.hit(FaultPoint::AfterModel);
             Ok(applied)
         });
         match &outcome {
@@ -355,6 +372,12 @@ fn guarded(tx: &Transaction<'_>, call: impl FnOnce() -> Result<(), BoxError>) ->
     }
 }
 
+/// A fault that a test asked for.
+fn injected() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    rusqlite::Error::SqliteFailure(code, Some("a fault was injected".to_owned()))
+}
+
 fn move_position(tx: &Transaction<'_>, position: u64) -> rusqlite::Result<()> {
     tx.prepare_cached("UPDATE millstream_build SET position = ?1, updated_at = ?2")?
         .execute(params![position as i64, Timestamp::now().as_micros()])?;
@@ -386,20 +409,20 @@ struct Stored {
 
 impl Stored {
     /// Refuses a build that does not fit the log or the projection. Gives its position.
-    fn check(self, spec: &Spec, log_id: &str, head: u64) -> Result<u64, ReadModelError> {
+    fn check(self, spec: &Spec, origin: &Origin) -> Result<u64, ReadModelError> {
         let name = || spec.name.clone();
-        if self.log_id != log_id {
+        if self.log_id != origin.log_id {
             return Err(ReadModelError::ForeignLog {
                 name: name(),
                 built_from: self.log_id,
-                log: log_id.to_owned(),
+                log: origin.log_id.clone(),
             });
         }
-        if self.position > head {
+        if self.position > origin.head {
             return Err(ReadModelError::AheadOfLog {
                 name: name(),
                 position: self.position,
-                head,
+                head: origin.head,
             });
         }
         let changed = [

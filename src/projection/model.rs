@@ -11,8 +11,9 @@ use tokio::task::AbortHandle;
 
 use crate::error::{ReadModelError, SteerError, StopCause, WaitError};
 use crate::event::batch::EventBatch;
+use crate::fault::{FaultPoint, Faults};
 use crate::projection::applier::{Applier, Call, Writer, blocking};
-use crate::projection::build::Build;
+use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::{BuildRow, BuildState, Catalog, Promoted};
 use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
@@ -147,8 +148,13 @@ impl Shared {
                 pruned_through: extent.pruned_through,
             });
         }
-        let (path, log_id) = (self.catalog.file_of(row), self.store().log_id().to_owned());
-        let build = blocking(move || Build::open(&path, spec, &log_id, extent.head)).await??;
+        let path = self.catalog.file_of(row);
+        let origin = Origin {
+            log_id: self.store().log_id().to_owned(),
+            head: extent.head,
+            faults: self.store().faults().clone(),
+        };
+        let build = blocking(move || Build::open(&path, spec, origin)).await??;
         Ok(Writer::new(build, projection, self.options.transaction()))
     }
 
@@ -163,8 +169,8 @@ impl Shared {
     /// Lets the build serve, and ends what kept older versions.
     async fn promote(&self) -> Result<(), ReadModelError> {
         let (catalog, row) = (Arc::clone(&self.catalog), self.row.borrow().clone());
-        let asked = row.clone();
-        match blocking(move || catalog.promote(&asked)).await?? {
+        let (asked, faults) = (row.clone(), self.store().faults().clone());
+        match blocking(move || promote(&catalog, &asked, &faults)).await?? {
             Promoted::No => {
                 let serving = self.catalog.serving(&self.name)?;
                 return Err(ReadModelError::OlderVersion {
@@ -393,7 +399,8 @@ impl ReadModel {
         self.wait_for(self.shared.store().head()).await
     }
 
-    /// Builds the model anew beside the one that serves, which goes on serving, and takes its place in one step.
+    /// Builds the model anew beside the one that serves, which goes on serving, and takes its place in one step. It goes as far as
+    /// that one is; the stream, or the next [`catch_up`](Self::catch_up), goes on from there.
     ///
     /// Dead letters that can be applied now are applied, and are gone then; others stay. The new build is a database file of its own.
     /// The model's stream waits for the last step, which is short.
@@ -472,6 +479,18 @@ impl ReadModel {
             cause,
         })
     }
+}
+
+/// One build takes the place of another.
+pub(crate) fn promote(
+    catalog: &Catalog,
+    row: &BuildRow,
+    faults: &Faults,
+) -> Result<Promoted, ReadModelError> {
+    faults.hit(FaultPoint::BeforeSwitch);
+    let promoted = catalog.promote(row)?;
+    faults.hit(FaultPoint::AfterSwitch);
+    Ok(promoted)
 }
 
 /// Lets the model serve as soon as it has caught up.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::error::ReadModelError;
 use crate::projection::applier::{Applier, Writer, blocking};
-use crate::projection::build::{Build, Spec};
+use crate::projection::build::{Build, Origin, Spec};
 use crate::projection::catalog::{BuildState, Catalog};
 use crate::projection::catch_up::CatchUp;
 use crate::projection::model::{Parts, ReadModel};
@@ -260,10 +260,15 @@ impl ReadModels {
         };
         let active = self.inner.active.claim(&name, version).await?;
         let extent = store.log().extent().await?;
-        let (catalog, log_id) = (Arc::clone(&self.inner.catalog), store.log_id().to_owned());
+        let catalog = Arc::clone(&self.inner.catalog);
+        let origin = Origin {
+            log_id: store.log_id().to_owned(),
+            head: extent.head,
+            faults: store.faults().clone(),
+        };
         let (row, mut build) = blocking(move || {
             let row = catalog.claim(&spec.name, spec.version)?;
-            let build = Build::open(&catalog.file_of(&row), spec, &log_id, extent.head)?;
+            let build = Build::open(&catalog.file_of(&row), spec, origin)?;
             Ok::<_, ReadModelError>((row, build))
         })
         .await??;

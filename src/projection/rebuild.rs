@@ -12,7 +12,7 @@ use crate::projection::applier::{Applier, Writer, blocking};
 use crate::projection::catalog::{BuildRow, Promoted};
 use crate::projection::catch_up::{CatchUp, CaughtUp, Stuck};
 use crate::projection::lacking::{Lacking, discard_applied, letters};
-use crate::projection::model::Shared;
+use crate::projection::model::{Shared, promote};
 
 /// How far a rebuild is.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub struct RebuildProgress {
     pub version: u32,
     /// The events of the log that are done: applied, or not selected by the query.
     pub done: u64,
-    /// The events of the log.
+    /// The events of the log up to where the build is that serves.
     pub total: u64,
     /// Events done in a second, on average since the beginning.
     pub events_per_second: f64,
@@ -52,13 +52,13 @@ impl Rebuild {
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, ReadModelError> {
         shared.check_serving()?;
         let under_way = shared.begin_rebuild()?;
-        let head = shared.store().log().head().await?;
+        let position = shared.applier().position();
         let (name, version) = (shared.name().to_owned(), shared.version());
         let (give, progress) = watch::channel(RebuildProgress {
             name: name.clone(),
             version,
             done: 0,
-            total: head,
+            total: position,
             events_per_second: 0.0,
             remaining: None,
             is_finished: false,
@@ -79,7 +79,7 @@ impl Rebuild {
             give,
         };
         let task = tokio::spawn(async move {
-            let outcome = work.run(head).await;
+            let outcome = work.run().await;
             drop(under_way);
             outcome
         });
@@ -183,37 +183,39 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, head: u64) -> Result<(), ReadModelError> {
+    async fn run(mut self) -> Result<(), ReadModelError> {
         let shared = Arc::clone(&self.attempt.shared);
         tracing::info!(
             name = shared.name(),
             version = shared.version(),
-            events = head,
             "a read model is rebuilt"
         );
         let row = self.attempt.row.clone();
         let row = row.expect("a rebuild begins with a build of its own");
         let applier = Applier::new(shared.writer_for(&row).await?);
-        let mut lacking = Lacking::new(letters(&shared).await?);
+        let mut lacking = Lacking::new(Vec::new());
         let mut writer = applier.lock().await;
-        let mut through = head;
+        // It goes as far as what serves. What comes then is the stream's, with all that it does when something fails.
         loop {
-            writer = self.catch_up(writer, through, &mut lacking).await?;
-            through = shared.store().log().head().await?;
+            let through = shared.applier().position();
             self.note_total(through);
-            if through - writer.build.position() <= LAST_STEP_EVENTS {
+            if through.saturating_sub(writer.build.position()) <= LAST_STEP_EVENTS {
                 break;
             }
+            lacking.replace(letters(&shared).await?);
+            writer = self.catch_up(writer, through, &mut lacking).await?;
         }
         // From here on the stream waits, so that it is passed by nothing.
         let mut serving = shared.applier().lock().await;
-        let through = serving.build.position().max(writer.build.position());
+        let through = serving.build.position();
+        self.note_total(through);
         lacking.replace(letters(&shared).await?);
         writer = self.catch_up(writer, through, &mut lacking).await?;
-        let (catalog, given_up) = (Arc::clone(shared.catalog()), lacking.given_up());
+        let (catalog, faults) = (Arc::clone(shared.catalog()), shared.store().faults().clone());
+        let given_up = lacking.given_up();
         let (promoted, writer) = blocking(move || {
             writer.build.is_rebuilt(&given_up)?;
-            Ok::<_, ReadModelError>((catalog.promote(&row)?, writer))
+            Ok::<_, ReadModelError>((promote(&catalog, &row, &faults)?, writer))
         })
         .await??;
         if promoted == Promoted::No {
@@ -285,9 +287,9 @@ impl Work {
         });
     }
 
-    fn note_total(&self, head: u64) {
+    fn note_total(&self, position: u64) {
         self.give.send_modify(|progress| {
-            progress.total = head;
+            progress.total = position;
             self.measure(progress);
         });
     }
@@ -298,7 +300,7 @@ impl Work {
             return;
         }
         progress.events_per_second = progress.done as f64 / seconds;
-        let left = (progress.total - progress.done) as f64;
+        let left = progress.total.saturating_sub(progress.done) as f64;
         progress.remaining = Some(Duration::from_secs_f64(left / progress.events_per_second));
     }
 }
