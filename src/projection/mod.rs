@@ -15,7 +15,7 @@
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
-//! and `rebuild`, `models` and `model` (the handles), `status`.
+//! and `rebuild`, `resume`, `models` and `model` (the handles), `status`.
 
 mod applier;
 mod build;
@@ -29,4 +29,5 @@ mod pool;
 #[expect(clippy::module_inception, reason = "the trait gives the folder its name")]
 pub(crate) mod projection;
 pub(crate) mod rebuild;
+mod resume;
 pub(crate) mod status;

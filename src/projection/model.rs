@@ -17,7 +17,7 @@ use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::{BuildRow, BuildState, Catalog, Promoted};
 use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
-use crate::projection::models::Active;
+use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
 use crate::projection::pool::Pool;
 use crate::projection::rebuild::Rebuild;
@@ -217,7 +217,7 @@ impl ReadModel {
     fn share(parts: Parts) -> Arc<Shared> {
         let version = parts.row.version;
         Arc::new(Shared {
-            stream_name: format!("{}@{version}", parts.row.name),
+            stream_name: stream_name(&parts.row.name, version),
             name: parts.row.name.clone(),
             version,
             catalog: parts.catalog,

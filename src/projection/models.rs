@@ -17,6 +17,7 @@ use crate::projection::model::{Parts, ReadModel};
 use crate::projection::options::ModelOptions;
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
+use crate::projection::resume::behind_letters;
 use crate::projection::status::ReadModelVersion;
 use crate::store::Store;
 use crate::stream::options::check_name;
@@ -282,7 +283,11 @@ impl ReadModels {
                     pruned_through: extent.pruned_through,
                 });
             }
-            build = blocking(move || build.pass(extent.pruned_through).map(|()| build)).await??;
+            build = passed(build, extent.pruned_through).await?;
+        }
+        let stream = stream_name(&name, version);
+        if let Some(position) = behind_letters(store, &stream, &query, build.position()).await? {
+            build = passed(build, position).await?;
         }
         Ok(Parts {
             catalog: Arc::clone(&self.inner.catalog),
@@ -302,6 +307,16 @@ impl ReadModels {
             active,
         })
     }
+}
+
+/// The build, with nothing left to apply up to a position.
+async fn passed(mut build: Build, position: u64) -> Result<Build, ReadModelError> {
+    blocking(move || build.pass(position).map(|()| build)).await?
+}
+
+/// The stream that keeps a version of a read model.
+pub(crate) fn stream_name(name: &str, version: u32) -> String {
+    format!("{name}@{version}")
 }
 
 fn runtime() -> Result<(), ReadModelError> {

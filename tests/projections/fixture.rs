@@ -1,6 +1,6 @@
 //! A read model that counts by key, and what it is to hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,8 @@ use tempfile::TempDir;
 pub(crate) struct Sabotage {
     /// Fails on batches with this event.
     pub(crate) fails_at: AtomicU64,
+    /// Fails on batches with one of these events, too.
+    pub(crate) bad: Mutex<BTreeSet<u64>>,
     /// Panics instead.
     pub(crate) panics: AtomicBool,
     /// Names the event with `HandlerError::at`.
@@ -88,7 +90,8 @@ impl Projection for Counts {
                 "INSERT INTO counted VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
             )?
             .execute([event.event_type()])?;
-            if event.sequence() == self.sabotage.fails_at.load(Ordering::SeqCst) {
+            let is_bad = self.sabotage.bad.lock().unwrap().contains(&event.sequence());
+            if is_bad || event.sequence() == self.sabotage.fails_at.load(Ordering::SeqCst) {
                 assert!(!self.sabotage.panics.load(Ordering::SeqCst), "told to panic");
                 return Err(match self.sabotage.names.load(Ordering::SeqCst) {
                     true => HandlerError::at(event.sequence(), "told to fail").into(),

@@ -5,5 +5,6 @@ mod common;
 mod failures;
 mod fixture;
 mod keeping;
+mod random;
 mod refusals;
 mod versions;
