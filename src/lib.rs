@@ -51,11 +51,13 @@ pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 pub use crate::log::verification::{Finding, Verification};
 #[cfg(feature = "sqlite")]
 pub use crate::projection::{
+    catalog::requests::Cancelled,
     model::ReadModel,
     models::ReadModels,
     options::{ModelOptions, Promotion},
     projection::Projection,
     rebuild::{Rebuild, RebuildProgress},
+    request::{ModelRequest, RequestReport, RequestState},
     status::{ReadModelStatus, ReadModelVersion},
 };
 pub use crate::store::{QueryResult, Store};

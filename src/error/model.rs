@@ -27,6 +27,14 @@ pub enum ReadModelError {
         /// What was found in it.
         found: String,
     },
+    /// There is no such file.
+    #[error(
+        "{path} does not exist; check the path, it is the file that the program gives to `ReadModels::open`"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file was written by a newer version of this crate.
     #[error(
         "{path} has format {found}, this version reads formats up to {supported}; upgrade the program, or remove the file and rebuild"

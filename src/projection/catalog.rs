@@ -3,6 +3,8 @@
 //! A build is a database file beside this one. That a build begins to serve is one row of one transaction here, so readers see
 //! the old one complete until then, and the new one from then on (R2).
 
+pub(crate) mod requests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +35,20 @@ CREATE TABLE read_model (
 );
 CREATE UNIQUE INDEX read_model_serving ON read_model (name) WHERE state = 'serving';
 CREATE INDEX read_model_name ON read_model (name, version);
+-- What was asked of read models, also from other processes, and what became of it.
+CREATE TABLE request (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    request TEXT NOT NULL,
+    -- 'asked', 'begun', 'cancelled' while it is under way, 'done' or 'failed'.
+    state TEXT NOT NULL,
+    error TEXT,
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    events_per_second REAL NOT NULL DEFAULT 0,
+    updated_at INTEGER NOT NULL
+);
+CREATE INDEX request_state ON request (state) WHERE state = 'asked';
 ";
 
 /// One build of one version of a read model.
@@ -72,6 +88,8 @@ pub(crate) struct Catalog {
     path: PathBuf,
     /// Connections that nobody uses.
     idle: Mutex<Vec<Connection>>,
+    /// The connection that watches for changes, and what it saw last.
+    watch: Mutex<Option<(Connection, i64)>>,
 }
 
 impl Catalog {
@@ -80,6 +98,7 @@ impl Catalog {
         let catalog = Self {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
+            watch: Mutex::new(None),
         };
         let mut connection = catalog
             .connect()
@@ -111,6 +130,19 @@ impl Catalog {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         Ok(connection)
+    }
+
+    /// Whether somebody has changed the list since this was asked last.
+    pub(crate) fn has_changed(&self) -> Result<bool, ReadModelError> {
+        let failed = storage("look whether the list of read models has changed");
+        let watch = self.watch.lock().take();
+        let (connection, before) = match watch {
+            Some((connection, before)) => (connection, Some(before)),
+            None => (self.connect().map_err(&failed)?, None),
+        };
+        let now = pragma(&connection, "data_version").map_err(&failed)?;
+        *self.watch.lock() = Some((connection, now));
+        Ok(before != Some(now))
     }
 
     /// Does something with a connection that nobody else uses.

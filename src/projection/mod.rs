@@ -15,19 +15,22 @@
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
-//! and `rebuild`, `resume`, `models` and `model` (the handles), `status`.
+//! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `status`.
 
 mod applier;
+mod attend;
 mod build;
-mod catalog;
+pub(crate) mod catalog;
 mod catch_up;
 mod lacking;
 pub(crate) mod model;
 pub(crate) mod models;
+mod operations;
 pub(crate) mod options;
 mod pool;
 #[expect(clippy::module_inception, reason = "the trait gives the folder its name")]
 pub(crate) mod projection;
 pub(crate) mod rebuild;
+pub(crate) mod request;
 mod resume;
 pub(crate) mod status;

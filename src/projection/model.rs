@@ -13,6 +13,7 @@ use crate::error::{ReadModelError, SteerError, StopCause, WaitError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::applier::{Applier, Call, Writer, blocking};
+use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::{BuildRow, BuildState, Catalog, Promoted};
 use crate::projection::catch_up::{CatchUp, CaughtUp};
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) catch_up: CatchUp,
     pub(crate) options: ModelOptions,
     pub(crate) active: Active,
+    pub(crate) attendance: Arc<Attendance>,
 }
 
 /// What the handle, the promotion and a rebuild share.
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     row: watch::Sender<BuildRow>,
     is_rebuilding: AtomicBool,
     active: Arc<Active>,
+    attendance: Arc<Attendance>,
 }
 
 /// At most one rebuild is under way. It ends when this is dropped.
@@ -107,7 +110,7 @@ impl Shared {
         &self.catch_up.store
     }
 
-    fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.row.borrow().state == BuildState::Serving
     }
 
@@ -190,6 +193,25 @@ impl Shared {
         blocking(move || catalog.sweep()).await
     }
 
+    /// The same, when it was asked for from outside and the stream is close enough to the head.
+    pub(crate) async fn promote_if_caught_up(&self) -> Result<(), ReadModelError> {
+        if self.is_serving() {
+            return Ok(());
+        }
+        let head = self.store().log().head().await?;
+        let lag = head.saturating_sub(self.applier.position());
+        if lag > CLOSE_EVENTS {
+            return Err(ReadModelError::Refused {
+                name: self.name.clone(),
+                problem: format!(
+                    "version {} is {lag} events behind, and is promoted when {CLOSE_EVENTS} are left; ask again then",
+                    self.version
+                ),
+            });
+        }
+        self.promote().await
+    }
+
     /// Removes the streams of older versions from the log, wherever they run: their builds are retired.
     async fn end_older_streams(&self) -> Result<(), ReadModelError> {
         let rows = self.store().log().cursors().await?;
@@ -228,6 +250,7 @@ impl ReadModel {
             row: watch::Sender::new(parts.row),
             is_rebuilding: AtomicBool::new(false),
             active: Arc::new(parts.active),
+            attendance: parts.attendance,
         })
     }
 
@@ -263,6 +286,7 @@ impl ReadModel {
             .store()
             .stream_to_durable(&durable, &shared.catch_up.query, handler)
             .await?;
+        shared.attendance.add(&shared.catalog, &shared);
         let promoter = match shared.options.promotes() {
             Promotion::WhenCaughtUp if !shared.is_serving() => Some(promote_later(&shared, &stream)),
             _ => None,
@@ -275,8 +299,10 @@ impl ReadModel {
     }
 
     pub(crate) async fn on_demand(parts: Parts) -> Result<Self, ReadModelError> {
+        let shared = Self::share(parts);
+        shared.attendance.add(&shared.catalog, &shared);
         Ok(Self {
-            shared: Self::share(parts),
+            shared,
             stream: None,
             promoter: None,
         })

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::error::ReadModelError;
 use crate::projection::applier::{Applier, Writer, blocking};
+use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin, Spec};
 use crate::projection::catalog::{BuildState, Catalog};
 use crate::projection::catch_up::CatchUp;
@@ -18,7 +19,6 @@ use crate::projection::options::ModelOptions;
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::behind_letters;
-use crate::projection::status::ReadModelVersion;
 use crate::store::Store;
 use crate::stream::options::check_name;
 use crate::sync::Mutex;
@@ -44,6 +44,7 @@ pub(crate) struct Inner {
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     readers_max: usize,
     active: Arc<Actives>,
+    attendance: Arc<Attendance>,
 }
 
 /// How many connections read one model at once.
@@ -136,6 +137,7 @@ impl ReadModels {
                     ends: Mutex::new(HashMap::new()),
                     changed: Notify::new(),
                 }),
+                attendance: Arc::new(Attendance::new()),
             }),
         })
     }
@@ -212,24 +214,8 @@ impl ReadModels {
         ReadModel::on_demand(parts).await
     }
 
-    /// All versions that are there, by name and version: what serves, and what is built beside it.
-    ///
-    /// # Errors
-    /// The storage fails.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn versions(&self) -> Result<Vec<ReadModelVersion>, ReadModelError> {
-        runtime()?;
-        let catalog = Arc::clone(&self.inner.catalog);
-        let builds = blocking(move || catalog.builds()).await??;
-        let version = |row: crate::projection::catalog::BuildRow| ReadModelVersion {
-            is_serving: row.state == BuildState::Serving,
-            name: row.name,
-            version: row.version,
-            file: row.file,
-        };
-        Ok(builds.into_iter().map(version).collect())
+    pub(crate) fn catalog(&self) -> &Arc<Catalog> {
+        &self.inner.catalog
     }
 
     /// The readers of a read model.
@@ -305,6 +291,7 @@ impl ReadModels {
             },
             options: options.clone(),
             active,
+            attendance: Arc::clone(&self.inner.attendance),
         })
     }
 }
@@ -319,7 +306,7 @@ pub(crate) fn stream_name(name: &str, version: u32) -> String {
     format!("{name}@{version}")
 }
 
-fn runtime() -> Result<(), ReadModelError> {
+pub(crate) fn runtime() -> Result<(), ReadModelError> {
     match Handle::try_current() {
         Ok(_) => Ok(()),
         Err(_) => Err(ReadModelError::NoRuntime),

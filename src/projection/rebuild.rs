@@ -9,10 +9,12 @@ use tokio::task::JoinHandle;
 
 use crate::error::ReadModelError;
 use crate::projection::applier::{Applier, Writer, blocking};
-use crate::projection::catalog::{BuildRow, Promoted};
+use crate::projection::catalog::requests::{Step, Wanted};
+use crate::projection::catalog::{BuildRow, Catalog, Promoted};
 use crate::projection::catch_up::{CatchUp, CaughtUp, Stuck};
 use crate::projection::lacking::{Lacking, discard_applied, letters};
 use crate::projection::model::{Shared, promote};
+use crate::projection::request::{ModelRequest, remaining};
 
 /// How far a rebuild is.
 #[derive(Clone, Debug)]
@@ -45,11 +47,22 @@ pub struct Rebuild {
     task: Option<JoinHandle<Result<(), ReadModelError>>>,
 }
 
+/// How often other processes are told how far a rebuild is.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
 /// How much may be left for the last step, during which the model's stream waits.
 const LAST_STEP_EVENTS: u64 = 1_000;
 
 impl Rebuild {
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, ReadModelError> {
+        Self::begin_for(shared, None).await
+    }
+
+    /// The same, because of a request.
+    pub(crate) async fn begin_for(
+        shared: &Arc<Shared>,
+        request: Option<u64>,
+    ) -> Result<Self, ReadModelError> {
         shared.check_serving()?;
         let under_way = shared.begin_rebuild()?;
         let position = shared.applier().position();
@@ -64,22 +77,39 @@ impl Rebuild {
             is_finished: false,
         });
         let catalog = Arc::clone(shared.catalog());
-        let row = blocking({
+        let (row, request) = blocking({
             let name = name.clone();
-            move || catalog.make(&name, version)
+            move || {
+                let row = catalog.make(&name, version)?;
+                let request = match request {
+                    Some(request) => request,
+                    None => catalog.begin_unasked(&name, ModelRequest::Rebuild)?,
+                };
+                Ok::<_, ReadModelError>((row, request))
+            }
         })
         .await??;
         let attempt = Attempt {
             shared: Arc::clone(shared),
             row: Some(row),
+            request,
+            error: Some("the rebuild was given up".to_owned()),
         };
-        let work = Work {
+        let mut work = Work {
             attempt,
             begun: Instant::now(),
             give,
         };
+        let mut reported = progress.clone();
         let task = tokio::spawn(async move {
-            let outcome = work.run().await;
+            let catalog = Arc::clone(work.attempt.shared.catalog());
+            let outcome = tokio::select! {
+                outcome = work.run() => outcome,
+                cancelled = report(&catalog, request, &mut reported) => Err(cancelled),
+            };
+            work.attempt.error = outcome.as_ref().err().map(ToString::to_string);
+            // Whoever waits for the end finds nothing of it left.
+            let _ = blocking(move || drop(work)).await;
             drop(under_way);
             outcome
         });
@@ -163,16 +193,48 @@ struct Attempt {
     shared: Arc<Shared>,
     /// Nothing: it serves.
     row: Option<BuildRow>,
+    /// What the list knows it by.
+    request: u64,
+    /// Why it came to nothing.
+    error: Option<String>,
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let Some(row) = self.row.take() else { return };
         let catalog = self.shared.catalog();
+        if let Err(error) = catalog.end(self.request, self.error.as_deref()) {
+            tracing::warn!(name = self.shared.name(), %error, "what a rebuild came to could not be noted");
+        }
+        let Some(row) = self.row.take() else { return };
         if let Err(error) = catalog.retire(row.build) {
             tracing::warn!(name = %row.name, %error, "a rebuild that was given up stays in the list");
         }
         catalog.sweep();
+    }
+}
+
+/// Says at intervals how far a rebuild is, until somebody cancels it.
+async fn report(
+    catalog: &Arc<Catalog>,
+    request: u64,
+    progress: &mut watch::Receiver<RebuildProgress>,
+) -> ReadModelError {
+    loop {
+        let newest = progress.borrow_and_update().clone();
+        let (catalog, name) = (Arc::clone(catalog), newest.name.clone());
+        let step = Step {
+            number: request,
+            done: newest.done,
+            total: newest.total,
+            events_per_second: newest.events_per_second,
+        };
+        match blocking(move || catalog.go_on(&step)).await {
+            Ok(Ok(Wanted::No)) => return ReadModelError::Cancelled { name },
+            Ok(Ok(Wanted::Yes)) => {}
+            // That it cannot be said is no reason to give up.
+            Err(error) | Ok(Err(error)) => tracing::debug!(%error, "how far a rebuild is could not be noted"),
+        }
+        tokio::time::sleep(REPORT_INTERVAL).await;
     }
 }
 
@@ -183,7 +245,7 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self) -> Result<(), ReadModelError> {
+    async fn run(&mut self) -> Result<(), ReadModelError> {
         let shared = Arc::clone(&self.attempt.shared);
         tracing::info!(
             name = shared.name(),
@@ -300,7 +362,6 @@ impl Work {
             return;
         }
         progress.events_per_second = progress.done as f64 / seconds;
-        let left = progress.total.saturating_sub(progress.done) as f64;
-        progress.remaining = Some(Duration::from_secs_f64(left / progress.events_per_second));
+        progress.remaining = remaining(progress.done, progress.total, progress.events_per_second);
     }
 }

@@ -12,6 +12,8 @@ pub struct ReadModelVersion {
     pub version: u32,
     /// Whether this is what readers read.
     pub is_serving: bool,
+    /// The last sequence that is applied, or that its query does not select.
+    pub position: u64,
     /// Its database file, beside the file of read models.
     pub file: String,
 }

@@ -5,6 +5,7 @@ mod copies;
 mod follow;
 mod letters;
 mod listing;
+mod models;
 mod retries;
 mod service;
 mod steering;
@@ -82,7 +83,13 @@ impl Place {
 /// The binary, with nothing of the environment that it would listen to.
 fn command(db: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-    for variable in ["MILLSTREAM_DB", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for variable in [
+        "MILLSTREAM_DB",
+        "MILLSTREAM_MODELS",
+        "NO_COLOR",
+        "CLICOLOR",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -6,7 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use millstream::{
-    AppendError, BackupError, CloseError, DeadLetterError, OpenError, ReadError, SteerError, VerifyError,
+    AppendError, BackupError, CloseError, DeadLetterError, OpenError, ReadError, ReadModelError, SteerError,
+    VerifyError,
 };
 
 /// How a command ends. The numbers are promised in `docs/command-line.md`.
@@ -116,6 +117,17 @@ impl From<AppendError> for Failure {
             )),
             // What people are told of here is lines, not the crate's options.
             AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadModelError> for Failure {
+    fn from(error: ReadModelError) -> Self {
+        match error {
+            ReadModelError::NoSuchModel { name } => Self::Failed(format!(
+                "there is no read model named {name:?}; `models list` shows those there are"
+            )),
             error => Self::Failed(error.to_string()),
         }
     }

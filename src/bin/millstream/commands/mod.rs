@@ -10,6 +10,7 @@ mod events;
 mod export;
 mod follow;
 mod import;
+mod models;
 mod pause;
 mod rename;
 mod reset;
@@ -96,6 +97,8 @@ pub(crate) enum Command {
     Delete(delete::Arguments),
     #[command(after_help = exit_codes!())]
     DeadLetters(dead_letters::Arguments),
+    #[command(after_help = exit_codes!())]
+    Models(models::Arguments),
     #[command(after_help = examples![
         "millstream verify",
         "millstream verify --json | jq .findings"
@@ -139,6 +142,7 @@ pub(crate) async fn run(command: Command, context: &mut Context) -> Result<Exit,
         Command::Rename(arguments) => rename::run(arguments, context).await,
         Command::Delete(arguments) => delete::run(arguments, context).await,
         Command::DeadLetters(arguments) => dead_letters::run(arguments, context).await,
+        Command::Models(arguments) => models::run(arguments, context).await,
         Command::Verify(arguments) => verify::run(arguments, context).await,
         Command::Export(arguments) => export::run(arguments, context).await,
         Command::Import(arguments) => import::run(arguments, context).await,

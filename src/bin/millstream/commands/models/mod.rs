@@ -1,0 +1,73 @@
+//! `models`: the read models of a program, a file for each thing that can be done with them.
+
+mod ask;
+mod cancel;
+mod list;
+mod promote;
+mod rebuild;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use millstream::ReadModels;
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::help::{examples, exit_codes};
+
+/// List, rebuild and promote the read models that a program keeps
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which read models.
+#[derive(Args)]
+struct Where {
+    /// The file of read models, as the program gives it to `ReadModels::open`
+    #[arg(long, env = "MILLSTREAM_MODELS", value_name = "PATH")]
+    models: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(after_help = examples![
+        "millstream models list --models views.db",
+        "millstream models list --json | jq 'select(.is_serving)'"
+    ])]
+    List(list::Arguments),
+    #[command(after_help = examples![
+        "millstream models rebuild balances --models views.db",
+        "millstream models rebuild balances --no-wait"
+    ])]
+    Rebuild(rebuild::Arguments),
+    #[command(after_help = examples![
+        "millstream models promote balances"
+    ])]
+    Promote(promote::Arguments),
+    #[command(after_help = examples![
+        "millstream models cancel balances"
+    ])]
+    Cancel(cancel::Arguments),
+}
+
+pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::List(arguments) => list::run(arguments, context).await,
+        Command::Rebuild(arguments) => rebuild::run(arguments, context).await,
+        Command::Promote(arguments) => promote::run(arguments, context).await,
+        Command::Cancel(arguments) => cancel::run(arguments, context).await,
+    }
+}
+
+impl Where {
+    fn open(&self) -> Result<ReadModels, Failure> {
+        let path = self.models.as_deref().ok_or_else(|| {
+            Failure::Usage(String::from(
+                "which read models? give --models PATH, or set the variable MILLSTREAM_MODELS",
+            ))
+        })?;
+        Ok(ReadModels::open_existing(path)?)
+    }
+}

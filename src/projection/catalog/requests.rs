@@ -1,0 +1,201 @@
+//! Requests in the list of read models, and what became of them.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::clock::Timestamp;
+use crate::error::ReadModelError;
+use crate::projection::catalog::Catalog;
+use crate::projection::request::{ModelRequest, RequestReport, RequestState};
+
+/// The requests of a model that are kept to be looked at.
+const KEPT: i64 = 20;
+
+const COLUMNS: &str = "number, name, request, state, error, done, total, events_per_second";
+
+/// How a request goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) number: u64,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    pub(crate) events_per_second: f64,
+}
+
+/// Whether a request is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Yes,
+    /// Somebody has cancelled it.
+    No,
+}
+
+/// What became of cancelling a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cancelled {
+    /// Nobody had begun it, and nobody will.
+    Unbegun,
+    /// The owner of the model is told, and gives it up.
+    Told,
+    /// It is over already.
+    TooLate,
+}
+
+impl Catalog {
+    /// Leaves a request. The numbers of requests grow.
+    pub(crate) fn ask(&self, name: &str, request: ModelRequest) -> Result<u64, ReadModelError> {
+        self.write("leave a request", |connection| {
+            insert(connection, name, request, "asked")
+        })
+    }
+
+    /// Says that something was begun that nobody else asked for.
+    pub(crate) fn begin_unasked(&self, name: &str, request: ModelRequest) -> Result<u64, ReadModelError> {
+        self.write("note what is under way", |connection| {
+            insert(connection, name, request, "begun")
+        })
+    }
+
+    /// What was asked of these models and nobody has begun: it is begun now.
+    pub(crate) fn begin_asked(&self, names: &[String]) -> Result<Vec<RequestReport>, ReadModelError> {
+        let open = self.with("look for requests", |connection| {
+            reports(connection, "state = 'asked' ORDER BY number", [])
+        })?;
+        let mut begun = Vec::new();
+        for request in open.into_iter().filter(|request| names.contains(&request.name)) {
+            // Of two processes one begins it.
+            let is_ours = self.write("begin what was asked", |connection| {
+                connection.execute(
+                    "UPDATE request SET state = 'begun', updated_at = ?2 WHERE number = ?1 AND state = 'asked'",
+                    params![request.number as i64, Timestamp::now().as_micros()],
+                )
+            })?;
+            begun.extend((is_ours == 1).then_some(request));
+        }
+        Ok(begun)
+    }
+
+    /// Says how far a request is. Learns whether it is still wanted.
+    pub(crate) fn go_on(&self, step: &Step) -> Result<Wanted, ReadModelError> {
+        self.write("note how far a rebuild is", |connection| {
+            connection.execute(
+                "UPDATE request SET done = ?2, total = ?3, events_per_second = ?4, updated_at = ?5 WHERE number = ?1",
+                params![
+                    step.number as i64,
+                    step.done as i64,
+                    step.total as i64,
+                    step.events_per_second,
+                    Timestamp::now().as_micros()
+                ],
+            )?;
+            let state: Option<String> = connection
+                .query_row(
+                    "SELECT state FROM request WHERE number = ?1",
+                    [step.number as i64],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            Ok(match state.as_deref() {
+                Some("begun") => Wanted::Yes,
+                _ => Wanted::No,
+            })
+        })
+    }
+
+    /// Says what a request came to, and forgets old ones.
+    pub(crate) fn end(&self, number: u64, error: Option<&str>) -> Result<(), ReadModelError> {
+        self.write("note what a request came to", |connection| {
+            let state = error.map_or("done", |_| "failed");
+            connection.execute(
+                "UPDATE request SET state = ?2, error = ?3, updated_at = ?4,
+                 done = CASE WHEN ?3 IS NULL THEN total ELSE done END WHERE number = ?1",
+                params![number as i64, state, error, Timestamp::now().as_micros()],
+            )?;
+            connection.execute(
+                "DELETE FROM request WHERE state IN ('done', 'failed') AND number NOT IN (
+                     SELECT kept.number FROM request AS kept WHERE kept.name = request.name ORDER BY kept.number DESC LIMIT ?1
+                 )",
+                [KEPT],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Takes a request back, or has what was begun given up.
+    pub(crate) fn cancel(&self, number: u64) -> Result<Cancelled, ReadModelError> {
+        self.write("cancel a request", |connection| {
+            let changed = |from: &str, to: &str, error: Option<&str>| {
+                connection.execute(
+                    "UPDATE request SET state = ?3, error = ?4, updated_at = ?5 WHERE number = ?1 AND state = ?2",
+                    params![number as i64, from, to, error, Timestamp::now().as_micros()],
+                )
+            };
+            if changed("asked", "failed", Some("it was taken back"))? == 1 {
+                Ok(Cancelled::Unbegun)
+            } else if changed("begun", "cancelled", None)? == 1 {
+                Ok(Cancelled::Told)
+            } else {
+                Ok(Cancelled::TooLate)
+            }
+        })
+    }
+
+    pub(crate) fn report(&self, number: u64) -> Result<Option<RequestReport>, ReadModelError> {
+        self.with("look for a request", |connection| {
+            let found = reports(connection, "number = ?1", [number as i64])?;
+            Ok(found.into_iter().next())
+        })
+    }
+
+    /// The newest request of each model.
+    pub(crate) fn newest(&self) -> Result<Vec<RequestReport>, ReadModelError> {
+        self.with("look for requests", |connection| {
+            reports(
+                connection,
+                "number IN (SELECT max(number) FROM request GROUP BY name) ORDER BY name",
+                [],
+            )
+        })
+    }
+}
+
+fn insert(connection: &Connection, name: &str, request: ModelRequest, state: &str) -> rusqlite::Result<u64> {
+    connection.execute(
+        "INSERT INTO request (name, request, state, updated_at) VALUES (?1, ?2, ?3, ?4)",
+        params![name, request.as_str(), state, Timestamp::now().as_micros()],
+    )?;
+    Ok(connection.last_insert_rowid() as u64)
+}
+
+fn reports(
+    connection: &Connection,
+    condition: &str,
+    parameters: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<RequestReport>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM request WHERE {condition}"))?
+        .query_map(parameters, report)?
+        .collect()
+}
+
+fn report(row: &Row<'_>) -> rusqlite::Result<RequestReport> {
+    let (request, state): (String, String) = (row.get(2)?, row.get(3)?);
+    let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
+    Ok(RequestReport {
+        number: number(0)?,
+        name: row.get(1)?,
+        request: ModelRequest::parse(&request).unwrap_or(ModelRequest::Rebuild),
+        state: match state.as_str() {
+            "asked" => RequestState::Asked,
+            "done" => RequestState::Done,
+            "failed" => RequestState::Failed {
+                error: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+            },
+            // Cancelled, it is under way until its owner has given it up.
+            _ => RequestState::Begun,
+        },
+        done: number(5)?,
+        total: number(6)?,
+        events_per_second: row.get(7)?,
+    })
+}
