@@ -112,6 +112,76 @@ async fn d5_a_letter_at_the_end_that_was_retried_does_not_come_again_after_a_res
     let model = models.project_with(&store, projection, &options).await.unwrap();
     model.caught_up().await.unwrap();
     assert_eq!(rows(&model).await, folded(&store, &query).await);
+    assert_eq!(model.stream().unwrap().status().parked, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d5_what_a_group_has_committed_before_it_failed_is_not_applied_again() {
+    let place = Place::new();
+    let (store, models) = (place.store(), place.models());
+    for _ in 0..4 {
+        append_types(&store, &["a", "b"]).await;
+    }
+    let projection = Counts::new(1);
+    let (query, sabotage) = (projection.query.clone(), projection.sabotage.clone());
+    sabotage.fails_at.store(5, Ordering::SeqCst);
+    let options = ModelOptions::default()
+        .transaction_events_max(2)
+        .on_failure(FailurePolicy::park());
+    let model = models.project_with(&store, projection, &options).await.unwrap();
+    eventually("the third batch has failed", || {
+        sabotage.rollbacks.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    sabotage.fails_at.store(0, Ordering::SeqCst);
+    in_time("it recovers", model.caught_up()).await.unwrap();
+    assert_eq!(rows(&model).await, folded(&store, &query).await);
+    assert_eq!(model.stream().unwrap().status().parked, 0);
+    let calls = sabotage.calls.lock().unwrap().clone();
+    assert_eq!(
+        calls.iter().filter(|range| **range == (1, 2)).count(),
+        1,
+        "{calls:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_model_that_is_older_than_its_dead_letters_passes_over_nothing_else() {
+    let place = Place::new();
+    let projection = Counts::new(1);
+    let (query, sabotage) = (projection.query.clone(), projection.sabotage.clone());
+    let options = ModelOptions::default()
+        .retry(Retry::never())
+        .on_failure(FailurePolicy::park());
+    let older = place.path("older.db");
+    {
+        let (store, models) = (place.store(), place.models());
+        let model = models
+            .project_with(&store, projection.clone(), &options)
+            .await
+            .unwrap();
+        let last = append_types(&store, &["a"]).await;
+        model.wait_for(last).await.unwrap();
+        let target = older.to_str().unwrap().to_owned();
+        let copy = rusqlite::Connection::open(place.path(&place.builds()[0])).unwrap();
+        copy.execute("VACUUM INTO ?1", [target]).unwrap();
+        sabotage.fails_at.store(3, Ordering::SeqCst);
+        append_types(&store, &["b"]).await;
+        let last = append_types(&store, &["c"]).await;
+        in_time("it is parked", model.wait_for(last)).await.unwrap();
+        store.close().await.unwrap();
+    }
+    // As a restored backup of the model.
+    let file = place.path(&place.builds()[0]);
+    std::fs::rename(&older, &file).unwrap();
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", file.display()));
+    }
+    sabotage.fails_at.store(0, Ordering::SeqCst);
+    let (store, models) = (place.store(), place.models());
+    let model = models.project_with(&store, projection, &options).await.unwrap();
+    in_time("it catches up", model.caught_up()).await.unwrap();
+    assert_eq!(rows(&model).await, folded(&store, &query).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -184,3 +184,19 @@ async fn reading_writes_nothing_and_sees_one_moment() {
     assert_eq!(read.unwrap(), (1, 1));
     assert_eq!(rows(&model).await["a"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_on_demand_too_only_the_newest_owner_writes() {
+    let place = Place::new();
+    let (store, models, others) = (place.store(), place.models(), place.models());
+    append_types(&store, &["a"]).await;
+    let first = models.on_demand(&store, Counts::new(1)).await.unwrap();
+    let second = others.on_demand(&store, Counts::new(1)).await.unwrap();
+    let lost = first.catch_up().await;
+    assert!(
+        matches!(lost, Err(ReadModelError::OwnershipLost { .. })),
+        "{lost:?}"
+    );
+    second.catch_up().await.unwrap();
+    assert_eq!(rows(&first).await["a"], 1, "and both can be read");
+}

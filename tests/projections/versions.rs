@@ -207,6 +207,9 @@ async fn r2_a_rebuild_applies_dead_letters_that_can_be_applied_and_keeps_the_oth
     }
     assert_eq!(rows(&model).await["a"], 2);
     assert_eq!(model.stream().unwrap().status().parked, 2);
+    let log = rusqlite::Connection::open(place.path("log.db")).unwrap();
+    log.execute_batch("CREATE TEMP TABLE kept AS SELECT * FROM dead_letter WHERE first_sequence = 2")
+        .unwrap();
     // The batch with 2 can be applied now, that with 5 cannot.
     in_time("it is rebuilt", model.rebuild().await.unwrap().finished())
         .await
@@ -214,6 +217,11 @@ async fn r2_a_rebuild_applies_dead_letters_that_can_be_applied_and_keeps_the_oth
     let counts = rows(&model).await;
     assert_eq!((counts["a"], counts["b"]), (2, 2));
     assert_eq!(model.stream().unwrap().status().parked, 1);
+    // A process that dies before the letter is removed leaves one that was applied.
+    log.execute_batch("INSERT INTO dead_letter SELECT * FROM kept")
+        .unwrap();
+    store.dead_letters("counts@1").retry(2).await.unwrap();
+    assert_eq!(rows(&model).await["b"], 2);
     let letters = store.dead_letters("counts@1");
     sabotage.fails_at.store(0, Ordering::SeqCst);
     letters.retry(5).await.unwrap();
