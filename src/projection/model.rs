@@ -38,6 +38,7 @@ pub struct ReadModel {
     stream: Option<EventStream>,
     /// Lets the model serve when it has caught up.
     promoter: Option<AbortHandle>,
+    is_detached: bool,
 }
 
 /// The parts of a model.
@@ -295,6 +296,7 @@ impl ReadModel {
             shared,
             stream: Some(stream),
             promoter,
+            is_detached: false,
         })
     }
 
@@ -305,6 +307,7 @@ impl ReadModel {
             shared,
             stream: None,
             promoter: None,
+            is_detached: false,
         })
     }
 
@@ -492,8 +495,8 @@ impl ReadModel {
     /// Leaves the model's stream running without a handle, until the store is closed. A version that was to serve when it has caught
     /// up does so.
     pub fn detach(mut self) {
-        self.promoter = None;
         if let Some(stream) = self.stream.take() {
+            self.is_detached = true;
             stream.detach();
         }
     }
@@ -550,6 +553,9 @@ fn has_caught_up(status: &StreamStatus) -> bool {
 
 impl Drop for ReadModel {
     fn drop(&mut self) {
+        if self.is_detached {
+            return;
+        }
         if let Some(promoter) = self.promoter.take() {
             promoter.abort();
         }

@@ -130,6 +130,21 @@ async fn d6_a_version_is_registered_once_here_and_again_when_its_handle_is_gone(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detached_model_goes_on_until_the_store_is_closed() {
+    let place = Place::new();
+    let (store, models) = (place.store(), place.models());
+    models.project(&store, Counts::new(1)).await.unwrap().detach();
+    append_types(&store, &["a"]).await;
+    store.settled().await.unwrap();
+    let again = in_time("it is refused", models.project(&store, Counts::new(1))).await;
+    assert!(matches!(again, Err(ReadModelError::Active { .. })), "{again:?}");
+    store.close().await.unwrap();
+    let store = place.store();
+    let model = models.project(&store, Counts::new(1)).await.unwrap();
+    assert_eq!(rows(&model).await["a"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_who_lost_a_read_model_to_another_process_writes_nothing_more() {
     let place = Place::new();
     let (store, models) = (place.store(), place.models());
