@@ -12,6 +12,7 @@ mod latency;
 mod memory;
 mod order;
 mod plain;
+mod rebuild;
 mod replay;
 mod report;
 #[cfg(feature = "metrics")]
@@ -86,6 +87,7 @@ fn main() -> Result<(), Failure> {
     replay::measure_shared(&runtime, folder.path(), scale, &mut report)?;
     tagged::measure(&runtime, folder.path(), scale, &mut report)?;
     memory::measure(folder.path(), scale, &mut report)?;
+    rebuild::measure(&runtime, folder.path(), scale, &mut report)?;
     fan_out::measure(&runtime, folder.path(), scale, &mut report)?;
     idle::measure(folder.path(), scale, &mut report)?;
     #[cfg(feature = "metrics")]

@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, fan_out, idle, order::Order};
+use crate::{Failure, Scale, append, fan_out, idle, order::Order, rebuild};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -95,6 +95,7 @@ pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failu
             "replay" => replay(&store).await?,
             "slow" => fall_behind(&store, argument.parse()?).await?,
             "idle" => return idle::child(&store, argument.parse()?).await,
+            "rebuild" => rebuild::child(&store, path).await?,
             "streams" => fan_out::rest(&store, argument.parse()?).await?,
             other => return Err(format!("there is no scenario {other}").into()),
         }
