@@ -5,6 +5,7 @@
 
 mod append;
 mod failure;
+mod react;
 mod steer;
 mod stream;
 
@@ -18,6 +19,7 @@ use thiserror::Error;
 pub use crate::error::append::{AppendError, InvalidEvent};
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
+pub(crate) use crate::error::react::InvalidReaction;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
 

@@ -166,6 +166,27 @@ pub enum StopCause {
         /// What the storage said.
         source: StorageError,
     },
+    /// A reaction could not be appended, so the cursor stays before what it answers.
+    #[error("the reaction to the batch up to {last_sequence} could not be appended: {source}")]
+    ReactionNotStored {
+        /// The last sequence of the batch that it answers.
+        last_sequence: u64,
+        /// What the storage said.
+        source: StorageError,
+    },
+    /// A chain of reactions is longer than [`Reactor::depth_max`](crate::Reactor::depth_max) allows. Nothing was appended, and the
+    /// cursor stays before the event.
+    #[error(
+        "a reaction to event {cause} would have depth {depth}, at most {depth_max} is allowed: reactors seem to answer each other for ever; mend them, or raise `Reactor::depth_max`, and register the stream again"
+    )]
+    ChainTooDeep {
+        /// The event that was to be reacted to.
+        cause: u64,
+        /// How deep the reaction would be in the chain.
+        depth: u64,
+        /// The limit.
+        depth_max: u32,
+    },
     /// The closure that gives the key of an event panicked.
     #[error("the closure of `FailurePolicy::park_key` panicked: {0}; mend it and register the stream again")]
     KeyPanicked(Arc<str>),

@@ -6,6 +6,7 @@
 
 mod durable;
 mod hear;
+mod react;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
+use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
 use crate::log::page::{PageBounds, Range};
@@ -57,6 +59,7 @@ pub(crate) struct Committer<W> {
     pub(crate) upkeep_rests_until: Option<Instant>,
     /// Changes of dead letters, which come after the group.
     pub(crate) letters: Vec<LetterRequest>,
+    pub(crate) reactions: GroupReactions,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -212,6 +215,7 @@ impl<W: LogWriter> Committer<W> {
                 self.faults.hit(FaultPoint::AfterCommit);
                 self.publish(&batches);
                 self.pass_on_words();
+                self.reactions_are_committed();
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
                 let took = started.elapsed();
@@ -221,6 +225,8 @@ impl<W: LogWriter> Committer<W> {
             }
             Err(error) => {
                 self.writer.rollback();
+                // Nothing of what they say happened, and no cursor may follow them.
+                self.reactions = GroupReactions::default();
                 self.retry_cursors(&cursors, &error);
                 tracing::error!(%error, "a group could not be committed");
                 for answer in answers {
@@ -269,6 +275,16 @@ impl<W: LogWriter> Committer<W> {
                         answers.push(Answer::Append(request, outcome));
                     },
                     AppendError::Storage,
+                )
+            }
+            Request::React(mut request) => {
+                let reacted = self.react(&mut request, tail, batches).map(Ok);
+                keep(
+                    reacted,
+                    |outcome| {
+                        answers.push(Answer::React(request, outcome));
+                    },
+                    |error| error,
                 )
             }
             Request::OpenCursor(request) => {

@@ -14,11 +14,11 @@ tokio::task_local! {
 
 /// Calls the handler, marked and in a span of its own. The mark holds while the call is polled, whatever task polls it, and not
 /// in tasks that it spawns.
-pub(crate) async fn call(
+pub(crate) async fn call<T>(
     core: &StreamCore,
     delivered: Delivered,
-    call: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let span = trace::handler_call(core, delivered);
     let call = INSIDE.scope(address(core), call);
     match span {

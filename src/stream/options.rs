@@ -235,6 +235,17 @@ impl DurableStream {
         }
     }
 
+    /// Whether a reactor can be one of these: its reaction has to be settled by the cursor that moves with it.
+    pub(crate) fn check_for_reactor(&self) -> Result<(), StreamError> {
+        if self.partition.is_none() {
+            return Ok(());
+        }
+        Err(StreamError::InvalidOption {
+            name: self.name.clone(),
+            problem: "it is a reactor, whose cursor moves with its events, and partition_by lets the cursor lag behind what was answered; leave out partition_by, or use several reactors with queries of their own".to_owned(),
+        })
+    }
+
     /// Checks everything at once, and gives the parts.
     pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
         let partition = self.validate_partition();

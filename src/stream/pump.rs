@@ -444,24 +444,28 @@ impl Work {
             outcome = inside::call(core, (&batch).into(), self.pump().handler.call(batch)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
-        drop(turn);
+        // What a handler answers is appended before anybody else has the handler.
+        let _turn = turn.filter(|_| matches!(outcome, Ok(Some(_))));
         core.faults.hit(FaultPoint::AfterHandler);
         core.meter.call_ends(
             now,
             events,
             outcome
                 .as_ref()
-                .map(|()| Outcome::Handled)
+                .map(|_| Outcome::Handled)
                 .unwrap_or(Outcome::Failed),
         );
         match outcome {
-            Ok(()) => {
+            Ok(reply) => {
                 let taken = Taken {
                     batches: 1,
                     events,
                     through: last_sequence,
                 };
-                self.handled(core, taken).await
+                match reply {
+                    None => self.handled(core, taken).await,
+                    Some(answer) => Box::pin(self.react(core, *answer, taken)).await,
+                }
             }
             Err(failure) => Box::pin(self.failed(core, failure, last_sequence)).await,
         }
@@ -504,7 +508,7 @@ impl Work {
     }
 
     /// The handler failed: the cursor stays, the batch is retried, and then the policy says how to go on (D5).
-    async fn failed(
+    pub(crate) async fn failed(
         &mut self,
         core: &StreamCore,
         failure: Failure,

@@ -117,7 +117,7 @@ impl<W: LogWriter> Committer<W> {
             return Err(injected("store the cursors"));
         }
         for cell in cells {
-            let position = cell.pick_up();
+            let position = self.reactions.position_of(cell, cell.pick_up());
             let is_owner = self.writer.move_cursor(&CursorWrite {
                 name: &cell.name,
                 epoch: cell.epoch,
