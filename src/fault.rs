@@ -16,7 +16,7 @@ pub enum FaultPoint {
     BeforeCommit,
     /// A reaction's events are written, what it settles is not yet. Failing makes the commit of the whole group fail.
     InReaction,
-    /// The group is committed, nobody knows yet.
+    /// The group is committed, nobody knows yet. Failing makes the commit seem to have failed, as a disk does that breaks too late.
     AfterCommit,
     /// The group is published, the callers are not answered yet.
     AfterPublish,

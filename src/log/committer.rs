@@ -206,13 +206,16 @@ impl<W: LogWriter> Committer<W> {
             if self.faults.hit(FaultPoint::BeforeCommit) {
                 return Err(injected("commit"));
             }
-            self.writer.commit()
+            self.writer.commit()?;
+            if self.faults.hit(FaultPoint::AfterCommit) {
+                return Err(injected("hear of the commit"));
+            }
+            Ok(())
         });
         // Who is not waiting by now was answered with the last group, and has not come back.
         let waiting = self.queue.waiting();
         match outcome {
             Ok(()) => {
-                self.faults.hit(FaultPoint::AfterCommit);
                 self.publish(&batches);
                 self.pass_on_words();
                 self.reactions_are_committed();

@@ -12,6 +12,7 @@ mod keyed;
 mod letters;
 mod log;
 mod poison;
+mod reactors;
 mod requests;
 mod retention;
 mod retries;
@@ -203,6 +204,22 @@ conformance! {
         waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
         waiting::wait_outlives_a_reset,
         waiting::wait_inside_the_own_handler_is_refused,
+        reactors::a1_a_reaction_is_stored_with_the_cursor_behind_what_it_answers,
+        reactors::a1_a_reaction_of_nothing_moves_the_cursor,
+        reactors::a1_a_reaction_that_fails_half_way_is_appended_once,
+        reactors::a1_a_reaction_that_cannot_be_appended_stops_the_stream_before_its_cause,
+        reactors::a1_a_commit_that_was_reported_to_have_failed_doubles_no_reaction,
+        reactors::a1_no_older_position_follows_the_one_of_a_reaction,
+        reactors::a1_a_reset_during_the_call_lets_nothing_of_the_run_before_in,
+        reactors::a1_a_condition_that_does_not_hold_is_decided_again,
+        reactors::a1_a_condition_that_never_holds_has_its_own_category,
+        reactors::a1_a_reaction_that_no_append_takes_is_a_failure_and_loses_nothing,
+        reactors::a1_a_letter_is_removed_with_its_reaction_or_not_at_all,
+        reactors::a1_a_letter_that_was_discarded_meanwhile_is_not_answered,
+        reactors::a1_an_error_that_names_an_event_leaves_none_before_it_unanswered,
+        reactors::a1_a_reactor_of_several_keys_at_once_is_refused,
+        reactors::a2_the_cause_travels_down_a_chain,
+        reactors::a2_reactors_that_answer_each_other_end_at_the_depth_limit,
         retention::prune_removes_whole_batches_only,
         retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
         retention::prune_gives_no_sequence_again_when_nothing_is_left,
@@ -226,6 +243,8 @@ conformance! {
         durable::d1_now_is_stored_before_the_call_returns,
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
+        reactors::a1_who_lost_the_name_appends_nothing,
+        reactors::a1_a_store_that_closes_during_the_call_loses_no_reaction,
         retries::d6_who_lost_the_name_sets_nothing_aside,
         keyed::d5_a_watched_stretch_goes_on_behind_a_letter_that_waits,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
