@@ -1,7 +1,7 @@
 //! A1, A2: handlers that answer events with events.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millstream::internals::FaultPoint;
@@ -121,24 +121,34 @@ fn take_one(left: &AtomicUsize) -> bool {
 pub(crate) async fn a1_a_reaction_that_cannot_be_appended_stops_the_stream_before_its_cause(
     subject: &Subject,
 ) {
-    let fails = Arc::new(AtomicBool::new(true));
+    let failing: Arc<Mutex<Option<FaultPoint>>> = Arc::default();
     let hook = {
-        let fails = Arc::clone(&fails);
-        move |point| point == FaultPoint::InReaction && fails.load(Ordering::SeqCst)
+        let failing = Arc::clone(&failing);
+        move |point| *failing.lock().unwrap() == Some(point)
     };
     let store = subject.open_faulty(|builder| builder, hook);
-    append(&store, "placed", 1).await;
-    let stream = store.react(&name(), &placed(), answers("asked")).await.unwrap();
-    let cause = in_time("the stream stops", stream.stopped()).await;
-    assert!(
-        matches!(cause, StopCause::ReactionNotStored { last_sequence: 1, .. }),
-        "{cause:?}"
-    );
-    assert_eq!((stream.status().position, store.head()), (0, 1));
-    fails.store(false, Ordering::SeqCst);
-    let _stream = store.react(&name(), &placed(), answers("asked")).await.unwrap();
-    store.settled().await.unwrap();
-    assert_eq!(answered(&store, "asked").await, [1]);
+    for (round, point) in [(0, FaultPoint::InReaction), (1, FaultPoint::BeforeCommit)] {
+        let gate = Arc::new(Semaphore::new(0));
+        let reactor = gated("asked", &gate, &Arc::default());
+        let stream = store.react(&name(), &placed(), reactor).await.unwrap();
+        let (cause, _) = append(&store, "placed", 1).await;
+        *failing.lock().unwrap() = Some(point);
+        gate.add_permits(1);
+        let stopped = in_time("the stream stops", stream.stopped()).await;
+        let StopCause::ReactionNotStored { last_sequence, .. } = stopped else {
+            panic!("the reaction is named: {stopped:?}");
+        };
+        assert_eq!((last_sequence, stream.status().position), (cause, cause - 1));
+        assert_eq!(
+            (store.head(), answered(&store, "asked").await.len()),
+            (cause, round)
+        );
+        *failing.lock().unwrap() = None;
+        let _stream = store.react(&name(), &placed(), answers("asked")).await.unwrap();
+        store.settled().await.unwrap();
+        assert_eq!(answered(&store, "asked").await.last(), Some(&cause));
+    }
+    assert_eq!(answered(&store, "asked").await.len(), 2);
 }
 
 pub(crate) async fn a1_a_commit_that_was_reported_to_have_failed_doubles_no_reaction(subject: &Subject) {
