@@ -244,6 +244,7 @@ conformance! {
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
         reactors::a1_who_lost_the_name_appends_nothing,
+        reactors::a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset,
         reactors::a1_a_store_that_closes_during_the_call_loses_no_reaction,
         retries::d6_who_lost_the_name_sets_nothing_aside,
         keyed::d5_a_watched_stretch_goes_on_behind_a_letter_that_waits,

@@ -239,6 +239,33 @@ pub(crate) async fn a1_who_lost_the_name_appends_nothing(subject: &Subject) {
     assert_eq!(answered(&other, "lost").await, [0; 0]);
 }
 
+pub(crate) async fn a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset(subject: &Subject) {
+    let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(600)));
+    append(&store, "placed", 1).await;
+    let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let stream = store
+        .react(&name(), &placed(), gated("asked", &gate, &calls))
+        .await
+        .unwrap();
+    eventually("the call is under way", || calls.load(Ordering::SeqCst) == 1).await;
+    let other = subject.open();
+    let control = other.stream("payments").await.unwrap();
+    control
+        .reset(Reset::Beginning, ExpectedCursor::anywhere())
+        .await
+        .unwrap();
+    gate.add_permits(2);
+    in_time("the stream is at the head", stream.caught_up())
+        .await
+        .unwrap();
+    assert_eq!(
+        calls.load(Ordering::SeqCst),
+        2,
+        "what was refused is decided again"
+    );
+    assert_eq!(answered(&store, "asked").await, [1]);
+}
+
 pub(crate) async fn a1_a_store_that_closes_during_the_call_loses_no_reaction(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
