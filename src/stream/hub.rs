@@ -105,6 +105,7 @@ impl Hub {
             partition: options.partition,
             letters: opened.letters,
             hearing: Hearing::of(&opened.row),
+            head: opened.head,
         };
         let stream = self.start(query, handler, opened.row.position, Some(durable))?;
         // Somebody may have asked while nobody ran it.
@@ -309,6 +310,7 @@ impl Hub {
             name: cell.as_ref().map(|cell| Arc::clone(&cell.name)),
             query,
             position,
+            history_through: durable.as_ref().map_or(position, |durable| durable.head),
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
             durable: cell

@@ -135,7 +135,7 @@ impl DeadLetters {
     pub async fn show(&self, first_sequence: u64) -> Result<(DeadLetter, EventBatch), DeadLetterError> {
         let letter = self.find(first_sequence).await?;
         let events = self.events(&letter).await?;
-        Ok((letter, events))
+        Ok((letter, events.delivered_after(u64::MAX)))
     }
 
     /// Gives one letter to the handler again: a parked one, the first of its key; or a skipped one. It is gone when the handler
@@ -303,7 +303,7 @@ impl DeadLetters {
         let shown = ShownCall::begin(core, events.recorded_timestamp());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, (&events).into(), handler.call(events)) => outcome,
+            outcome = inside::call(core, (&events).into(), handler.call(core.in_this_run(events))) => outcome,
             () = core.abort.notified() => return Err(self.not_running()),
         };
         drop(shown);

@@ -70,6 +70,8 @@ pub(crate) struct Durable {
     pub(crate) letters: LetterCounts,
     /// What was said to it from outside before.
     pub(crate) hearing: Hearing,
+    /// The head when it was registered.
+    pub(crate) head: u64,
 }
 
 impl Pump {
@@ -441,7 +443,7 @@ impl Work {
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(batch)) => outcome,
+            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(core.in_this_run(batch))) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         // What a handler answers is appended before anybody else has the handler.

@@ -8,6 +8,7 @@ mod common;
 mod durable;
 mod groups;
 mod guards;
+mod history;
 mod keyed;
 mod letters;
 mod log;
@@ -118,6 +119,11 @@ conformance! {
         streams::s6_a_live_stream_begins_with_the_call,
         streams::s7_no_call_starts_after_unsubscribe,
         streams::s7_no_call_runs_after_stopped,
+        history::s8_what_was_committed_before_the_run_is_history,
+        history::s8_news_that_falls_out_of_the_window_stays_news,
+        history::s8_parts_groups_and_keys_know_it_too,
+        history::s8_a_letter_that_is_retried_is_history_when_its_events_are,
+        history::s8_to_a_reader_what_was_there_at_first_is_history,
         durable::d1_delivery_resumes_after_the_cursor,
         durable::d1_a_new_name_starts_where_it_says,
         durable::d1_now_is_resolved_once,
