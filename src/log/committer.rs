@@ -7,6 +7,7 @@
 mod durable;
 mod hear;
 mod react;
+mod takeover;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -84,16 +84,21 @@ impl Hub {
         }
         self.runtime()?;
         let claim = self.claim(&options.name).await?;
+        self.let_older_end(&options).await?;
         let opened = self
             .source
             .log
             .open_cursor(CursorClaim {
                 name: Arc::clone(&options.name),
                 query: query.canonical_text(),
-                start: options.start,
+                start: options.start.clone(),
                 on_mismatch: options.on_mismatch,
             })
-            .await?;
+            .await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.with_nearest(error).await),
+        };
         let care = self.care(&options, &opened).await?;
         let opened_name = Arc::clone(&options.name);
         let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
@@ -340,7 +345,7 @@ impl Hub {
     }
 }
 
-fn not_read(error: ReadError) -> StreamError {
+pub(super) fn not_read(error: ReadError) -> StreamError {
     match error {
         ReadError::Storage(error) => StreamError::Storage(error),
         _ => StreamError::Closed,
@@ -351,7 +356,11 @@ fn not_read(error: ReadError) -> StreamError {
 fn unless_ended(waited: Result<(), WaitError>) -> Result<(), WaitError> {
     match waited {
         Err(WaitError::Stopped {
-            cause: StopCause::Unsubscribed | StopCause::Deleted | StopCause::Renamed { .. },
+            cause:
+                StopCause::Unsubscribed
+                | StopCause::Deleted
+                | StopCause::Renamed { .. }
+                | StopCause::TakenOver { .. },
             ..
         }) => Ok(()),
         waited => waited,

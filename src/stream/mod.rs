@@ -66,6 +66,7 @@ pub(crate) mod sampler;
 pub(crate) mod status;
 pub(crate) mod steering;
 pub(crate) mod survey;
+mod takeover;
 pub(crate) mod trace;
 pub(crate) mod wait;
 pub(crate) mod watch;

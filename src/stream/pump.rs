@@ -233,7 +233,7 @@ impl Drop for Ending {
         self.core.show_calls(0);
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
-            StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {
+            _ if cause.is_meant() => {
                 core.registry.forget(core.id);
                 tracing::debug!(stream = core.name.as_deref(), %cause, "a stream ended");
             }

@@ -20,6 +20,7 @@ mod retries;
 mod steering;
 mod streams;
 mod subject;
+mod takeover;
 mod waiting;
 
 use std::time::Duration;
@@ -206,6 +207,13 @@ conformance! {
         requests::d9_who_asks_for_a_stream_that_nobody_runs_is_refused,
         requests::d9_one_request_at_a_time_and_what_was_begun_is_not_taken_back,
         requests::d9_a_skipped_batch_is_recorded_with_the_events_that_the_query_selects,
+        takeover::d1_a_stream_takes_over_where_the_older_one_stood,
+        takeover::d1_a_handler_call_of_the_older_stream_ends_before_the_takeover,
+        takeover::d1_who_starts_after_an_unknown_stream_is_told_which_one_was_meant,
+        takeover::d6_a_stream_that_was_taken_over_does_not_come_back,
+        takeover::d1_dead_letters_and_a_pause_go_along,
+        takeover::d1_a_takeover_that_fails_leaves_the_older_stream_where_it_was,
+        takeover::d1_a_takeover_inside_the_handler_of_the_older_stream_is_refused,
         waiting::wait_ends_when_it_is_handled_and_stored,
         waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
         waiting::wait_outlives_a_reset,
@@ -259,6 +267,7 @@ conformance! {
         steering::d9_another_store_is_heeded_within_the_poll_interval,
         steering::d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset,
         steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
+        takeover::d6_an_older_stream_elsewhere_can_store_nothing_after_the_takeover,
         requests::d9_a_request_is_heard_by_the_store_that_runs_the_stream,
         requests::d9_a_request_after_a_crash_is_begun_in_time_or_never,
     }

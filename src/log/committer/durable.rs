@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 use crate::error::{StorageError, StreamError};
 use crate::fault::FaultPoint;
-use crate::log::committer::{Committer, injected};
+use crate::log::committer::{Committer, injected, takeover};
 use crate::log::cursor::{
     CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
 };
@@ -29,19 +29,24 @@ impl<W: LogWriter> Committer<W> {
         } = tail;
         let stored = self.writer.cursor(&claim.name)?;
         let extent = Extent { pruned_through, head };
+        if let Some(by) = stored.as_ref().and_then(StoredCursor::successor) {
+            return Err(takeover::taken_over(&claim.name, by));
+        }
+        let mut older = None;
         let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
             Some(position) => position,
-            None => match claim.start {
+            None => match &claim.start {
                 Start::Beginning => 0,
                 Start::Now => head,
-                Start::After(position) if position > head => {
+                &Start::After(position) if position > head => {
                     return Err(StreamError::StartAhead { position, head });
                 }
-                Start::After(position) if position < pruned_through => {
+                &Start::After(position) if position < pruned_through => {
                     return Err(claim.pruned(position, pruned_through));
                 }
-                Start::After(position) => position,
-                Start::At(time) => self.writer.position_at(time.into())?,
+                &Start::After(position) => position,
+                &Start::At(time) => self.writer.position_at(time.into())?,
+                Start::AfterStream(name) => older.insert(self.take_over(claim, name, extent)?).position,
             },
         };
         if position < pruned_through {
@@ -53,13 +58,17 @@ impl<W: LogWriter> Committer<W> {
             tracing::warn!(stream = %claim.name, position, discarded, "a stream starts over, its dead letters from there on are gone");
         }
         // What is noted of an attempt is about a position; elsewhere it says nothing.
-        let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
-        let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
+        let known = older.as_ref().or(stored.as_ref());
+        let known = known.filter(|known| known.position == position);
+        let previous = known.map(|known| known.attempt);
         let previous = previous.unwrap_or_default();
         let epoch = self.writer.next_epoch()?;
-        let (steering, paused, retry) = stored.map_or((0, None, None), |stored| {
+        let (steering, mut paused, retry) = stored.map_or((0, None, None), |stored| {
             (stored.steering, stored.paused, stored.retry)
         });
+        if let Some(older) = older {
+            paused = older.paused;
+        }
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
