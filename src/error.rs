@@ -5,6 +5,8 @@
 
 mod append;
 mod failure;
+#[cfg(feature = "sqlite")]
+mod model;
 mod react;
 mod steer;
 mod stream;
@@ -19,6 +21,8 @@ use thiserror::Error;
 pub use crate::error::append::{AppendError, InvalidEvent};
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
+#[cfg(feature = "sqlite")]
+pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
@@ -79,10 +83,11 @@ pub enum OpenError {
     Storage(#[from] StorageError),
 }
 
-/// The storage below the log failed.
+/// The storage of a log failed, or that of read models.
 #[derive(Clone, Debug, Error)]
-#[error("the log could not {operation}: {message}")]
+#[error("{subject} could not {operation}: {message}")]
 pub struct StorageError {
+    subject: &'static str,
     operation: &'static str,
     message: String,
     #[source]
@@ -101,11 +106,19 @@ enum StorageFault {
 impl StorageError {
     pub(crate) fn new(operation: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
         Self {
+            subject: "the log",
             operation,
             message: source.to_string(),
             source: Arc::new(source),
             kind: StorageFault::Unknown,
         }
+    }
+
+    /// Whose storage it is, when it is not the log's.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of(mut self, subject: &'static str) -> Self {
+        self.subject = subject;
+        self
     }
 
     pub(crate) fn busy(mut self) -> Self {

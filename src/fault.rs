@@ -41,6 +41,15 @@ pub enum FaultPoint {
     BeforeUpkeep,
     /// A piece of the log's upkeep is committed.
     AfterUpkeep,
+    /// What a read model makes of batches is written, its transaction is not yet committed. Failing makes the commit fail as if the
+    /// file were busy.
+    BeforeModel,
+    /// What a read model makes of batches is committed, the stream does not know yet.
+    AfterModel,
+    /// A build of a read model is about to take the place of another.
+    BeforeSwitch,
+    /// A build of a read model serves, what it replaced is still there.
+    AfterSwitch,
 }
 
 /// What a test hangs on the failure points of one store.

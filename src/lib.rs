@@ -16,11 +16,15 @@ mod inspect;
 pub mod internals;
 mod log;
 mod meter;
+#[cfg(feature = "sqlite")]
+mod projection;
 mod store;
 mod stream;
 mod sync;
 
 pub use crate::builder::StoreBuilder;
+#[cfg(feature = "sqlite")]
+pub use crate::error::ReadModelError;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
     InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
@@ -45,6 +49,15 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
+#[cfg(feature = "sqlite")]
+pub use crate::projection::{
+    model::ReadModel,
+    models::ReadModels,
+    options::{ModelOptions, Promotion},
+    projection::Projection,
+    rebuild::{Rebuild, RebuildProgress},
+    status::{ReadModelStatus, ReadModelVersion},
+};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;
 pub use crate::stream::failure::{FailurePolicy, HandlerError};
@@ -60,3 +73,6 @@ pub use crate::stream::reader::EventReader;
 pub use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 pub use crate::stream::status::{StreamState, StreamStatus};
 pub use crate::stream::wait::Until;
+/// The SQLite library that projections are written with.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;

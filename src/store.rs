@@ -18,6 +18,8 @@ use crate::error::{AppendError, CloseError, OpenError, PruneError, ReadError, St
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
+#[cfg(feature = "sqlite")]
+use crate::fault::Faults;
 use crate::log::Extent;
 use crate::log::handle::LogHandle;
 use crate::log::page::{Page, PageBounds, Range};
@@ -433,6 +435,11 @@ impl Store {
 
     pub(crate) fn log(&self) -> &LogHandle {
         &self.inner.hub.source.log
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.inner.hub.faults
     }
 
     pub(crate) fn check_open(&self) -> Result<(), ReadError> {

@@ -12,6 +12,8 @@ mod check;
 mod child;
 #[path = "crash/keyed.rs"]
 mod keyed;
+#[path = "crash/models.rs"]
+mod models;
 
 use std::env;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -226,7 +228,7 @@ impl Series {
             task: occasion.task(&self.dice),
         };
         let task = orders.task;
-        let mut process = Process::spawn(&orders);
+        let mut process = Process::spawn("child", ORDERS, &orders);
         let end = match task {
             Task::Finish => process.finished().map(|()| End::Closed),
             Task::StopAt { .. } => process.stopped_at_point(self.pause(LINGER)).map(|()| End::Killed),
@@ -250,10 +252,11 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(orders: &Orders) -> Self {
+    /// Runs a function of this binary with orders, which it finds under a name.
+    fn spawn(function: &str, name: &str, orders: &impl Serialize) -> Self {
         let mut child = Command::new(env::current_exe().expect("the path of this binary"))
-            .args(["--exact", "child", "--nocapture"])
-            .env(ORDERS, serde_json::to_string(orders).expect("orders are JSON"))
+            .args(["--exact", function, "--nocapture"])
+            .env(name, serde_json::to_string(orders).expect("orders are JSON"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary runs");

@@ -22,7 +22,17 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["clock", "sync", "fault", "meter", "error", "event", "log", "bus"],
     ),
     // 5. The wiring.
-    ("store", &["sync", "error", "event", "log", "stream", "builder"]),
+    (
+        "store",
+        &["sync", "fault", "error", "event", "log", "stream", "builder"],
+    ),
+    // A use of streams: read models.
+    (
+        "projection",
+        &[
+            "clock", "sync", "fault", "error", "event", "log", "stream", "store",
+        ],
+    ),
     // What an operator asks of a whole log.
     ("inspect", &["error", "log", "store"]),
     (

@@ -274,7 +274,19 @@ impl EventBatch {
     /// It does **not** say whether the stream has handled the batch before. What was committed while nobody ran a durable stream is
     /// history at its next start, and was handled by nobody. So it is for effects that are worth something at once or not at
     /// all, such as a message on a screen, or an alarm. Who takes over from another handler starts with
-    /// [`Start::Now`](crate::Start::Now), or a [position](crate::Start::After), and has no such question.
+    /// [`Start::Now`](crate::Start::Now), or [where that one stood](crate::Start::AfterStream), and has no such question.
+    ///
+    /// ```
+    /// use millstream::{EventBatch, HandleStream};
+    ///
+    /// let alarm = HandleStream::new(|batch: EventBatch| async move {
+    ///     if !batch.is_replay() {
+    ///         println!("{} events just now", batch.len());
+    ///     }
+    ///     Ok::<_, std::io::Error>(())
+    /// });
+    /// # let _ = alarm;
+    /// ```
     pub fn is_replay(&self) -> bool {
         self.first_sequence() <= self.history_through
     }

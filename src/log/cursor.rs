@@ -24,7 +24,23 @@ pub enum Start {
     After(u64),
     /// With the first event that was recorded at this time or later, of those that pruning left.
     At(SystemTime),
-    /// Strictly after what the durable stream of this name has settled, whose place it takes: `Start::AfterStream("mailer".into())`.
+    /// Strictly after what the durable stream of this name has settled, whose place it takes.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millstream::{DurableStream, HandleStream, NewEvent, Start, Store};
+    ///
+    /// # let store = Store::in_memory()?;
+    /// # let (old_mails, new_mails) = (HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) }), HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) }));
+    /// let mailer = store.stream_all_durable(&DurableStream::new("mailer"), old_mails).await?;
+    /// store.append([NewEvent::new("order-placed", 7)]).await?;
+    /// mailer.caught_up().await?;
+    /// let takes_over = DurableStream::new("mailer-2").start(Start::AfterStream("mailer".into()));
+    /// let mailer_2 = store.stream_all_durable(&takes_over, new_mails).await?;
+    /// assert_eq!(mailer_2.started_after(), 1);
+    /// assert_eq!(mailer.stopped().await.to_string(), "the durable stream was taken over by \"mailer-2\", which goes on where it stood");
+    /// # Ok(()) }
+    /// ```
     ///
     /// The older stream is retired in the transaction that registers this one: it can store nothing any more, stops with
     /// [`StopCause::TakenOver`](crate::StopCause::TakenOver) where it runs, and its name is refused with
@@ -154,6 +170,8 @@ pub(crate) struct CursorClaim {
     pub(crate) query: String,
     pub(crate) start: Start,
     pub(crate) on_mismatch: OnMismatch,
+    /// Where it goes on whatever is stored.
+    pub(crate) begins_at: Option<u64>,
 }
 
 impl CursorClaim {
@@ -164,6 +182,9 @@ impl CursorClaim {
         extent: Extent,
         log_id: &str,
     ) -> Result<Option<u64>, StreamError> {
+        if self.begins_at.is_some() {
+            return Ok(self.begins_at);
+        }
         let Some(stored) = stored else {
             return Ok(None);
         };
@@ -405,6 +426,7 @@ mod tests {
             query: query.into(),
             start: Start::Beginning,
             on_mismatch,
+            begins_at: None,
         }
     }
 

@@ -130,8 +130,10 @@ pub(crate) fn obey<W: LogWriter>(
         name: order.name.to_string(),
         nearest: None,
     })?;
-    if let (Some(by), Command::Resume | Command::Reset { .. } | Command::SkipBatch { .. }) =
-        (stored.successor(), &order.command)
+    if let (
+        Some(by),
+        Command::Pause { .. } | Command::Resume | Command::Reset { .. } | Command::SkipBatch { .. },
+    ) = (stored.successor(), &order.command)
     {
         return Err(SteerError::TakenOver {
             name: order.name.to_string(),

@@ -84,6 +84,12 @@ impl EventStream {
         self.core.wait_stored(sequence).await
     }
 
+    /// Waits until everything up to what was appended is settled, stored or not.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn handled(&self, Until(sequence): Until) -> Result<(), WaitError> {
+        self.core.wait_for(sequence).await
+    }
+
     /// Ends the stream: no handler call starts after this returns (S7). A call that has started goes on to its end, and is
     /// settled if it succeeds; [`stopped`](EventStream::stopped) waits for it.
     pub fn unsubscribe(&self) {

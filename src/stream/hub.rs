@@ -93,6 +93,7 @@ impl Hub {
                 query: query.canonical_text(),
                 start: options.start.clone(),
                 on_mismatch: options.on_mismatch,
+                begins_at: options.begins_at,
             })
             .await;
         let opened = match opened {

@@ -10,6 +10,8 @@ use crate::stream::trace::{self, Delivered};
 tokio::task_local! {
     /// The stream whose handler call is being polled: the address of its core, which outlives the call.
     static INSIDE: usize;
+    /// Whether what the handler was given is a dead letter.
+    static LETTER: bool;
 }
 
 /// Calls the handler, marked and in a span of its own. The mark holds while the call is polled, whatever task polls it, and not
@@ -33,6 +35,21 @@ pub(crate) async fn call<T>(
             outcome
         }
     }
+}
+
+/// The same with a dead letter that is retried.
+pub(crate) async fn call_with_letter<T>(
+    core: &StreamCore,
+    delivered: Delivered,
+    handled: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    call(core, delivered, LETTER.scope(true, handled)).await
+}
+
+/// Whether the handler is being called with a dead letter.
+#[cfg(feature = "sqlite")]
+pub(crate) fn is_letter() -> bool {
+    LETTER.try_with(|is_letter| *is_letter).unwrap_or(false)
 }
 
 /// Refuses to wait for a stream inside its own handler.

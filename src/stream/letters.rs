@@ -303,7 +303,7 @@ impl DeadLetters {
         let shown = ShownCall::begin(core, events.recorded_timestamp());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, (&events).into(), handler.call(core.in_this_run(events))) => outcome,
+            outcome = inside::call_with_letter(core, (&events).into(), handler.call(core.in_this_run(events))) => outcome,
             () = core.abort.notified() => return Err(self.not_running()),
         };
         drop(shown);

@@ -32,6 +32,7 @@ pub struct DurableStream {
     starts_max: u32,
     partition: Option<Partition>,
     lookahead_batches: Option<u32>,
+    begins_at: Option<u64>,
 }
 
 /// How often the process may end while the handler has a batch.
@@ -73,7 +74,15 @@ impl DurableStream {
             starts_max: STARTS_MAX,
             partition: None,
             lookahead_batches: None,
+            begins_at: None,
         }
+    }
+
+    /// Where the stream goes on, whatever cursor is stored: who handles its batches stores how far they are.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn begins_at(mut self, position: u64) -> Self {
+        self.begins_at = Some(position);
+        self
     }
 
     /// Where the stream starts when it has no cursor yet. Default: with the first event of the log.
@@ -268,6 +277,7 @@ impl DurableStream {
                 policies: self.policies.clone(),
                 starts_max: self.starts_max,
                 partition,
+                begins_at: self.begins_at,
             });
         } else {
             "the checkpoint has 0 batches, at least 1 is needed".to_owned()
@@ -302,6 +312,7 @@ pub(crate) struct DurableOptions {
     pub(crate) policies: FailurePolicies,
     pub(crate) starts_max: u32,
     pub(crate) partition: Option<Partition>,
+    pub(crate) begins_at: Option<u64>,
 }
 
 impl DurableOptions {

@@ -151,6 +151,7 @@ pub(crate) async fn d6_a_stream_that_was_taken_over_does_not_come_back(subject: 
     let control = store.stream("mailer").await.unwrap();
     for refused in [
         control.resume().await.err(),
+        control.pause("anna").await.err(),
         control.reset(Reset::Beginning, 2).await.err(),
     ] {
         assert!(

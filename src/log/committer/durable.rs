@@ -32,23 +32,7 @@ impl<W: LogWriter> Committer<W> {
         if let Some(by) = stored.as_ref().and_then(StoredCursor::successor) {
             return Err(takeover::taken_over(&claim.name, by));
         }
-        let mut older = None;
-        let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
-            Some(position) => position,
-            None => match &claim.start {
-                Start::Beginning => 0,
-                Start::Now => head,
-                &Start::After(position) if position > head => {
-                    return Err(StreamError::StartAhead { position, head });
-                }
-                &Start::After(position) if position < pruned_through => {
-                    return Err(claim.pruned(position, pruned_through));
-                }
-                &Start::After(position) => position,
-                &Start::At(time) => self.writer.position_at(time.into())?,
-                Start::AfterStream(name) => older.insert(self.take_over(claim, name, extent)?).position,
-            },
-        };
+        let (position, older) = self.begins_at(claim, stored.as_ref(), extent)?;
         if position < pruned_through {
             tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
         }
@@ -67,7 +51,7 @@ impl<W: LogWriter> Committer<W> {
             (stored.steering, stored.paused, stored.retry)
         });
         if let Some(older) = older {
-            paused = older.paused;
+            paused = paused.or(older.paused);
         }
         let cursor = StoredCursor {
             position,
@@ -92,6 +76,36 @@ impl<W: LogWriter> Committer<W> {
             previous,
             letters: self.writer.letter_counts(&claim.name)?,
         })
+    }
+
+    /// Where a durable stream begins, and the row of the stream whose place it takes.
+    fn begins_at(
+        &mut self,
+        claim: &CursorClaim,
+        stored: Option<&StoredCursor>,
+        extent: Extent,
+    ) -> Result<(u64, Option<StoredCursor>), StreamError> {
+        if let Some(position) = claim.resume(stored, extent, &self.log_id)? {
+            return Ok((position, None));
+        }
+        let Extent { pruned_through, head } = extent;
+        let position = match &claim.start {
+            Start::Beginning => 0,
+            Start::Now => head,
+            &Start::After(position) if position > head => {
+                return Err(StreamError::StartAhead { position, head });
+            }
+            &Start::After(position) if position < pruned_through => {
+                return Err(claim.pruned(position, pruned_through));
+            }
+            &Start::After(position) => position,
+            &Start::At(time) => self.writer.position_at(time.into())?,
+            Start::AfterStream(name) => {
+                let older = self.take_over(claim, name, extent)?;
+                return Ok((older.position, Some(older)));
+            }
+        };
+        Ok((position, None))
     }
 
     /// Changes dead letters in a transaction of its own, so that what fails here fails no append. Asks for no sync: what a

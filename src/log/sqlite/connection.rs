@@ -95,7 +95,7 @@ fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 }
 
 /// Names the operation that SQLite could not do.
-pub(super) fn storage(operation: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
+pub(crate) fn storage(operation: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
     move |error| {
         let code = error.sqlite_error_code();
         let error = StorageError::new(operation, error);

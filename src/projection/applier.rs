@@ -1,0 +1,129 @@
+//! A build and its projection, with one at a time at work on them: the stream, a catch-up, or the end of a rebuild.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::error::{BoxError, ReadModelError};
+use crate::event::batch::EventBatch;
+use crate::projection::build::{Build, NotApplied, TransactionLimits};
+use crate::projection::projection::Kept;
+
+/// What is written, and how.
+pub(crate) struct Writer {
+    pub(crate) build: Build,
+    pub(crate) projection: Box<dyn Kept>,
+    pub(crate) limits: TransactionLimits,
+    /// The position, for those who only look.
+    shown: Arc<AtomicU64>,
+}
+
+/// Cloning gives another handle of the same.
+#[derive(Clone)]
+pub(crate) struct Applier {
+    writer: Arc<Mutex<Writer>>,
+    shown: Arc<AtomicU64>,
+}
+
+/// What a handler call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The next batches of the log.
+    Next,
+    /// A dead letter.
+    Letter,
+}
+
+impl Writer {
+    pub(crate) fn new(build: Build, projection: Box<dyn Kept>, limits: TransactionLimits) -> Self {
+        let shown = Arc::new(AtomicU64::new(build.position()));
+        Self {
+            build,
+            projection,
+            limits,
+            shown,
+        }
+    }
+
+    pub(crate) fn apply(&mut self, batches: &[EventBatch]) -> Result<(), NotApplied> {
+        let outcome = self.build.apply(&mut *self.projection, batches, self.limits);
+        self.show();
+        outcome
+    }
+
+    /// Moves over what the query does not select.
+    pub(crate) fn pass(&mut self, position: u64) -> Result<(), ReadModelError> {
+        let outcome = self.build.pass(position);
+        self.show();
+        outcome
+    }
+
+    /// Goes on with what another one has made. Gives what it had itself.
+    pub(crate) fn replace(&mut self, other: Self) -> Self {
+        let mut earlier = std::mem::replace(self, other);
+        std::mem::swap(&mut self.shown, &mut earlier.shown);
+        self.show();
+        earlier
+    }
+
+    fn show(&self) {
+        // Relaxed: nothing else is said with it.
+        self.shown.store(self.build.position(), Ordering::Relaxed);
+    }
+
+    fn call(&mut self, batches: &[EventBatch], call: Call) -> Result<(), NotApplied> {
+        match call {
+            Call::Next => self.apply(batches),
+            Call::Letter => {
+                let mut letters = batches.iter();
+                letters.try_for_each(|letter| self.build.apply_letter(&mut *self.projection, letter))
+            }
+        }
+    }
+}
+
+impl Applier {
+    pub(crate) fn new(writer: Writer) -> Self {
+        Self {
+            shown: Arc::clone(&writer.shown),
+            writer: Arc::new(Mutex::new(writer)),
+        }
+    }
+
+    /// How far it is.
+    pub(crate) fn position(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
+    }
+
+    /// What it has, when nobody else has a handle of it.
+    pub(crate) fn into_writer(self) -> Option<Writer> {
+        Arc::into_inner(self.writer).map(Mutex::into_inner)
+    }
+
+    /// Waits until nobody is at work.
+    pub(crate) async fn lock(&self) -> OwnedMutexGuard<Writer> {
+        Arc::clone(&self.writer).lock_owned().await
+    }
+
+    /// Applies what a handler was given, on a thread that may block.
+    ///
+    /// A call that is dropped meanwhile comes to its end all the same; the position says then that it did.
+    pub(crate) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), BoxError> {
+        let mut writer = self.lock().await;
+        let applied = blocking(move || writer.call(&batches, call)).await?;
+        applied.map_err(NotApplied::into_handler_error)
+    }
+}
+
+/// Does what may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ReadModelError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shut down.
+        Err(_) => Err(ReadModelError::NoRuntime),
+    }
+}

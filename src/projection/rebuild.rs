@@ -1,0 +1,306 @@
+//! A read model is built anew beside the one that serves, and takes its place in one step (R2).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::JoinHandle;
+
+use crate::error::ReadModelError;
+use crate::projection::applier::{Applier, Writer, blocking};
+use crate::projection::catalog::{BuildRow, Promoted};
+use crate::projection::catch_up::{CatchUp, CaughtUp, Stuck};
+use crate::projection::lacking::{Lacking, discard_applied, letters};
+use crate::projection::model::{Shared, promote};
+
+/// How far a rebuild is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RebuildProgress {
+    /// The read model.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// The events of the log that are done: applied, or not selected by the query.
+    pub done: u64,
+    /// The events of the log up to where the build is that serves.
+    pub total: u64,
+    /// Events done in a second, on average since the beginning.
+    pub events_per_second: f64,
+    /// How long the rest takes at that rate; nothing, while there is no rate.
+    pub remaining: Option<Duration>,
+    /// Whether it has come to its end, and the new build serves.
+    pub is_finished: bool,
+}
+
+/// A rebuild under way: got with [`ReadModel::rebuild`](crate::ReadModel::rebuild).
+///
+/// Dropping it cancels the rebuild; [`detach`](Self::detach) lets it go on. What is cancelled leaves nothing behind, and the
+/// model serves as before.
+#[must_use = "dropping it cancels the rebuild; wait with `finished`, or detach it"]
+pub struct Rebuild {
+    name: String,
+    progress: watch::Receiver<RebuildProgress>,
+    task: Option<JoinHandle<Result<(), ReadModelError>>>,
+}
+
+/// How much may be left for the last step, during which the model's stream waits.
+const LAST_STEP_EVENTS: u64 = 1_000;
+
+impl Rebuild {
+    pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, ReadModelError> {
+        shared.check_serving()?;
+        let under_way = shared.begin_rebuild()?;
+        let position = shared.applier().position();
+        let (name, version) = (shared.name().to_owned(), shared.version());
+        let (give, progress) = watch::channel(RebuildProgress {
+            name: name.clone(),
+            version,
+            done: 0,
+            total: position,
+            events_per_second: 0.0,
+            remaining: None,
+            is_finished: false,
+        });
+        let catalog = Arc::clone(shared.catalog());
+        let row = blocking({
+            let name = name.clone();
+            move || catalog.make(&name, version)
+        })
+        .await??;
+        let attempt = Attempt {
+            shared: Arc::clone(shared),
+            row: Some(row),
+        };
+        let work = Work {
+            attempt,
+            begun: Instant::now(),
+            give,
+        };
+        let task = tokio::spawn(async move {
+            let outcome = work.run().await;
+            drop(under_way);
+            outcome
+        });
+        Ok(Self {
+            name,
+            progress,
+            task: Some(task),
+        })
+    }
+
+    /// How far it is now.
+    pub fn progress(&self) -> RebuildProgress {
+        self.progress.borrow().clone()
+    }
+
+    /// How far it is, as it goes on: the newest progress each time, nothing after the end.
+    pub fn watch(&self) -> impl futures::Stream<Item = RebuildProgress> + Send + Unpin + use<> {
+        let follow = |mut progress: watch::Receiver<RebuildProgress>| async move {
+            progress.changed().await.ok()?;
+            let newest = progress.borrow_and_update().clone();
+            Some((newest, progress))
+        };
+        Box::pin(futures::stream::unfold(self.progress.clone(), follow))
+    }
+
+    /// Waits until the new build serves.
+    ///
+    /// # Errors
+    /// The projection failed on a batch that is no dead letter; a newer version took over meanwhile; the log or the storage failed;
+    /// it was cancelled. What served before serves still.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the rebuild is cancelled.
+    pub async fn finished(mut self) -> Result<(), ReadModelError> {
+        let Some(task) = &mut self.task else {
+            return Err(self.cancelled());
+        };
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(self.cancelled()),
+        }
+    }
+
+    /// Cancels the rebuild. It may have come to its end already.
+    pub fn cancel(self) {
+        drop(self);
+    }
+
+    /// Lets it go on without a handle.
+    pub fn detach(mut self) {
+        self.task = None;
+    }
+
+    fn cancelled(&self) -> ReadModelError {
+        ReadModelError::Cancelled {
+            name: self.name.clone(),
+        }
+    }
+}
+
+impl Drop for Rebuild {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Rebuild {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("Rebuild")
+            .field(&*self.progress.borrow())
+            .finish()
+    }
+}
+
+/// A build that is not wanted unless it comes to serve.
+struct Attempt {
+    shared: Arc<Shared>,
+    /// Nothing: it serves.
+    row: Option<BuildRow>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(row) = self.row.take() else { return };
+        let catalog = self.shared.catalog();
+        if let Err(error) = catalog.retire(row.build) {
+            tracing::warn!(name = %row.name, %error, "a rebuild that was given up stays in the list");
+        }
+        catalog.sweep();
+    }
+}
+
+struct Work {
+    attempt: Attempt,
+    begun: Instant,
+    give: watch::Sender<RebuildProgress>,
+}
+
+impl Work {
+    async fn run(mut self) -> Result<(), ReadModelError> {
+        let shared = Arc::clone(&self.attempt.shared);
+        tracing::info!(
+            name = shared.name(),
+            version = shared.version(),
+            "a read model is rebuilt"
+        );
+        let row = self.attempt.row.clone();
+        let row = row.expect("a rebuild begins with a build of its own");
+        let applier = Applier::new(shared.writer_for(&row).await?);
+        let mut lacking = Lacking::new(Vec::new());
+        let mut writer = applier.lock().await;
+        // It goes as far as what serves. What comes then is the stream's, with all that it does when something fails.
+        loop {
+            let through = shared.applier().position();
+            self.note_total(through);
+            if through.saturating_sub(writer.build.position()) <= LAST_STEP_EVENTS {
+                break;
+            }
+            lacking.replace(letters(&shared).await?);
+            writer = self.catch_up(writer, through, &mut lacking).await?;
+        }
+        // From here on the stream waits, so that it is passed by nothing.
+        let mut serving = shared.applier().lock().await;
+        let through = serving.build.position();
+        self.note_total(through);
+        lacking.replace(letters(&shared).await?);
+        writer = self.catch_up(writer, through, &mut lacking).await?;
+        let (catalog, faults) = (Arc::clone(shared.catalog()), shared.store().faults().clone());
+        let given_up = lacking.given_up();
+        let (promoted, writer) = blocking(move || {
+            writer.build.is_rebuilt(&given_up)?;
+            Ok::<_, ReadModelError>((promote(&catalog, &row, &faults)?, writer))
+        })
+        .await??;
+        if promoted == Promoted::No {
+            return Err(ReadModelError::Cancelled {
+                name: shared.name().to_owned(),
+            });
+        }
+        let Some(row) = self.attempt.row.take() else {
+            return Ok(());
+        };
+        drop(writer);
+        let rebuilt = applier.into_writer().expect("the rebuild alone has it");
+        let earlier = serving.replace(rebuilt);
+        shared.serves(row);
+        drop(serving);
+        blocking({
+            let catalog = Arc::clone(shared.catalog());
+            move || {
+                drop(earlier);
+                catalog.sweep();
+            }
+        })
+        .await?;
+        discard_applied(&shared, &lacking, through).await;
+        self.give.send_modify(|progress| {
+            progress.done = progress.total;
+            progress.remaining = Some(Duration::ZERO);
+            progress.is_finished = true;
+        });
+        tracing::info!(
+            name = shared.name(),
+            version = shared.version(),
+            "a read model was rebuilt, and serves"
+        );
+        Ok(())
+    }
+
+    /// Goes on to a sequence, past dead letters that cannot be applied here either.
+    async fn catch_up(
+        &self,
+        mut writer: OwnedMutexGuard<Writer>,
+        through: u64,
+        lacking: &mut Lacking,
+    ) -> Result<OwnedMutexGuard<Writer>, ReadModelError> {
+        let shared = &self.attempt.shared;
+        let catch_up: &CatchUp = shared.catch_up();
+        loop {
+            let CaughtUp {
+                writer: given_back,
+                outcome,
+            } = catch_up
+                .run(writer, through, lacking, |position| self.note(position))
+                .await;
+            writer = given_back;
+            match outcome {
+                Ok(()) => return Ok(writer),
+                Err(Stuck::Failed { batch, failure }) if lacking.give_up(&batch) => {
+                    tracing::info!(name = shared.name(), last_sequence = batch.last_sequence(), error = %failure.text, "a dead letter cannot be applied by the rebuild either");
+                }
+                Err(stuck) => return Err(stuck.into_error(shared.name(), shared.version())),
+            }
+        }
+    }
+
+    fn note(&self, position: u64) {
+        self.give.send_modify(|progress| {
+            progress.done = position.min(progress.total);
+            self.measure(progress);
+        });
+    }
+
+    fn note_total(&self, position: u64) {
+        self.give.send_modify(|progress| {
+            progress.total = position;
+            self.measure(progress);
+        });
+    }
+
+    fn measure(&self, progress: &mut RebuildProgress) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if progress.done == 0 || seconds <= 0.0 {
+            return;
+        }
+        progress.events_per_second = progress.done as f64 / seconds;
+        let left = progress.total.saturating_sub(progress.done) as f64;
+        progress.remaining = Some(Duration::from_secs_f64(left / progress.events_per_second));
+    }
+}

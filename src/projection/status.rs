@@ -1,0 +1,39 @@
+//! What can be seen of a read model.
+
+use crate::stream::status::StreamStatus;
+
+/// One version of a read model, as a file of read models has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadModelVersion {
+    /// The read model.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// Whether this is what readers read.
+    pub is_serving: bool,
+    /// Its database file, beside the file of read models.
+    pub file: String,
+}
+
+/// A read model as its handle sees it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ReadModelStatus {
+    /// The read model.
+    pub name: String,
+    /// The version of the handle.
+    pub version: u32,
+    /// Whether this version is what readers read.
+    pub is_serving: bool,
+    /// The last sequence that is applied, or that its query does not select.
+    pub position: u64,
+    /// The last committed sequence.
+    pub head: u64,
+    /// How many events of the log lie between them.
+    pub lag: u64,
+    /// Whether it is being rebuilt.
+    pub is_rebuilding: bool,
+    /// The stream that keeps it; nothing, for a read model on demand.
+    pub stream: Option<StreamStatus>,
+}

@@ -1,0 +1,415 @@
+//! Crashes of a process that keeps a read model, rebuilds it and goes over to new versions: after each kill the rows of what
+//! serves are a fold over the log up to where the model says it is, and no event was applied twice (R1, R2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use millstream::internals::{FaultPoint, with_faults};
+use millstream::rusqlite::{Connection, Transaction};
+use millstream::{
+    BoxError, Durability, EventBatch, EventQuery, FailurePolicy, ModelOptions, NewEvent, Projection,
+    ReadModel, ReadModelError, ReadModels, Retry, Store,
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::{AT_POINT, Dice, LINGER, Process};
+
+const ORDERS: &str = "MILLSTREAM_MODEL_CRASH_ORDERS";
+const KILLS_PER_FILE: u64 = 40;
+const KILL_WITHIN: Duration = Duration::from_millis(120);
+const LIFETIME: Duration = Duration::from_secs(60);
+/// Every so many processes the program is a newer one.
+const RUNS_PER_VERSION: u32 = 9;
+
+const POINTS: [(FaultPoint, u64); 5] = [
+    (FaultPoint::BeforeModel, 40),
+    (FaultPoint::AfterModel, 40),
+    (FaultPoint::BeforeLetter, 4),
+    (FaultPoint::BeforeSwitch, 2),
+    (FaultPoint::AfterSwitch, 2),
+];
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Orders {
+    dir: PathBuf,
+    version: u32,
+    seed: u64,
+    task: Task,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Task {
+    GoOn,
+    StopAt {
+        point: usize,
+        pass: u64,
+    },
+    /// Has every dead letter applied, catches up, and ends.
+    Finish,
+}
+
+/// Counts events by type, and remembers which it has seen: one that comes twice violates the primary key.
+#[derive(Clone)]
+struct Counted {
+    version: u32,
+    health: Health,
+}
+
+/// What can be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Health {
+    /// Neither `bad` events nor `sick` ones.
+    Ill,
+    /// All but `bad` events.
+    Fair,
+    Well,
+}
+
+const TYPES: [&str; 5] = ["a", "b", "c", "bad", "sick"];
+
+/// What the versions select.
+fn selected(version: u32) -> &'static [&'static str] {
+    match version % 2 {
+        1 => &TYPES,
+        _ => &["b", "c", "bad", "sick"],
+    }
+}
+
+impl Projection for Counted {
+    fn name(&self) -> &str {
+        "counted"
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn query(&self) -> EventQuery {
+        EventQuery::types(selected(self.version).to_vec())
+    }
+
+    fn schema(&self) -> &str {
+        "CREATE TABLE counted (type TEXT PRIMARY KEY, count INTEGER NOT NULL);
+         CREATE TABLE seen (sequence INTEGER PRIMARY KEY)"
+    }
+
+    fn apply(&mut self, tx: &Transaction<'_>, batch: &EventBatch) -> Result<(), BoxError> {
+        for event in batch {
+            tx.prepare_cached("INSERT INTO seen VALUES (?1)")?
+                .execute([event.sequence() as i64])?;
+            tx.prepare_cached(
+                "INSERT INTO counted VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+            )?
+            .execute([event.event_type()])?;
+            let needed = match event.event_type() {
+                "bad" => Health::Well,
+                "sick" => Health::Fair,
+                _ => Health::Ill,
+            };
+            if self.health < needed {
+                return Err("it cannot be applied".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Not a test of its own: what the killed process runs.
+#[test]
+fn child() {
+    let Ok(orders) = env::var(ORDERS) else { return };
+    let orders: Orders = serde_json::from_str(&orders).expect("the orders are those of the parent");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(work(orders));
+}
+
+async fn work(orders: Orders) {
+    let dice = Dice::new(orders.seed);
+    let builder = Store::builder()
+        .durability(Durability::Relaxed)
+        .window_bytes(1 << (12 + dice.below(10)));
+    let store = with_faults(builder, hook(orders.task))
+        .open(orders.dir.join("log.db"))
+        .expect("the file opens after a crash");
+    let models = ReadModels::open(orders.dir.join("views.db")).expect("the list opens after a crash");
+    let options = ModelOptions::default()
+        .retry(Retry::never())
+        .transaction_events_max(1 + dice.below(60) as usize)
+        .on_failure(FailurePolicy::park().letters_max(1_000_000));
+    let health = health(orders.task, &dice);
+    let projection = Counted {
+        version: orders.version,
+        health,
+    };
+    append(&store, &dice, dice.below(60)).await;
+    let model = models
+        .project_with(&store, projection, &options)
+        .await
+        .expect("a read model goes on after a crash");
+    if health == Health::Well {
+        finish(&store, &model).await;
+        return;
+    }
+    let end = Instant::now() + LIFETIME;
+    while Instant::now() < end {
+        append(&store, &dice, 1 + dice.below(12)).await;
+        match dice.below(8) {
+            // What an ill program could not apply, and a fair one has applied, would end it.
+            0 if health == Health::Fair => {
+                if let Ok(rebuild) = model.rebuild().await {
+                    match dice.below(3) {
+                        0 => rebuild.cancel(),
+                        1 => rebuild.detach(),
+                        _ => rebuild.finished().await.expect("it is rebuilt"),
+                    }
+                }
+            }
+            1 => drop(store.dead_letters(&stream(orders.version)).retry_all().await),
+            2 => drop(model.caught_up().await),
+            _ => {}
+        }
+    }
+    panic!("nobody came to kill this process");
+}
+
+fn health(task: Task, dice: &Dice) -> Health {
+    match task {
+        Task::Finish => Health::Well,
+        Task::StopAt { point, .. } if POINTS[point].0 == FaultPoint::BeforeLetter => Health::Ill,
+        Task::StopAt { .. } => Health::Fair,
+        Task::GoOn => [Health::Ill, Health::Fair][dice.below(2) as usize],
+    }
+}
+
+fn stream(version: u32) -> String {
+    format!("counted@{version}")
+}
+
+async fn finish(store: &Store, model: &ReadModel) {
+    model.caught_up().await.expect("it catches up and serves");
+    let letters = store.dead_letters(model.stream().unwrap().name().unwrap());
+    let retried = letters.retry_all().await.expect("letters can be retried");
+    assert_eq!(retried.failed, 0, "{retried:?}");
+    loop {
+        match model.rebuild().await {
+            Ok(rebuild) => break rebuild.finished().await.expect("it is rebuilt"),
+            Err(ReadModelError::RebuildUnderWay { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    store.close().await.expect("nothing hinders closing");
+}
+
+async fn append(store: &Store, dice: &Dice, batches: u64) {
+    for _ in 0..batches {
+        let kind = |dice: &Dice| match dice.below(200) {
+            0 => "bad",
+            1 => "sick",
+            other => TYPES[other as usize % 3],
+        };
+        let events = (0..1 + dice.below(4)).map(|_| NewEvent::new(kind(dice), 1));
+        store
+            .append(events)
+            .await
+            .expect("an append works until the kill");
+    }
+}
+
+fn hook(task: Task) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
+    let passes = AtomicU64::new(0);
+    move |at| {
+        let Task::StopAt { point, pass } = task else {
+            return false;
+        };
+        if POINTS[point].0 != at || passes.fetch_add(1, Ordering::Relaxed) + 1 != pass {
+            return false;
+        }
+        let mut stdout = io::stdout();
+        write!(stdout, "\n{AT_POINT}\n")
+            .and_then(|()| stdout.flush())
+            .expect("the parent listens");
+        std::thread::park_timeout(LIFETIME);
+        std::process::abort();
+    }
+}
+
+#[test]
+fn killed_processes_leave_read_models_that_equal_a_fold_over_the_log() {
+    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(200);
+    let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(1));
+    let mut seen = Seen::default();
+    for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
+        let last = kills.min(first + KILLS_PER_FILE);
+        series(seed ^ first, first..last, &mut seen);
+    }
+    println!("{kills} kills of read models: {seen:?}; seed {seed}");
+}
+
+/// What there was to see, so that a run which proves nothing is noticed.
+#[derive(Debug, Default)]
+struct Seen {
+    events: usize,
+    builds: i64,
+    letters: usize,
+    behind: usize,
+}
+
+fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
+    let mut dir = TempDir::with_prefix_in("models-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    dir.disable_cleanup(true);
+    let dice = Dice::new(seed);
+    let mut run = 0;
+    for kill in kills {
+        let task = match (kill % 10) as usize {
+            point if point < POINTS.len() => Task::StopAt {
+                point,
+                pass: 1 + dice.below(POINTS[point].1),
+            },
+            _ => Task::GoOn,
+        };
+        live_and_check(dir.path(), run, task, &dice, seen);
+        run += 1;
+    }
+    live_and_check(dir.path(), run, Task::Finish, &dice, seen);
+    let end = Checked::read(dir.path());
+    assert!(
+        end.letters.is_empty() && end.position == end.head,
+        "all is applied: {}",
+        end.position
+    );
+    seen.events += end.log.len();
+    seen.builds += end.build;
+    dir.disable_cleanup(false);
+}
+
+fn live_and_check(dir: &Path, run: u32, task: Task, dice: &Dice, seen: &mut Seen) {
+    let orders = Orders {
+        dir: dir.to_owned(),
+        version: 1 + run / RUNS_PER_VERSION,
+        seed: dice.roll(),
+        task,
+    };
+    let mut process = Process::spawn("models::child", ORDERS, &orders);
+    let pause = |longest: Duration| Duration::from_micros(dice.below(longest.as_micros() as u64));
+    let lived = match task {
+        Task::Finish => process.finished(),
+        Task::StopAt { .. } => process.stopped_at_point(pause(LINGER)),
+        Task::GoOn => process.lives_for(pause(KILL_WITHIN)),
+    };
+    drop(process);
+    lived.unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
+    if dir.join("views.db").exists() {
+        let checked = Checked::read(dir);
+        checked.check(&orders);
+        seen.letters += checked.letters.len();
+        seen.behind += usize::from(checked.position < checked.head);
+    }
+}
+
+/// What SQL finds in the files.
+struct Checked {
+    /// The events of the log, with their types.
+    log: BTreeMap<i64, String>,
+    head: i64,
+    build: i64,
+    version: u32,
+    position: i64,
+    seen: BTreeSet<i64>,
+    counted: BTreeMap<String, i64>,
+    /// What the dead letters of what serves stand for.
+    letters: BTreeSet<i64>,
+}
+
+impl Checked {
+    fn read(dir: &Path) -> Self {
+        let log = Connection::open(dir.join("log.db")).unwrap();
+        let views = Connection::open(dir.join("views.db")).unwrap();
+        let events: BTreeMap<i64, String> = pairs(
+            &log,
+            "SELECT sequence, name FROM event JOIN event_type ON id = type",
+        );
+        let serving = "SELECT build, version, file FROM read_model WHERE state = 'serving'";
+        let serving: Option<(i64, u32, String)> = views
+            .query_row(serving, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .ok();
+        let mut checked = Self {
+            head: events.keys().next_back().copied().unwrap_or(0),
+            log: events,
+            build: 0,
+            version: 1,
+            position: 0,
+            seen: BTreeSet::new(),
+            counted: BTreeMap::new(),
+            letters: BTreeSet::new(),
+        };
+        let Some((build, version, file)) = serving else {
+            return checked;
+        };
+        let model = Connection::open(dir.join(file)).unwrap();
+        let sound: String = model
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(sound, "ok");
+        // The process may have died before it made the tables.
+        let Ok(position) = model.query_row("SELECT position FROM millstream_build", [], |row| row.get(0))
+        else {
+            return checked;
+        };
+        (checked.build, checked.version, checked.position) = (build, version, position);
+        checked.seen = pairs::<i64, i64>(&model, "SELECT sequence, 0 FROM seen")
+            .into_keys()
+            .collect();
+        checked.counted = pairs(&model, "SELECT type, count FROM counted");
+        let letters = format!(
+            "SELECT first_sequence, last_sequence FROM dead_letter WHERE stream = '{}'",
+            stream(version)
+        );
+        let letters: BTreeMap<i64, i64> = pairs(&log, &letters);
+        checked.letters = letters
+            .into_iter()
+            .flat_map(|(first, last)| first..=last)
+            .collect();
+        checked
+    }
+
+    fn check(&self, orders: &Orders) {
+        let is_selected = |name: &str| selected(self.version).contains(&name);
+        let mut folded = BTreeMap::new();
+        for (sequence, name) in &self.log {
+            if self.seen.contains(sequence) {
+                assert!(is_selected(name), "{sequence} is not selected\nafter {orders:?}");
+                *folded.entry(name.clone()).or_insert(0) += 1;
+            } else if *sequence <= self.position && is_selected(name) {
+                assert!(
+                    self.letters.contains(sequence),
+                    "{sequence} of version {} is lost, at {}\nafter {orders:?}",
+                    self.version,
+                    self.position
+                );
+            }
+        }
+        assert_eq!(self.counted, folded, "\nafter {orders:?}");
+        let beyond = self.seen.range(self.position + 1..).next();
+        assert_eq!(beyond, None, "applied beyond {}\nafter {orders:?}", self.position);
+    }
+}
+
+fn pairs<K: Ord + rusqlite::types::FromSql, V: rusqlite::types::FromSql>(
+    connection: &Connection,
+    sql: &str,
+) -> BTreeMap<K, V> {
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.unwrap().map(Result::unwrap).collect()
+}
