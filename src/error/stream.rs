@@ -195,7 +195,7 @@ pub enum StopCause {
         /// The last sequence of the batch that it answers.
         last_sequence: u64,
         /// What the storage said.
-        source: StorageError,
+        source: Arc<StorageError>,
     },
     /// A chain of reactions is longer than [`Reactor::depth_max`](crate::Reactor::depth_max) allows. Nothing was appended, and the
     /// cursor stays before the event.

@@ -1,5 +1,6 @@
 //! How a reaction gets into the log: the loop's part of it, and that of a dead letter that is retried.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{DeadLetterError, FailureCategory, StopCause, StorageError};
@@ -47,7 +48,7 @@ impl Work {
             Err(Failed::Closed) => Err(StopCause::Closed),
             Err(Failed::Storage(source)) => Err(StopCause::ReactionNotStored {
                 last_sequence: taken.through,
-                source,
+                source: Arc::new(source),
             }),
         }
     }
