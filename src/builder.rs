@@ -394,6 +394,7 @@ impl StoreBuilder {
             cursor_retries: HashMap::new(),
             upkeep_rests_until: None,
             letters: Vec::new(),
+            reactions: Default::default(),
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

@@ -7,6 +7,7 @@ mod append;
 mod failure;
 #[cfg(feature = "sqlite")]
 mod model;
+mod react;
 mod steer;
 mod stream;
 
@@ -22,6 +23,7 @@ pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 #[cfg(feature = "sqlite")]
 pub use crate::error::model::ReadModelError;
+pub(crate) use crate::error::react::InvalidReaction;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
 

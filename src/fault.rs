@@ -14,7 +14,9 @@ use std::sync::Arc;
 pub enum FaultPoint {
     /// The group's rows are written, the transaction is not yet committed. Failing makes the commit fail.
     BeforeCommit,
-    /// The group is committed, nobody knows yet.
+    /// A reaction's events are written, what it settles is not yet. Failing makes the commit of the whole group fail.
+    InReaction,
+    /// The group is committed, nobody knows yet. Failing makes the commit seem to have failed, as a disk does that breaks too late.
     AfterCommit,
     /// The group is published, the callers are not answered yet.
     AfterPublish,
@@ -24,6 +26,8 @@ pub enum FaultPoint {
     BeforeHandler,
     /// The handler returned `Ok`, the cursor is where it was.
     AfterHandler,
+    /// A reaction and the cursor with it are committed, the stream's loop does not know yet.
+    AfterReaction,
     /// Cursors are about to be stored. Failing makes the storing fail as if the file were busy.
     BeforeCursor,
     /// Cursors are stored.

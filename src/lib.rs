@@ -69,6 +69,8 @@ pub use crate::stream::health::{Health, HealthLimits, LogProblem, Problem, Strea
 pub use crate::stream::letters::{DeadLetters, Retried};
 pub use crate::stream::options::{Checkpoint, DurableStream};
 pub use crate::stream::policy::Retry;
+pub use crate::stream::react::reaction::Reaction;
+pub use crate::stream::react::reactor::Reactor;
 pub use crate::stream::reader::EventReader;
 pub use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 pub use crate::stream::status::{StreamState, StreamStatus};

@@ -1,6 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
 mod operations;
+mod react;
 
 use std::fmt;
 #[cfg(feature = "sqlite")]

@@ -20,6 +20,9 @@ pub enum FailureCategory {
     Timeout,
     /// The handler returned an error that is, or was caused by, a [`DecodeError`].
     Undecodable,
+    /// The [condition](crate::Reaction::only_if) of a reaction did not hold: the handler of a [`Reactor`](crate::Reactor) decided on a
+    /// context that has moved.
+    Conflict,
     /// The process ended while the call was under way, and did so as often as
     /// [`DurableStream::starts_max`](crate::DurableStream::starts_max) allows.
     Crash,
@@ -27,11 +30,12 @@ pub enum FailureCategory {
 
 impl FailureCategory {
     #[cfg(feature = "sqlite")]
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Error,
         Self::Panic,
         Self::Timeout,
         Self::Undecodable,
+        Self::Conflict,
         Self::Crash,
     ];
 
@@ -42,6 +46,7 @@ impl FailureCategory {
             Self::Panic => "panic",
             Self::Timeout => "timeout",
             Self::Undecodable => "undecodable",
+            Self::Conflict => "conflict",
             Self::Crash => "crash",
         }
     }

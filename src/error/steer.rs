@@ -21,6 +21,16 @@ pub enum SteerError {
         /// The name in the log that is most like it, if one is.
         nearest: Option<String>,
     },
+    /// Another stream goes on where it stood.
+    #[error(
+        "the durable stream {name:?} was taken over by {by:?}, which goes on where it stood; steer that one, or delete {name:?}"
+    )]
+    TakenOver {
+        /// The stream's name.
+        name: String,
+        /// The stream that took over.
+        by: String,
+    },
     /// The stored cursor is not where it was expected.
     #[error(
         "the cursor of {name:?} was expected at {expected} and stands at {found}; look at the stream again and decide again"

@@ -76,6 +76,29 @@ pub enum StreamError {
         /// Everything up to here is gone.
         pruned_through: u64,
     },
+    /// The stream is to start after another one, and there is none of that name.
+    #[error("{name:?} is to start after the durable stream {older:?}, and there is none of that name{}", nearest.as_ref().map_or_else(
+        || "; `Store::streams` lists those there are".to_owned(),
+        |nearest| format!("; did you mean {nearest:?}?"),
+    ))]
+    NoSuchOlderStream {
+        /// The stream's name.
+        name: String,
+        /// The name that was given with `Start::AfterStream`.
+        older: String,
+        /// The name in the log that is most like it, if one is.
+        nearest: Option<String>,
+    },
+    /// Another stream started after this one, and goes on where it stood.
+    #[error(
+        "the durable stream {name:?} was taken over by {by:?}, which goes on where it stood; register that one, or delete {name:?} to begin it anew"
+    )]
+    TakenOver {
+        /// The stream's name.
+        name: String,
+        /// The stream that took over.
+        by: String,
+    },
     /// The start position is ahead of the log.
     #[error(
         "the stream is to start after {position}, the log ends at {head}; use `Start::Now` for what comes next"
@@ -166,6 +189,27 @@ pub enum StopCause {
         /// What the storage said.
         source: StorageError,
     },
+    /// A reaction could not be appended, so the cursor stays before what it answers.
+    #[error("the reaction to the batch up to {last_sequence} could not be appended: {source}")]
+    ReactionNotStored {
+        /// The last sequence of the batch that it answers.
+        last_sequence: u64,
+        /// What the storage said.
+        source: Arc<StorageError>,
+    },
+    /// A chain of reactions is longer than [`Reactor::depth_max`](crate::Reactor::depth_max) allows. Nothing was appended, and the
+    /// cursor stays before the event.
+    #[error(
+        "a reaction to event {cause} would have depth {depth}, at most {depth_max} is allowed: reactors seem to answer each other for ever; mend them, or raise `Reactor::depth_max`, and register the stream again"
+    )]
+    ChainTooDeep {
+        /// The event that was to be reacted to.
+        cause: u64,
+        /// How deep the reaction would be in the chain.
+        depth: u64,
+        /// The limit.
+        depth_max: u32,
+    },
     /// The closure that gives the key of an event panicked.
     #[error("the closure of `FailurePolicy::park_key` panicked: {0}; mend it and register the stream again")]
     KeyPanicked(Arc<str>),
@@ -177,6 +221,12 @@ pub enum StopCause {
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,
+    /// Another stream was registered with [`Start::AfterStream`](crate::Start::AfterStream), and goes on where this one stood.
+    #[error("the durable stream was taken over by {by:?}, which goes on where it stood")]
+    TakenOver {
+        /// The stream that took over.
+        by: String,
+    },
     /// The stream was deleted: its cursor is gone.
     #[error("the durable stream was deleted; registered again, it is a new one")]
     Deleted,
@@ -195,6 +245,16 @@ pub enum StopCause {
     /// The tokio runtime that the stream was registered on has been shut down.
     #[error("the tokio runtime of the stream was shut down")]
     RuntimeShutDown,
+}
+
+impl StopCause {
+    /// Whether somebody ended the stream on purpose.
+    pub(crate) fn is_meant(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsubscribed | Self::Closed | Self::Deleted | Self::Renamed { .. } | Self::TakenOver { .. }
+        )
+    }
 }
 
 /// What was waited for will not come.

@@ -73,6 +73,8 @@ struct Picked {
 pub struct EventBatch {
     batch: Arc<CommittedBatch>,
     selection: Selection,
+    /// What was committed up to here is history for whoever it is delivered to.
+    history_through: u64,
 }
 
 impl EventBatch {
@@ -92,7 +94,11 @@ impl EventBatch {
             let indexes = (first..end).chain(others).map(|index| index as u32);
             Selection::Indexes(indexes.collect())
         };
-        Some(Self { batch, selection })
+        Some(Self {
+            batch,
+            selection,
+            history_through: 0,
+        })
     }
 
     /// A batch of which every event that is held is shown.
@@ -101,7 +107,19 @@ impl EventBatch {
             first: 0,
             end: batch.events.len(),
         };
-        Self { batch, selection }
+        Self {
+            batch,
+            selection,
+            history_through: 0,
+        }
+    }
+
+    /// The same as it is delivered in a run for which everything up to this sequence is history.
+    pub(crate) fn delivered_after(self, history_through: u64) -> Self {
+        Self {
+            history_through,
+            ..self
+        }
     }
 
     /// What is shown after a sequence, if anything is.
@@ -127,6 +145,7 @@ impl EventBatch {
         let rest = Self {
             batch: Arc::clone(&self.batch),
             selection,
+            history_through: self.history_through,
         };
         rest.iter().next().is_some().then_some(rest)
     }
@@ -152,6 +171,7 @@ impl EventBatch {
         Some(Self {
             batch: Arc::clone(&self.batch),
             selection: Selection::Picked(Arc::new(picked)),
+            history_through: self.history_through,
         })
     }
 
@@ -176,12 +196,13 @@ impl EventBatch {
         if events.is_empty() {
             return None;
         }
-        Some(Self::whole(Arc::new(CommittedBatch {
+        let part = Self::whole(Arc::new(CommittedBatch {
             first_sequence,
             last_sequence,
             recorded_at: self.batch.recorded_at,
             events,
-        })))
+        }));
+        Some(part.delivered_after(self.history_through))
     }
 
     /// The committed batch with nothing but the selected events; shared, when that is all of them.
@@ -240,6 +261,34 @@ impl EventBatch {
             Selection::Picked(picked) => picked.last_sequence,
             Selection::Run { .. } | Selection::Indexes(_) => self.batch.last_sequence,
         }
+    }
+
+    /// Whether it is history: it was committed before the run began in which it is delivered. Otherwise it is news, however late it is
+    /// delivered.
+    ///
+    /// A run begins when the stream is registered in this process: what the log held then, its head included, is history, and what is
+    /// committed from then on is news, also to a handler that is far behind, and in parts, groups, retries, and dead letters that are
+    /// retried. When the cursor is [moved from outside](crate::StreamControl::reset) while the stream runs, a run begins as the
+    /// stream heeds that. To a [reader](crate::EventReader) what the log held at its first poll is history.
+    ///
+    /// It does **not** say whether the stream has handled the batch before. What was committed while nobody ran a durable stream is
+    /// history at its next start, and was handled by nobody. So it is for effects that are worth something at once or not at
+    /// all, such as a message on a screen, or an alarm. Who takes over from another handler starts with
+    /// [`Start::Now`](crate::Start::Now), or [where that one stood](crate::Start::AfterStream), and has no such question.
+    ///
+    /// ```
+    /// use millstream::{EventBatch, HandleStream};
+    ///
+    /// let alarm = HandleStream::new(|batch: EventBatch| async move {
+    ///     if !batch.is_replay() {
+    ///         println!("{} events just now", batch.len());
+    ///     }
+    ///     Ok::<_, std::io::Error>(())
+    /// });
+    /// # let _ = alarm;
+    /// ```
+    pub fn is_replay(&self) -> bool {
+        self.first_sequence() <= self.history_through
     }
 
     /// When the batch was committed.

@@ -12,6 +12,7 @@
 //! - `codec`: serde enums as typed events.
 
 pub(crate) mod batch;
+pub(crate) mod cause;
 pub(crate) mod codec;
 pub(crate) mod draft;
 pub(crate) mod limits;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::error::{AppendError, InvalidEvent};
+use crate::event::cause::Cause;
 use crate::event::codec;
 use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
@@ -133,6 +134,12 @@ impl NewEvent {
     #[must_use]
     pub fn causation_id(self, id: impl Into<String>) -> Self {
         self.metadata(CAUSATION_ID, id.into())
+    }
+
+    /// Says in the metadata what caused the event.
+    pub(crate) fn caused_by(mut self, cause: &Cause) -> Self {
+        cause.write(&mut self.metadata);
+        self
     }
 
     /// Checks every limit (L5), and adds the event to those of its batch.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::DecodeError;
+use crate::event::cause;
 use crate::event::text::{SharedText, TextRange};
 
 /// The JSON content of an event.
@@ -109,6 +110,8 @@ pub struct Metadata {
 pub(crate) const CORRELATION_ID: &str = "correlation_id";
 /// The key of the id of what caused an event.
 pub(crate) const CAUSATION_ID: &str = "causation_id";
+/// The key of the number of reactions between an event and one that is none.
+pub(crate) const REACTION_DEPTH: &str = "reaction_depth";
 
 impl Metadata {
     pub(crate) fn new(text: SharedText) -> Self {
@@ -139,6 +142,16 @@ impl Metadata {
     /// The causation id, if it is there and is a text.
     pub fn causation_id(&self) -> Option<&str> {
         self.get(CAUSATION_ID)?.as_str()
+    }
+
+    /// The sequence of the event that caused this one, when it is a [reaction](crate::Reaction).
+    pub fn caused_by(&self) -> Option<u64> {
+        cause::sequence(self.causation_id()?)
+    }
+
+    /// How many [reactions](crate::Reaction) lie between this event and one that is none; 0: it is none itself.
+    pub fn reaction_depth(&self) -> u64 {
+        self.get(REACTION_DEPTH).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Decodes the object into `T`.

@@ -180,6 +180,10 @@ impl LetterWriter for BrokenWriter {
         self.inner.remove_letter(name, first_sequence)
     }
 
+    fn give_letters(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        self.inner.give_letters(name, to)
+    }
+
     fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError> {
         self.inner.remove_letters_after(name, position)
     }

@@ -6,6 +6,8 @@
 
 mod durable;
 mod hear;
+mod react;
+mod takeover;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
+use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
 use crate::log::page::{PageBounds, Range};
@@ -57,6 +60,7 @@ pub(crate) struct Committer<W> {
     pub(crate) upkeep_rests_until: Option<Instant>,
     /// Changes of dead letters, which come after the group.
     pub(crate) letters: Vec<LetterRequest>,
+    pub(crate) reactions: GroupReactions,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -203,15 +207,19 @@ impl<W: LogWriter> Committer<W> {
             if self.faults.hit(FaultPoint::BeforeCommit) {
                 return Err(injected("commit"));
             }
-            self.writer.commit()
+            self.writer.commit()?;
+            if self.faults.hit(FaultPoint::AfterCommit) {
+                return Err(injected("hear of the commit"));
+            }
+            Ok(())
         });
         // Who is not waiting by now was answered with the last group, and has not come back.
         let waiting = self.queue.waiting();
         match outcome {
             Ok(()) => {
-                self.faults.hit(FaultPoint::AfterCommit);
                 self.publish(&batches);
                 self.pass_on_words();
+                self.reactions_are_committed();
                 self.settle_cursors(moves);
                 self.faults.hit(FaultPoint::AfterPublish);
                 let took = started.elapsed();
@@ -221,6 +229,8 @@ impl<W: LogWriter> Committer<W> {
             }
             Err(error) => {
                 self.writer.rollback();
+                // Nothing of what they say happened, and no cursor may follow them.
+                self.reactions = GroupReactions::default();
                 self.retry_cursors(&cursors, &error);
                 tracing::error!(%error, "a group could not be committed");
                 for answer in answers {
@@ -269,6 +279,16 @@ impl<W: LogWriter> Committer<W> {
                         answers.push(Answer::Append(request, outcome));
                     },
                     AppendError::Storage,
+                )
+            }
+            Request::React(mut request) => {
+                let reacted = self.react(&mut request, tail, batches).map(Ok);
+                keep(
+                    reacted,
+                    |outcome| {
+                        answers.push(Answer::React(request, outcome));
+                    },
+                    |error| error,
                 )
             }
             Request::OpenCursor(request) => {

@@ -12,7 +12,7 @@ use crate::log::retry_request::RetryRequest;
 use crate::sync::Mutex;
 
 /// Where a durable stream starts that has no cursor yet (D1). A stored cursor goes before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
     /// With the first event of the log, or of what pruning left of it.
@@ -24,6 +24,33 @@ pub enum Start {
     After(u64),
     /// With the first event that was recorded at this time or later, of those that pruning left.
     At(SystemTime),
+    /// Strictly after what the durable stream of this name has settled, whose place it takes.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millstream::{DurableStream, HandleStream, NewEvent, Start, Store};
+    ///
+    /// # let store = Store::in_memory()?;
+    /// # let (old_mails, new_mails) = (HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) }), HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) }));
+    /// let mailer = store.stream_all_durable(&DurableStream::new("mailer"), old_mails).await?;
+    /// store.append([NewEvent::new("order-placed", 7)]).await?;
+    /// mailer.caught_up().await?;
+    /// let takes_over = DurableStream::new("mailer-2").start(Start::AfterStream("mailer".into()));
+    /// let mailer_2 = store.stream_all_durable(&takes_over, new_mails).await?;
+    /// assert_eq!(mailer_2.started_after(), 1);
+    /// assert_eq!(mailer.stopped().await.to_string(), "the durable stream was taken over by \"mailer-2\", which goes on where it stood");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The older stream is retired in the transaction that registers this one: it can store nothing any more, stops with
+    /// [`StopCause::TakenOver`](crate::StopCause::TakenOver) where it runs, and its name is refused with
+    /// [`StreamError::TakenOver`](crate::StreamError::TakenOver) until somebody [deletes](crate::StreamControl::delete) it. Its dead letters go
+    /// along, with the keys that are parked, and so does a pause.
+    ///
+    /// When the older stream runs in this store it ends first, its handler call included, so that no event is handled by both, and none
+    /// by neither. When it runs in another process, that notices within its poll interval; what it had handled beyond its stored
+    /// cursor by then is handled again here, as after a crash (D3).
+    AfterStream(String),
 }
 
 /// What happens when a stored cursor does not fit (D7): it belongs to another query or log, is ahead of the log, or before what
@@ -81,6 +108,29 @@ pub(crate) struct OpenedCursor {
 pub(crate) struct Pause {
     pub(crate) by: Arc<str>,
     pub(crate) since: Timestamp,
+    pub(crate) kind: PauseKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PauseKind {
+    /// Until somebody resumes it.
+    ByHand,
+    /// For ever: the stream of the name in `by` goes on where it stood.
+    TakenOver,
+}
+
+impl Pause {
+    /// The stream that has taken over, if one has.
+    pub(crate) fn successor(&self) -> Option<&Arc<str>> {
+        (self.kind == PauseKind::TakenOver).then_some(&self.by)
+    }
+}
+
+impl StoredCursor {
+    /// The stream that has taken over, if one has.
+    pub(crate) fn successor(&self) -> Option<&Arc<str>> {
+        self.paused.as_ref()?.successor()
+    }
 }
 
 /// A durable stream's row, with its name.

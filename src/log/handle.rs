@@ -328,14 +328,17 @@ pub(crate) async fn outcome<T>(task: JoinHandle<Result<T, ReadError>>) -> Result
     }
 }
 
-async fn take_room(room: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, AppendError> {
+pub(super) async fn take_room(
+    room: &Arc<Semaphore>,
+    permits: u32,
+) -> Result<OwnedSemaphorePermit, AppendError> {
     Arc::clone(room)
         .acquire_many_owned(permits)
         .await
         .map_err(|_| AppendError::Closed)
 }
 
-fn committer_gone() -> StorageError {
+pub(super) fn committer_gone() -> StorageError {
     let problem = "the committer stopped because something it relies on was broken; reopen the store";
     StorageError::new("answer", std::io::Error::other(problem))
 }

@@ -292,6 +292,9 @@ pub(crate) trait LetterWriter {
     /// `false`: there is none.
     fn remove_letter(&mut self, name: &str, first_sequence: u64) -> Result<bool, StorageError>;
 
+    /// Gives the letters of a stream to another one.
+    fn give_letters(&mut self, name: &str, to: &str) -> Result<(), StorageError>;
+
     /// Removes the letters for what comes after a position, and says how many there were.
     fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError>;
 

@@ -254,7 +254,7 @@ impl LogWriter for MemoryWriter {
         let committed = shared.cursors.iter().filter(|(name, _)| !is_staged(name));
         let cursors = committed.chain(&self.staged.cursors);
         let stored = cursors.filter_map(|(name, cursor)| Some((name, cursor.as_ref()?)));
-        let holders = stored.filter(|(_, cursor)| cursor.log_id == log_id);
+        let holders = stored.filter(|(_, cursor)| cursor.log_id == log_id && cursor.successor().is_none());
         let holders = holders.map(|(name, cursor)| HeldBy {
             stream: Some(name.clone()),
             position: cursor.position,

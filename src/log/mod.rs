@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
 
@@ -24,6 +24,7 @@ pub(crate) mod letter;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
+pub(crate) mod reaction;
 pub(crate) mod request;
 pub(crate) mod retry_request;
 pub(crate) mod shared;

@@ -8,6 +8,7 @@ use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, OpenedCursor};
 use crate::log::letter::LetterRequest;
 use crate::log::prune::{PruneStep, StepDone};
+use crate::log::reaction::{ReactRequest, Reacted};
 use crate::log::steer::{Obeyed, Order};
 
 /// What an append came to.
@@ -58,6 +59,7 @@ impl From<u64> for ExpectedContext {
 /// What the committer can be asked for.
 pub(crate) enum Request {
     Append(AppendRequest),
+    React(Box<ReactRequest>),
     OpenCursor(OpenCursorRequest),
     Prune(PruneRequest),
     /// Is applied after the group, in a transaction of its own.
@@ -75,6 +77,7 @@ pub(crate) struct AppendRequest {
     pub(crate) room: [OwnedSemaphorePermit; 2],
 }
 
+#[derive(Clone)]
 pub(crate) struct Condition {
     pub(crate) query: EventQuery,
     pub(crate) expected: ExpectedContext,
@@ -98,6 +101,7 @@ pub(crate) struct SteerRequest {
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
+    React(Box<ReactRequest>, Result<Reacted, StorageError>),
     OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
     Letter(LetterRequest, StorageError),
@@ -110,6 +114,7 @@ impl Answer {
     pub(crate) fn refused(request: Request, error: &StorageError) -> Self {
         match request {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
+            Request::React(request) => Self::React(request, Err(error.clone())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
             Request::Letter(request) => Self::Letter(request, error.clone()),
@@ -122,6 +127,7 @@ impl Answer {
     pub(crate) fn fail(self, error: &StorageError) {
         match self {
             Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
+            Self::React(request, Ok(Reacted::Done(_))) => Self::React(request, Err(error.clone())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
             Self::Steer(request, Ok(_)) => Self::Steer(request, Err(error.clone().into())),
@@ -136,6 +142,11 @@ impl Answer {
             Self::Append(request, outcome) => {
                 drop(request.room);
                 let _ = request.reply.send(outcome);
+            }
+            Self::React(request, outcome) => {
+                let ReactRequest { reply, room, .. } = *request;
+                drop(room);
+                let _ = reply.send(outcome);
             }
             Self::OpenCursor(request, outcome) => {
                 let _ = request.reply.send(outcome);

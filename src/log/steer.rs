@@ -12,7 +12,7 @@ use crate::error::{ReadError, SteerError, StorageError};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
-use crate::log::cursor::{Pause, RollCall, StoredCursor};
+use crate::log::cursor::{Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::{Attempt, DeadLetter, DeadLetterState};
 use crate::log::page::{PageBounds, Range};
 use crate::log::retry_request::{self, NewRequest};
@@ -130,6 +130,16 @@ pub(crate) fn obey<W: LogWriter>(
         name: order.name.to_string(),
         nearest: None,
     })?;
+    if let (
+        Some(by),
+        Command::Pause { .. } | Command::Resume | Command::Reset { .. } | Command::SkipBatch { .. },
+    ) = (stored.successor(), &order.command)
+    {
+        return Err(SteerError::TakenOver {
+            name: order.name.to_string(),
+            by: by.to_string(),
+        });
+    }
     let mut obeyed = Obeyed {
         cursor: stored.position,
         skipped: None,
@@ -141,7 +151,8 @@ pub(crate) fn obey<W: LogWriter>(
         Command::Pause { by } => {
             let since = Timestamp::now();
             let by = Arc::clone(by);
-            let paused = Some(Pause { by, since });
+            let kind = PauseKind::ByHand;
+            let paused = Some(Pause { by, since, kind });
             Some(put(writer, order, with_pause(&stored, paused))?)
         }
         Command::Resume => Some(put(writer, order, with_pause(&stored, None))?),

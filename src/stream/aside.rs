@@ -38,7 +38,7 @@ pub(crate) struct Care {
 }
 
 /// How often storing a letter is tried.
-const LETTER_ATTEMPTS_MAX: u32 = 5;
+pub(crate) const LETTER_ATTEMPTS_MAX: u32 = 5;
 
 /// What comes before a handler call.
 pub(crate) enum Next {

@@ -259,6 +259,14 @@ fn halted(name: &str, row: &StoredCursor, cause: Option<StopCause>) -> Option<Wa
         });
     }
     let pause = row.paused.as_ref()?;
+    if let Some(by) = pause.successor() {
+        let by = by.to_string();
+        return Some(WaitError::Stopped {
+            name: Some(name.to_owned()),
+            position,
+            cause: StopCause::TakenOver { by },
+        });
+    }
     Some(WaitError::Paused {
         name: name.to_owned(),
         position,

@@ -1,6 +1,6 @@
 //! What is shared by the loop of a stream, its handles, and whoever wakes or ends it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::bus::SeatKey;
 use crate::clock::Timestamp;
 use crate::error::StopCause;
+use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
 use crate::log::cursor::{CursorCell, Pause, RollCall, StoredCursor};
@@ -40,6 +41,8 @@ pub(crate) struct StreamCore {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) query: Arc<EventQuery>,
     pub(crate) started_after: u64,
+    /// The head when the run began.
+    history_through: AtomicU64,
     pub(crate) seat: SeatKey,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
@@ -82,6 +85,8 @@ pub(crate) struct NewCore {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) query: Arc<EventQuery>,
     pub(crate) position: u64,
+    /// The head when the run began.
+    pub(crate) history_through: u64,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) durable: Option<(Arc<CursorCell>, Hearing, WeakHandle)>,
@@ -97,6 +102,7 @@ impl StreamCore {
             name: parts.name,
             query: parts.query,
             started_after: parts.position,
+            history_through: AtomicU64::new(parts.history_through),
             seat: feed.seat(),
             source: parts.source,
             registry: parts.registry,
@@ -242,6 +248,18 @@ impl StreamCore {
                 self.stop(cause);
             }
         }
+    }
+
+    /// A batch as it is delivered in this run: it knows whether it is history.
+    pub(crate) fn in_this_run(&self, batch: EventBatch) -> EventBatch {
+        // Relaxed: nothing else is said with it, and the loop that begins a run is the one that delivers in it.
+        batch.delivered_after(self.history_through.load(Ordering::Relaxed))
+    }
+
+    /// A run begins: what is committed from now on is news to it.
+    pub(crate) fn begin_run(&self) {
+        let head = self.source.bus.head();
+        self.history_through.store(head, Ordering::Relaxed);
     }
 
     /// Looks at the bus, and leaves the waker there when there is nothing.

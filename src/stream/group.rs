@@ -144,13 +144,17 @@ impl Work {
         });
         core.meter.call_begins(recorded_at);
         core.faults.hit(FaultPoint::BeforeHandler);
+        let delivered = batches
+            .iter()
+            .map(|batch| core.in_this_run(batch.clone()))
+            .collect();
         let handler = &self.pump().handler;
         let grouping = handler
             .grouping()
             .expect("only a handler that takes groups gets one");
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, Delivered::together(&batches), grouping.call(handler, batches.clone())) => outcome,
+            outcome = inside::call(core, Delivered::together(&batches), grouping.call(handler, delivered)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         drop(turn);

@@ -15,8 +15,9 @@ use crate::error::{BoxError, FailureCategory};
 use crate::event::batch::EventBatch;
 use crate::stream::failure::Failure;
 use crate::stream::policy::Retry;
+use crate::stream::react::Reply;
 
-type Called = BoxFuture<'static, Result<(), BoxError>>;
+type Called = BoxFuture<'static, Result<Reply, Failure>>;
 type Call = dyn Fn(EventBatch) -> Called + Send + Sync;
 type GroupCall = dyn Fn(Vec<EventBatch>) -> Called + Send + Sync;
 
@@ -101,7 +102,11 @@ impl HandleStream {
         E: Into<BoxError>,
     {
         Self {
-            call: Arc::new(move |batch| handler(batch).map(|done| done.map_err(Into::into)).boxed()),
+            call: Arc::new(move |batch| {
+                let call = handler(batch);
+                call.map(|done| nothing_to_append(done.map_err(Into::into)))
+                    .boxed()
+            }),
             said: None,
         }
     }
@@ -149,8 +154,11 @@ impl HandleStream {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let call: Arc<GroupCall> =
-            Arc::new(move |batches| handler(batches).map(|done| done.map_err(Into::into)).boxed());
+        let call: Arc<GroupCall> = Arc::new(move |batches| {
+            let call = handler(batches);
+            call.map(|done| nothing_to_append(done.map_err(Into::into)))
+                .boxed()
+        });
         let grouping = Grouping {
             batches_max: batches_max.clamp(1, GROUP_BATCHES_MAX),
             within: within.min(TIME_MAX),
@@ -162,6 +170,18 @@ impl HandleStream {
                 group: Some(grouping),
                 ..Said::default()
             })),
+        }
+    }
+
+    /// Wraps the closure of a reactor, which may answer.
+    pub(crate) fn answering<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(EventBatch) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Reply, Failure>> + Send + 'static,
+    {
+        Self {
+            call: Arc::new(move |batch| handler(batch).boxed()),
+            said: None,
         }
     }
 
@@ -208,7 +228,7 @@ impl HandleStream {
     }
 
     /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure.
-    pub(crate) async fn call(&self, batch: EventBatch) -> Result<(), Failure> {
+    pub(crate) async fn call(&self, batch: EventBatch) -> Result<Reply, Failure> {
         match self.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batch).await })
@@ -223,19 +243,21 @@ impl HandleStream {
 impl Grouping {
     /// The same with several batches.
     pub(crate) async fn call(&self, handler: &HandleStream, batches: Vec<EventBatch>) -> Result<(), Failure> {
-        match handler.limit() {
+        let reply = match handler.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batches).await })
                     .catch_unwind()
                     .await,
             ),
             Some(limit) => call_within(|| (self.call)(batches), limit).await,
-        }
+        };
+        // Only a reactor answers, and none takes groups.
+        reply.map(drop)
     }
 }
 
 /// Calls a closure, and drops what it began when that is late.
-async fn call_within(begin: impl FnOnce() -> Called, limit: Duration) -> Result<(), Failure> {
+async fn call_within(begin: impl FnOnce() -> Called, limit: Duration) -> Result<Reply, Failure> {
     let mut call = match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(call) => call,
         Err(panic) => return settle(Err(panic)),
@@ -247,7 +269,7 @@ async fn call_within(begin: impl FnOnce() -> Called, limit: Duration) -> Result<
     // What the future holds is dropped here, whether it has come to its end or not, and that may panic.
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(call)));
     match (outcome, dropped) {
-        (Ok(Ok(Ok(()))), Err(panic)) => settle(Err(panic)),
+        (Ok(Ok(Ok(_))), Err(panic)) => settle(Err(panic)),
         (Ok(outcome), _) => settle(outcome),
         (Err(_), dropped) => {
             let mut text = format!("the call took longer than {limit:?} and was dropped");
@@ -259,11 +281,15 @@ async fn call_within(begin: impl FnOnce() -> Called, limit: Duration) -> Result<
     }
 }
 
+/// What the call of a handler that appends nothing came to.
+fn nothing_to_append(done: Result<(), BoxError>) -> Result<Reply, Failure> {
+    done.map(|()| None).map_err(|error| Failure::of(&*error))
+}
+
 /// What a call came to.
-fn settle(outcome: Result<Result<(), BoxError>, Box<dyn Any + Send>>) -> Result<(), Failure> {
+fn settle(outcome: Result<Result<Reply, Failure>, Box<dyn Any + Send>>) -> Result<Reply, Failure> {
     match outcome {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Failure::of(&*error)),
+        Ok(done) => done,
         Err(panic) => {
             let text = format!("the handler panicked: {}", panic_text(&*panic));
             Err(Failure::new(FailureCategory::Panic, text))

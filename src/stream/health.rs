@@ -202,6 +202,10 @@ fn room(free_bytes: Result<Option<u64>, StorageError>, limits: &HealthLimits) ->
 /// What is wrong with a stream.
 fn problems(status: &StreamStatus, limits: &HealthLimits) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if matches!(status.state, StreamState::Stopped(StopCause::TakenOver { .. })) {
+        // It does not go on, and that is as it should be.
+        return problems;
+    }
     if status.lag > limits.lag_events_max {
         problems.push(Problem::LagTooHigh {
             events: status.lag,

@@ -72,6 +72,7 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
         to = position,
         "the cursor of a stream was moved from outside"
     );
+    core.begin_run();
     core.source.bus.reseat(core.seat, position);
     pump.feed.start_over();
     pump.machine = Machine::new(position);

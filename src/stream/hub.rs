@@ -84,17 +84,22 @@ impl Hub {
         }
         self.runtime()?;
         let claim = self.claim(&options.name).await?;
+        self.let_older_end(&options).await?;
         let opened = self
             .source
             .log
             .open_cursor(CursorClaim {
                 name: Arc::clone(&options.name),
                 query: query.canonical_text(),
-                start: options.start,
+                start: options.start.clone(),
                 on_mismatch: options.on_mismatch,
                 begins_at: options.begins_at,
             })
-            .await?;
+            .await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.with_nearest(error).await),
+        };
         let care = self.care(&options, &opened).await?;
         let opened_name = Arc::clone(&options.name);
         let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
@@ -106,6 +111,7 @@ impl Hub {
             partition: options.partition,
             letters: opened.letters,
             hearing: Hearing::of(&opened.row),
+            head: opened.head,
         };
         let stream = self.start(query, handler, opened.row.position, Some(durable))?;
         // Somebody may have asked while nobody ran it.
@@ -310,6 +316,7 @@ impl Hub {
             name: cell.as_ref().map(|cell| Arc::clone(&cell.name)),
             query,
             position,
+            history_through: durable.as_ref().map_or(position, |durable| durable.head),
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
             durable: cell
@@ -339,7 +346,7 @@ impl Hub {
     }
 }
 
-fn not_read(error: ReadError) -> StreamError {
+pub(super) fn not_read(error: ReadError) -> StreamError {
     match error {
         ReadError::Storage(error) => StreamError::Storage(error),
         _ => StreamError::Closed,
@@ -350,7 +357,11 @@ fn not_read(error: ReadError) -> StreamError {
 fn unless_ended(waited: Result<(), WaitError>) -> Result<(), WaitError> {
     match waited {
         Err(WaitError::Stopped {
-            cause: StopCause::Unsubscribed | StopCause::Deleted | StopCause::Renamed { .. },
+            cause:
+                StopCause::Unsubscribed
+                | StopCause::Deleted
+                | StopCause::Renamed { .. }
+                | StopCause::TakenOver { .. },
             ..
         }) => Ok(()),
         waited => waited,

@@ -16,11 +16,11 @@ tokio::task_local! {
 
 /// Calls the handler, marked and in a span of its own. The mark holds while the call is polled, whatever task polls it, and not
 /// in tasks that it spawns.
-pub(crate) async fn call(
+pub(crate) async fn call<T>(
     core: &StreamCore,
     delivered: Delivered,
-    call: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let span = trace::handler_call(core, delivered);
     let call = INSIDE.scope(address(core), call);
     match span {
@@ -38,11 +38,11 @@ pub(crate) async fn call(
 }
 
 /// The same with a dead letter that is retried.
-pub(crate) async fn call_with_letter(
+pub(crate) async fn call_with_letter<T>(
     core: &StreamCore,
     delivered: Delivered,
-    handled: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+    handled: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     call(core, delivered, LETTER.scope(true, handled)).await
 }
 

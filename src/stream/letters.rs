@@ -18,10 +18,13 @@ use crate::event::query::EventQuery;
 use crate::log::LogReader;
 use crate::log::letter::{DeadLetter, DeadLetterState, FailedRetry, LetterChange, LetterDone, LetterRange};
 use crate::log::page::{PageBounds, Range};
+use crate::log::reaction::Settles;
 use crate::stream::core::StreamCore;
 use crate::stream::dispose::cut_cause;
+use crate::stream::failure::Failure;
 use crate::stream::feed::Source;
 use crate::stream::inside;
+use crate::stream::react::{self, Reply};
 use crate::stream::registry::Registry;
 use crate::stream::status::CallInHand;
 
@@ -132,7 +135,7 @@ impl DeadLetters {
     pub async fn show(&self, first_sequence: u64) -> Result<(DeadLetter, EventBatch), DeadLetterError> {
         let letter = self.find(first_sequence).await?;
         let events = self.events(&letter).await?;
-        Ok((letter, events))
+        Ok((letter, events.delivered_after(u64::MAX)))
     }
 
     /// Gives one letter to the handler again: a parked one, the first of its key; or a skipped one. It is gone when the handler
@@ -300,32 +303,12 @@ impl DeadLetters {
         let shown = ShownCall::begin(core, events.recorded_timestamp());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call_with_letter(core, (&events).into(), handler.call(events)) => outcome,
+            outcome = inside::call_with_letter(core, (&events).into(), handler.call(core.in_this_run(events))) => outcome,
             () = core.abort.notified() => return Err(self.not_running()),
         };
         drop(shown);
-        let (name, epoch) = (Arc::clone(&self.name), cell.epoch);
-        let change = match &outcome {
-            Ok(()) => LetterChange::Retried {
-                name,
-                epoch,
-                first_sequence,
-                request: self.request,
-            },
-            Err(failure) => LetterChange::FailedAgain {
-                name,
-                epoch,
-                first_sequence,
-                request: self.request,
-                failure: FailedRetry {
-                    named: failure.at,
-                    category: failure.category,
-                    cause: cut_cause(&failure.text).into(),
-                    at: Timestamp::now().into(),
-                },
-            },
-        };
-        match self.source.log.change_letters(change).await? {
+        let (outcome, done) = self.settle(core, cell.epoch, first_sequence, outcome).await?;
+        match done {
             LetterDone::Done(counts) => core.note_letters(counts),
             LetterDone::OwnershipLost => {
                 return Err(DeadLetterError::OwnershipLost {
@@ -352,6 +335,57 @@ impl DeadLetters {
                 })
             }
         }
+    }
+
+    /// Has the log know what became of a letter that was retried. A reactor's answer is appended with that.
+    async fn settle(
+        &self,
+        core: &StreamCore,
+        epoch: u64,
+        first_sequence: u64,
+        outcome: Result<Reply, Failure>,
+    ) -> Result<(Result<(), Failure>, LetterDone), DeadLetterError> {
+        let (name, request) = (Arc::clone(&self.name), self.request);
+        let outcome = match outcome {
+            Ok(None) => Ok(()),
+            Ok(Some(answer)) => {
+                let settles = Settles::Letter {
+                    name: Arc::clone(&name),
+                    epoch,
+                    first_sequence,
+                    request,
+                };
+                match react::answer_letter(core, *answer, settles).await? {
+                    // Its reaction is not in the log, so it was not handled.
+                    Ok(LetterDone::NotFound) => return Err(self.not_found(first_sequence)),
+                    Ok(done) => return Ok((Ok(()), done)),
+                    Err(failure) => Err(failure),
+                }
+            }
+            Err(failure) => Err(failure),
+        };
+        let change = match &outcome {
+            Ok(()) => LetterChange::Retried {
+                name,
+                epoch,
+                first_sequence,
+                request,
+            },
+            Err(failure) => LetterChange::FailedAgain {
+                name,
+                epoch,
+                first_sequence,
+                request,
+                failure: FailedRetry {
+                    named: failure.at,
+                    category: failure.category,
+                    cause: cut_cause(&failure.text).into(),
+                    at: Timestamp::now().into(),
+                },
+            },
+        };
+        let done = self.source.log.change_letters(change).await?;
+        Ok((outcome, done))
     }
 
     /// Refuses a letter before which another one of its key waits.

@@ -26,7 +26,7 @@
 //! `dispose`, `budget` and `watch` (what is set aside, when that is too much, and what the process did not survive; pure),
 //! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
 //! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump`, `patience` and `aside` (the loop that does what these
-//! say), `group` (several batches in one call), `keyed` (several keys at once), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
+//! say), `group` (several batches in one call), `react` (handlers that answer), `keyed` (several keys at once), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
 //! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
 
 pub(crate) mod aside;
@@ -57,6 +57,7 @@ pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod pump;
 pub(crate) mod rate;
+pub(crate) mod react;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod retry_request;
@@ -65,6 +66,7 @@ pub(crate) mod sampler;
 pub(crate) mod status;
 pub(crate) mod steering;
 pub(crate) mod survey;
+mod takeover;
 pub(crate) mod trace;
 pub(crate) mod wait;
 pub(crate) mod watch;

@@ -244,11 +244,24 @@ impl DurableStream {
         }
     }
 
+    /// Whether a reactor can be one of these: its reaction has to be settled by the cursor that moves with it.
+    pub(crate) fn check_for_reactor(&self) -> Result<(), StreamError> {
+        if self.partition.is_none() {
+            return Ok(());
+        }
+        Err(StreamError::InvalidOption {
+            name: self.name.clone(),
+            problem: "it is a reactor, whose cursor moves with its events, and partition_by lets the cursor lag behind what was answered; leave out partition_by, or use several reactors with queries of their own".to_owned(),
+        })
+    }
+
     /// Checks everything at once, and gives the parts.
     pub(crate) fn validate(&self) -> Result<DurableOptions, StreamError> {
         let partition = self.validate_partition();
         let problem = if let Err(problem) = check_name(&self.name) {
             format!("the name {problem}")
+        } else if matches!(&self.start, Start::AfterStream(older) if *older == self.name) {
+            "it is to start after itself; name the older stream".to_owned()
         } else if self.checkpoint.is_too_long() {
             "the checkpoint is longer than a day".to_owned()
         } else if self.policies.have_several_keys() {
@@ -258,7 +271,7 @@ impl DurableStream {
         } else if let (Some(limits), Ok(partition)) = (self.checkpoint.limits(), partition) {
             return Ok(DurableOptions {
                 name: self.name.as_str().into(),
-                start: self.start,
+                start: self.start.clone(),
                 checkpoint: limits,
                 on_mismatch: self.on_mismatch,
                 policies: self.policies.clone(),
@@ -374,6 +387,10 @@ mod tests {
             (DurableStream::new("a").checkpoint(zero), "0 batches"),
             (DurableStream::new("a").checkpoint(endless), "longer than a day"),
             (two_keys, "several closures"),
+            (
+                DurableStream::new("a").start(Start::AfterStream("a".into())),
+                "after itself",
+            ),
         ] {
             let error = stream.validate().err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");

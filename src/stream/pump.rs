@@ -70,6 +70,8 @@ pub(crate) struct Durable {
     pub(crate) letters: LetterCounts,
     /// What was said to it from outside before.
     pub(crate) hearing: Hearing,
+    /// The head when it was registered.
+    pub(crate) head: u64,
 }
 
 impl Pump {
@@ -231,7 +233,7 @@ impl Drop for Ending {
         self.core.show_calls(0);
         let (core, cause) = (&self.core, self.cause.clone());
         match cause {
-            StopCause::Unsubscribed | StopCause::Closed | StopCause::Deleted | StopCause::Renamed { .. } => {
+            _ if cause.is_meant() => {
                 core.registry.forget(core.id);
                 tracing::debug!(stream = core.name.as_deref(), %cause, "a stream ended");
             }
@@ -441,27 +443,31 @@ impl Work {
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(batch)) => outcome,
+            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(core.in_this_run(batch))) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
-        drop(turn);
+        // What a handler answers is appended before anybody else has the handler.
+        let _turn = turn.filter(|_| matches!(outcome, Ok(Some(_))));
         core.faults.hit(FaultPoint::AfterHandler);
         core.meter.call_ends(
             now,
             events,
             outcome
                 .as_ref()
-                .map(|()| Outcome::Handled)
+                .map(|_| Outcome::Handled)
                 .unwrap_or(Outcome::Failed),
         );
         match outcome {
-            Ok(()) => {
+            Ok(reply) => {
                 let taken = Taken {
                     batches: 1,
                     events,
                     through: last_sequence,
                 };
-                self.handled(core, taken).await
+                match reply {
+                    None => self.handled(core, taken).await,
+                    Some(answer) => Box::pin(self.react(core, *answer, taken)).await,
+                }
             }
             Err(failure) => Box::pin(self.failed(core, failure, last_sequence)).await,
         }
@@ -504,7 +510,7 @@ impl Work {
     }
 
     /// The handler failed: the cursor stays, the batch is retried, and then the policy says how to go on (D5).
-    async fn failed(
+    pub(crate) async fn failed(
         &mut self,
         core: &StreamCore,
         failure: Failure,

@@ -81,6 +81,8 @@ struct Pull {
     ends_with: Option<u64>,
     /// Nothing was given out yet, and where to start was not said: whatever is left will do.
     takes_what_is_left: bool,
+    /// The head when it began.
+    history_through: u64,
 }
 
 impl EventReader {
@@ -214,6 +216,7 @@ async fn begin(
         through: None,
         ends_with,
         takes_what_is_left: starts_after.is_none(),
+        history_through: extent.as_ref().map_or(0, |extent| extent.head),
     };
     let head = match extent {
         Ok(extent) => extent.head,
@@ -256,7 +259,11 @@ impl Stream for EventReader {
             match taken {
                 Ok(Some(page)) => {
                     self.position = page.through;
-                    self.ready = page.batches;
+                    let history_through = pull.history_through;
+                    let batches = page.batches.into_iter();
+                    self.ready = batches
+                        .map(|batch| batch.delivered_after(history_through))
+                        .collect();
                     self.step = Step::Idle(Begin::Begun(pull));
                 }
                 Ok(None) => return Poll::Ready(None),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Timestamp;
 use crate::error::StopCause;
-use crate::log::cursor::Pause;
+use crate::log::cursor::{Pause, PauseKind};
 use crate::log::letter::LetterCounts;
 use crate::stream::rate::Rate;
 use crate::stream::trace::Told;
@@ -133,9 +133,13 @@ pub enum StreamState {
 
 impl From<&Pause> for StreamState {
     fn from(pause: &Pause) -> Self {
-        Self::Paused {
-            by: pause.by.to_string(),
-            since: pause.since.into(),
+        let by = pause.by.to_string();
+        match pause.kind {
+            PauseKind::ByHand => Self::Paused {
+                by,
+                since: pause.since.into(),
+            },
+            PauseKind::TakenOver => Self::Stopped(StopCause::TakenOver { by }),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Hearing {
     /// Nothing follows from a word that was heard before, or that was meant for an earlier owner of the name.
     pub(crate) fn hear(&mut self, word: Word) -> Option<Consequence> {
         match word.stands {
-            Stands::At(row) if row.owner > self.owner => Some(Consequence::End(StopCause::OwnershipLost)),
+            Stands::At(row) if row.owner > self.owner => Some(Consequence::End(lost(&row))),
             Stands::At(row) if row.owner == self.owner && row.steering > self.heard => {
                 self.heard = row.steering;
                 self.epoch = row.epoch;
@@ -106,6 +106,14 @@ impl Hearing {
     pub(crate) fn word(&self, name: &Arc<str>, roll_call: &RollCall) -> Word {
         find(name, Some(self.owner), roll_call)
     }
+}
+
+/// Why a stream ends whose row has another owner.
+fn lost(row: &StoredCursor) -> StopCause {
+    row.successor().map_or(StopCause::OwnershipLost, |by| {
+        let by = by.to_string();
+        StopCause::TakenOver { by }
+    })
 }
 
 /// What the rows of all streams say to the one of this name, and of this owner, if it has one already.

@@ -93,7 +93,7 @@ pub(crate) async fn d1_a_new_name_starts_where_it_says(subject: &Subject) {
     .enumerate()
     {
         let recorder = Recorder::new();
-        let name = DurableStream::new(format!("start-{index}")).start(start);
+        let name = DurableStream::new(format!("start-{index}")).start(start.clone());
         let stream = store.stream_all_durable(&name, recorder.handler()).await.unwrap();
         assert_eq!(stream.started_after(), after, "{start:?}");
         stream.caught_up().await.unwrap();

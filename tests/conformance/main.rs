@@ -8,16 +8,19 @@ mod common;
 mod durable;
 mod groups;
 mod guards;
+mod history;
 mod keyed;
 mod letters;
 mod log;
 mod poison;
+mod reactors;
 mod requests;
 mod retention;
 mod retries;
 mod steering;
 mod streams;
 mod subject;
+mod takeover;
 mod waiting;
 
 use std::time::Duration;
@@ -117,6 +120,11 @@ conformance! {
         streams::s6_a_live_stream_begins_with_the_call,
         streams::s7_no_call_starts_after_unsubscribe,
         streams::s7_no_call_runs_after_stopped,
+        history::s8_what_was_committed_before_the_run_is_history,
+        history::s8_news_that_falls_out_of_the_window_stays_news,
+        history::s8_parts_groups_and_keys_know_it_too,
+        history::s8_a_letter_that_is_retried_is_history_when_its_events_are,
+        history::s8_to_a_reader_what_was_there_at_first_is_history,
         durable::d1_delivery_resumes_after_the_cursor,
         durable::d1_a_new_name_starts_where_it_says,
         durable::d1_now_is_resolved_once,
@@ -199,10 +207,33 @@ conformance! {
         requests::d9_who_asks_for_a_stream_that_nobody_runs_is_refused,
         requests::d9_one_request_at_a_time_and_what_was_begun_is_not_taken_back,
         requests::d9_a_skipped_batch_is_recorded_with_the_events_that_the_query_selects,
+        takeover::d1_a_stream_takes_over_where_the_older_one_stood,
+        takeover::d1_a_handler_call_of_the_older_stream_ends_before_the_takeover,
+        takeover::d1_who_starts_after_an_unknown_stream_is_told_which_one_was_meant,
+        takeover::d6_a_stream_that_was_taken_over_does_not_come_back,
+        takeover::d1_dead_letters_and_a_pause_go_along,
+        takeover::d1_a_takeover_that_fails_leaves_the_older_stream_where_it_was,
+        takeover::d1_a_takeover_inside_the_handler_of_the_older_stream_is_refused,
         waiting::wait_ends_when_it_is_handled_and_stored,
         waiting::wait_for_a_stream_that_does_not_go_on_fails_at_once,
         waiting::wait_outlives_a_reset,
         waiting::wait_inside_the_own_handler_is_refused,
+        reactors::a1_a_reaction_is_stored_with_the_cursor_behind_what_it_answers,
+        reactors::a1_a_reaction_of_nothing_moves_the_cursor,
+        reactors::a1_a_reaction_that_fails_half_way_is_appended_once,
+        reactors::a1_a_reaction_that_cannot_be_appended_stops_the_stream_before_its_cause,
+        reactors::a1_a_commit_that_was_reported_to_have_failed_doubles_no_reaction,
+        reactors::a1_no_older_position_follows_the_one_of_a_reaction,
+        reactors::a1_a_reset_during_the_call_lets_nothing_of_the_run_before_in,
+        reactors::a1_a_condition_that_does_not_hold_is_decided_again,
+        reactors::a1_a_condition_that_never_holds_has_its_own_category,
+        reactors::a1_a_reaction_that_no_append_takes_is_a_failure_and_loses_nothing,
+        reactors::a1_a_letter_is_removed_with_its_reaction_or_not_at_all,
+        reactors::a1_a_letter_that_was_discarded_meanwhile_is_not_answered,
+        reactors::a1_an_error_that_names_an_event_leaves_none_before_it_unanswered,
+        reactors::a1_a_reactor_of_several_keys_at_once_is_refused,
+        reactors::a2_the_cause_travels_down_a_chain,
+        reactors::a2_reactors_that_answer_each_other_end_at_the_depth_limit,
         retention::prune_removes_whole_batches_only,
         retention::prune_goes_on_over_batches_that_are_larger_than_a_step,
         retention::prune_gives_no_sequence_again_when_nothing_is_left,
@@ -226,6 +257,9 @@ conformance! {
         durable::d1_now_is_stored_before_the_call_returns,
         durable::d3_a_crash_repeats_no_more_than_the_checkpoint_allows,
         durable::d6_who_lost_the_name_cannot_write_the_cursor_and_stops,
+        reactors::a1_who_lost_the_name_appends_nothing,
+        reactors::a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset,
+        reactors::a1_a_store_that_closes_during_the_call_loses_no_reaction,
         retries::d6_who_lost_the_name_sets_nothing_aside,
         keyed::d5_a_watched_stretch_goes_on_behind_a_letter_that_waits,
         durable::d7_a_cursor_ahead_of_the_log_is_refused,
@@ -233,6 +267,7 @@ conformance! {
         steering::d9_another_store_is_heeded_within_the_poll_interval,
         steering::d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset,
         steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
+        takeover::d6_an_older_stream_elsewhere_can_store_nothing_after_the_takeover,
         requests::d9_a_request_is_heard_by_the_store_that_runs_the_stream,
         requests::d9_a_request_after_a_crash_is_begun_in_time_or_never,
     }

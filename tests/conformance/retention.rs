@@ -258,7 +258,7 @@ pub(crate) async fn prune_is_told_to_whoever_starts_before_what_is_left(subject:
         ("old", Start::At(SystemTime::UNIX_EPOCH)),
     ] {
         let recorder = Recorder::new();
-        let durable = DurableStream::new(name).start(start);
+        let durable = DurableStream::new(name).start(start.clone());
         let stream = store
             .stream_all_durable(&durable, recorder.handler())
             .await

@@ -66,7 +66,7 @@ async fn attach(store: &Store, start: Start) -> Vec<(EventQuery, Recorder, Event
     let mut streams = Vec::new();
     for (number, query) in queries().into_iter().enumerate() {
         let recorder = Recorder::new();
-        let name = DurableStream::new(format!("s{number}")).start(start);
+        let name = DurableStream::new(format!("s{number}")).start(start.clone());
         let stream = store.stream_to_durable(&name, &query, recorder.handler()).await;
         streams.push((query, recorder, stream.unwrap()));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 use crate::error::{StorageError, StreamError};
 use crate::fault::FaultPoint;
-use crate::log::committer::{Committer, injected};
+use crate::log::committer::{Committer, injected, takeover};
 use crate::log::cursor::{
     CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
 };
@@ -29,21 +29,10 @@ impl<W: LogWriter> Committer<W> {
         } = tail;
         let stored = self.writer.cursor(&claim.name)?;
         let extent = Extent { pruned_through, head };
-        let position = match claim.resume(stored.as_ref(), extent, &self.log_id)? {
-            Some(position) => position,
-            None => match claim.start {
-                Start::Beginning => 0,
-                Start::Now => head,
-                Start::After(position) if position > head => {
-                    return Err(StreamError::StartAhead { position, head });
-                }
-                Start::After(position) if position < pruned_through => {
-                    return Err(claim.pruned(position, pruned_through));
-                }
-                Start::After(position) => position,
-                Start::At(time) => self.writer.position_at(time.into())?,
-            },
-        };
+        if let Some(by) = stored.as_ref().and_then(StoredCursor::successor) {
+            return Err(takeover::taken_over(&claim.name, by));
+        }
+        let (position, older) = self.begins_at(claim, stored.as_ref(), extent)?;
         if position < pruned_through {
             tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
         }
@@ -53,13 +42,17 @@ impl<W: LogWriter> Committer<W> {
             tracing::warn!(stream = %claim.name, position, discarded, "a stream starts over, its dead letters from there on are gone");
         }
         // What is noted of an attempt is about a position; elsewhere it says nothing.
-        let stands = stored.as_ref().is_some_and(|stored| stored.position == position);
-        let previous = stored.as_ref().filter(|_| stands).map(|stored| stored.attempt);
+        let known = older.as_ref().or(stored.as_ref());
+        let known = known.filter(|known| known.position == position);
+        let previous = known.map(|known| known.attempt);
         let previous = previous.unwrap_or_default();
         let epoch = self.writer.next_epoch()?;
-        let (steering, paused, retry) = stored.map_or((0, None, None), |stored| {
+        let (steering, mut paused, retry) = stored.map_or((0, None, None), |stored| {
             (stored.steering, stored.paused, stored.retry)
         });
+        if let Some(older) = older {
+            paused = paused.or(older.paused);
+        }
         let cursor = StoredCursor {
             position,
             query: claim.query.clone(),
@@ -83,6 +76,36 @@ impl<W: LogWriter> Committer<W> {
             previous,
             letters: self.writer.letter_counts(&claim.name)?,
         })
+    }
+
+    /// Where a durable stream begins, and the row of the stream whose place it takes.
+    fn begins_at(
+        &mut self,
+        claim: &CursorClaim,
+        stored: Option<&StoredCursor>,
+        extent: Extent,
+    ) -> Result<(u64, Option<StoredCursor>), StreamError> {
+        if let Some(position) = claim.resume(stored, extent, &self.log_id)? {
+            return Ok((position, None));
+        }
+        let Extent { pruned_through, head } = extent;
+        let position = match &claim.start {
+            Start::Beginning => 0,
+            Start::Now => head,
+            &Start::After(position) if position > head => {
+                return Err(StreamError::StartAhead { position, head });
+            }
+            &Start::After(position) if position < pruned_through => {
+                return Err(claim.pruned(position, pruned_through));
+            }
+            &Start::After(position) => position,
+            &Start::At(time) => self.writer.position_at(time.into())?,
+            Start::AfterStream(name) => {
+                let older = self.take_over(claim, name, extent)?;
+                return Ok((older.position, Some(older)));
+            }
+        };
+        Ok((position, None))
     }
 
     /// Changes dead letters in a transaction of its own, so that what fails here fails no append. Asks for no sync: what a
@@ -117,7 +140,7 @@ impl<W: LogWriter> Committer<W> {
             return Err(injected("store the cursors"));
         }
         for cell in cells {
-            let position = cell.pick_up();
+            let position = self.reactions.position_of(cell, cell.pick_up());
             let is_owner = self.writer.move_cursor(&CursorWrite {
                 name: &cell.name,
                 epoch: cell.epoch,

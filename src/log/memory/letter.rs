@@ -102,6 +102,11 @@ impl LetterWriter for MemoryWriter {
         Ok(self.change_letters().remove(&key).is_some())
     }
 
+    fn give_letters(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        self.rename_letters(name, to);
+        Ok(())
+    }
+
     fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError> {
         let count = self.read_letters(|letters| of(letters, name, position).count());
         if count > 0 {

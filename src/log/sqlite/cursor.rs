@@ -4,7 +4,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::Timestamp;
-use crate::log::cursor::{NamedCursor, Pause, RollCall, StoredCursor};
+use crate::log::cursor::{NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::Attempt;
 use crate::log::sqlite::statement::Snapshot;
 
@@ -81,7 +81,7 @@ pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) ->
         cursor.epoch as i64,
         cursor.owner as i64,
         cursor.steering as i64,
-        paused.map(|pause| &*pause.by),
+        paused.map(paused_by),
         paused.map(|pause| pause.since.as_micros()),
         Timestamp::now().as_micros(),
         cursor.attempt.at as i64,
@@ -113,6 +113,25 @@ pub(super) fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()
     Ok(())
 }
 
+/// Comes before the name of a stream that took over, where otherwise who paused stands, which no control character can be in.
+pub(super) const TAKEN_OVER: char = '\u{1f}';
+
+fn paused_by(pause: &Pause) -> String {
+    match pause.kind {
+        PauseKind::ByHand => pause.by.to_string(),
+        PauseKind::TakenOver => format!("{TAKEN_OVER}{}", pause.by),
+    }
+}
+
+fn pause(paused_by: &str, since: Timestamp) -> Pause {
+    let (kind, by) = match paused_by.strip_prefix(TAKEN_OVER) {
+        Some(successor) => (PauseKind::TakenOver, successor),
+        None => (PauseKind::ByHand, paused_by),
+    };
+    let by = by.into();
+    Pause { by, since, kind }
+}
+
 fn cursor(row: &Row<'_>) -> rusqlite::Result<StoredCursor> {
     let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
     let paused_by: Option<String> = row.get(6)?;
@@ -126,10 +145,7 @@ fn cursor(row: &Row<'_>) -> rusqlite::Result<StoredCursor> {
         epoch: number(3)?,
         owner: number(4)?,
         steering: number(5)?,
-        paused: paused_by.map(|by| Pause {
-            by: by.into(),
-            since: Timestamp::from_micros(paused_at.unwrap_or(0)),
-        }),
+        paused: paused_by.map(|by| pause(&by, Timestamp::from_micros(paused_at.unwrap_or(0)))),
         retry: retry
             .map_err(|error| rusqlite::Error::FromSqlConversionFailure(11, Type::Text, error.into()))?,
         updated_at: Timestamp::from_micros(row.get(8)?),
@@ -166,6 +182,7 @@ mod tests {
             paused: Some(Pause {
                 by: "anna".into(),
                 since: Timestamp::from_micros(9),
+                kind: PauseKind::ByHand,
             }),
             retry: None,
             updated_at: Timestamp::EPOCH,
@@ -173,6 +190,7 @@ mod tests {
         };
         put(&connection, "ledger", &row).unwrap();
         row.position = 2;
+        row.paused.as_mut().unwrap().kind = PauseKind::TakenOver;
         put(&connection, "ledger", &row).unwrap();
         rename(&connection, "ledger", "books").unwrap();
         assert_eq!(read(&connection, "ledger").unwrap(), None);

@@ -63,6 +63,9 @@ const OLDEST: &str = "SELECT stream, first_sequence FROM dead_letter WHERE state
 const REMOVE: &str = "DELETE FROM dead_letter WHERE stream = ?1 AND first_sequence = ?2";
 
 /// By the primary key.
+const GIVE: &str = "UPDATE OR REPLACE dead_letter SET stream = ?2 WHERE stream = ?1";
+
+/// By the primary key.
 const REMOVE_AFTER: &str = "DELETE FROM dead_letter WHERE stream = ?1 AND first_sequence > ?2";
 
 const PUT: &str = concat!(
@@ -184,6 +187,15 @@ impl LetterWriter for SqliteWriter {
             .prepare_cached(REMOVE)
             .and_then(|mut statement| statement.execute(params![name, first_sequence as i64]));
         Ok(removed.map_err(storage("remove a dead letter"))? > 0)
+    }
+
+    fn give_letters(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
+        let given = self
+            .connection()
+            .prepare_cached(GIVE)
+            .and_then(|mut statement| statement.execute([name, to]));
+        given.map_err(storage("give dead letters to another stream"))?;
+        Ok(())
     }
 
     fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError> {

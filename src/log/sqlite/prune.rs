@@ -7,9 +7,12 @@ use crate::log::Extent;
 use crate::log::page::Range;
 use crate::log::prune::HeldBy;
 use crate::log::sqlite::connection::storage;
+use crate::log::sqlite::cursor::TAKEN_OVER;
 
-/// The cursor that is furthest behind. There is a row per durable stream, and no index: it would cost every move of a cursor.
-const SLOWEST: &str = "SELECT name, position FROM cursor WHERE log_id = ?1 ORDER BY position LIMIT 1";
+/// The cursor that is furthest behind, of streams that go on. There is a row per durable stream, and no index: it would cost every
+/// move of a cursor.
+const SLOWEST: &str = "SELECT name, position FROM cursor
+    WHERE log_id = ?1 AND (paused_by IS NULL OR substr(paused_by, 1, 1) <> ?2) ORDER BY position LIMIT 1";
 
 /// By the primary key.
 const OLDEST: &str = "SELECT sequence, batch_index, batch_size FROM event ORDER BY sequence LIMIT 1";
@@ -28,7 +31,7 @@ const NOTE: &str = "UPDATE log SET pruned_through = ?1, pruned_recorded_at =
 pub(super) fn slowest_cursor(connection: &Connection, log_id: &str) -> rusqlite::Result<Option<HeldBy>> {
     connection
         .prepare_cached(SLOWEST)?
-        .query_row([log_id], |row| {
+        .query_row(params![log_id, TAKEN_OVER.to_string()], |row| {
             Ok(HeldBy {
                 stream: Some(row.get(0)?),
                 position: row.get::<_, i64>(1)? as u64,

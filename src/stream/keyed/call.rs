@@ -71,14 +71,15 @@ async fn call(
     let count = events.len() as u64;
     core.meter.call_begins(events.recorded_timestamp());
     core.faults.hit(FaultPoint::BeforeHandler);
-    let outcome = inside::call(&core, (&events).into(), handler.call(events)).await;
+    let outcome = inside::call(&core, (&events).into(), handler.call(core.in_this_run(events))).await;
     drop(turn);
     core.faults.hit(FaultPoint::AfterHandler);
-    let shown = outcome.as_ref().map_or(Outcome::Failed, |()| Outcome::Handled);
+    let shown = outcome.as_ref().map_or(Outcome::Failed, |_| Outcome::Handled);
     core.meter.call_ends(began, count, shown);
     Ended {
         lane,
-        outcome: Came::To(outcome),
+        // Only a reactor answers, and none handles several keys at once.
+        outcome: Came::To(outcome.map(drop)),
     }
 }
 
