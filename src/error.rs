@@ -7,6 +7,8 @@ mod append;
 mod failure;
 mod steer;
 mod stream;
+#[cfg(feature = "sqlite")]
+mod tenant;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -20,6 +22,8 @@ pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
+#[cfg(feature = "sqlite")]
+pub use crate::error::tenant::{NameProblem, TenantError};
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -19,6 +19,8 @@ mod meter;
 mod store;
 mod stream;
 mod sync;
+#[cfg(feature = "sqlite")]
+mod tenant;
 
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
@@ -26,6 +28,8 @@ pub use crate::error::{
     InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
     VerifyError, WaitError,
 };
+#[cfg(feature = "sqlite")]
+pub use crate::error::{NameProblem, TenantError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -58,3 +62,7 @@ pub use crate::stream::reader::EventReader;
 pub use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 pub use crate::stream::status::{StreamState, StreamStatus};
 pub use crate::stream::wait::Until;
+#[cfg(feature = "sqlite")]
+pub use crate::tenant::{
+    OpenedTenant, Tenant, TenantState, TenantStatus, Tenants, TenantsBuilder, TenantsStatus,
+};
