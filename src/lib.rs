@@ -21,6 +21,8 @@ mod stream;
 mod sync;
 #[cfg(feature = "sqlite")]
 mod tenant;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{

@@ -36,6 +36,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         "tenant",
         &["clock", "sync", "error", "log", "stream", "builder", "store"],
     ),
+    // For the tests of programs.
+    (
+        "testing",
+        &["clock", "sync", "fault", "error", "event", "stream", "builder"],
+    ),
     // For this crate's own proofs.
     (
         "internals",

@@ -17,6 +17,7 @@ mod report;
 #[cfg(feature = "metrics")]
 mod status;
 mod tagged;
+mod tenants;
 
 use std::path::Path;
 
@@ -94,5 +95,6 @@ fn main() -> Result<(), Failure> {
         println!("  left out: it needs --features metrics");
     }
     keyed::measure(&runtime, folder.path(), scale, &mut report)?;
+    tenants::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }
