@@ -156,7 +156,7 @@ impl Host {
     ) -> Option<oneshot::Receiver<Result<Tenant, TenantError>>> {
         let (opening, outcome) = Opening::new(self, name, want);
         if !self.table.lock().begin_open(name, outcome) {
-            opening.is_not_ours();
+            opening.leave_seat();
             return None;
         }
         let (give, first) = oneshot::channel();

@@ -11,6 +11,9 @@ mod host;
 mod name;
 mod opening;
 mod options;
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/tenants.md")]
+mod page {}
 mod parts;
 #[cfg(test)]
 mod proofs;

@@ -49,7 +49,7 @@ fn is_device(stem: &str) -> bool {
         let number = stem.strip_prefix(*device);
         number.is_some_and(|number| number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
     };
-    DEVICES.contains(&stem) || NUMBERED_DEVICES.iter().any(|device| is_numbered(device))
+    DEVICES.contains(&stem) || NUMBERED_DEVICES.iter().any(is_numbered)
 }
 
 /// What an error shows of a name that was refused: of a long one the beginning.

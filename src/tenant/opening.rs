@@ -58,7 +58,7 @@ impl Opening {
     }
 
     /// Somebody else has the seat.
-    pub(crate) fn is_not_ours(mut self) {
+    pub(crate) fn leave_seat(mut self) {
         self.has_seat = false;
     }
 

@@ -32,6 +32,9 @@
 
 mod clock;
 mod failing;
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/testing.md")]
+mod page {}
 mod patience;
 mod recorder;
 
