@@ -11,7 +11,6 @@ use crate::store::Store;
 use crate::tenant::folder;
 use crate::tenant::host::Host;
 use crate::tenant::parts::Parts;
-use crate::tenant::table::Visit;
 
 /// An open tenant. It stays open as long as this, or a clone of it, is held, and gives its [`Store`] by `Deref`.
 ///
@@ -47,21 +46,19 @@ struct Hold {
 struct Release {
     host: Arc<Host>,
     name: Arc<str>,
-    visit: Visit,
 }
 
 impl Drop for Release {
     fn drop(&mut self) {
-        self.host.release(&self.name, self.visit);
+        self.host.release(&self.name);
     }
 }
 
 impl Tenant {
-    pub(crate) fn new(parts: Arc<Parts>, visit: Visit, host: &Arc<Host>) -> Self {
+    pub(crate) fn new(parts: Arc<Parts>, host: &Arc<Host>) -> Self {
         let release = Release {
             host: Arc::clone(host),
             name: Arc::clone(&parts.name),
-            visit,
         };
         Self {
             hold: Arc::new(Hold {

@@ -21,7 +21,7 @@ use crate::tenant::name;
 use crate::tenant::opening::{Opening, Outcome};
 use crate::tenant::options::Options;
 use crate::tenant::parts::{Parts, has_work};
-use crate::tenant::table::{Answer, Removal, Room, Seen, Stage, Table, Unused, Visit};
+use crate::tenant::table::{Answer, Removal, Room, Seen, Stage, Table, Unused};
 
 /// How often somebody who waits for room looks whether a tenant has become idle, which nobody reports.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -85,7 +85,7 @@ impl Host {
             changes.mark_unchanged();
             let answer = self.table.lock().take(name, Instant::now());
             match answer {
-                Answer::Taken(parts, visit) => match self.hand_out(runtime, parts, visit, want)? {
+                Answer::Taken(parts) => match self.hand_out(runtime, parts, want)? {
                     Some(tenant) => return Ok(tenant),
                     None => continue,
                 },
@@ -121,12 +121,11 @@ impl Host {
         self: &Arc<Self>,
         runtime: &Handle,
         parts: Arc<Parts>,
-        visit: Visit,
         want: Want,
     ) -> Result<Option<Tenant>, TenantError> {
         let name = Arc::clone(&parts.name);
         let is_closed = parts.store.check_open().is_err();
-        let tenant = Tenant::new(parts, visit, self);
+        let tenant = Tenant::new(parts, self);
         if is_closed {
             drop(tenant);
             let unused = self.table.lock().unused(None, |_| ());
@@ -171,9 +170,11 @@ impl Host {
     /// Notes that a tenant is open, and taken. Nothing: all were shut meanwhile.
     pub(crate) fn opened(self: &Arc<Self>, parts: &Arc<Parts>) -> Option<Tenant> {
         let now = Instant::now();
-        let visit = self.table.lock().opened(&parts.name, Arc::clone(parts), now)?;
+        if !self.table.lock().opened(&parts.name, Arc::clone(parts), now) {
+            return None;
+        }
         self.begin_reaping();
-        Some(Tenant::new(Arc::clone(parts), visit, self))
+        Some(Tenant::new(Arc::clone(parts), self))
     }
 
     /// Gives a seat back: what was under way with the tenant is over.
@@ -183,8 +184,8 @@ impl Host {
     }
 
     /// Gives a tenant back.
-    pub(crate) fn release(&self, name: &str, visit: Visit) {
-        self.table.lock().release(name, visit, Instant::now());
+    pub(crate) fn release(&self, name: &str) {
+        self.table.lock().release(name, Instant::now());
         self.changed();
     }
 

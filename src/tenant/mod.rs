@@ -39,7 +39,7 @@ pub use crate::tenant::status::{TenantState, TenantStatus, TenantsStatus};
 /// Streams are registered once for all tenants, with [`TenantsBuilder::on_open`]. However many tenants there are, a bounded number is
 /// open at once: [`TenantsBuilder::open_max`].
 ///
-/// Use one tokio runtime: the streams of a tenant run on the one on which it was opened.
+/// Use one tokio runtime, with its time driver (`enable_time`): the streams of a tenant run on the one on which it was opened.
 ///
 /// # Names
 /// A name is the name of the tenant's folder as it stands: 1 to 64 of `a` to `z`, `0` to `9`, `-`, `_` and `.`, with a letter or a digit

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use crate::tenant::table::{Answer, Removal, Room, Stage, Table, Visit};
+use crate::tenant::table::{Answer, Removal, Room, Stage, Table};
 
 /// What happens, to one of three names.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ struct Account {
     opening: BTreeSet<usize>,
     open: BTreeMap<usize, Opening>,
     ending: BTreeSet<usize>,
-    held: BTreeMap<usize, Vec<(Opening, Visit)>>,
+    held: BTreeMap<usize, Vec<Opening>>,
     openings: u64,
     is_shut: bool,
 }
@@ -57,7 +57,7 @@ impl Account {
     fn holds(&self, name: usize) -> usize {
         let open = self.open.get(&name);
         let held = self.held.get(&name).map_or(&[][..], Vec::as_slice);
-        held.iter().filter(|(opening, _)| Some(opening) == open).count()
+        held.iter().filter(|opening| Some(*opening) == open).count()
     }
 }
 
@@ -75,14 +75,15 @@ proptest! {
         for event in events {
             match event {
                 Event::Ask(name) => match table.take(&names[name], now) {
-                    Answer::Taken(opening, visit) => {
+                    Answer::Taken(opening) => {
                         prop_assert_eq!(Some(&opening), account.open.get(&name));
-                        account.held.entry(name).or_default().push((opening, visit));
+                        account.held.entry(name).or_default().push(opening);
                     }
                     Answer::Opening(()) => prop_assert!(account.opening.contains(&name)),
                     Answer::Ending => prop_assert!(account.ending.contains(&name)),
                     Answer::Shut => prop_assert!(account.is_shut),
                     Answer::Absent => {
+                        prop_assert!(!account.is_shut, "nothing is handed out any more");
                         prop_assert!(table.begin_open(&names[name], ()));
                         prop_assert!(!table.begin_open(&names[name], ()), "one opens it");
                         prop_assert!(account.opening.insert(name));
@@ -91,19 +92,19 @@ proptest! {
                 },
                 Event::GiveBack(name) => {
                     let held = account.held.get_mut(&name).and_then(Vec::pop);
-                    if let Some((_, visit)) = held {
-                        table.release(&names[name], visit, now);
+                    if held.is_some() {
+                        table.release(&names[name], now);
                     }
                 }
                 Event::OpeningEnds { name, succeeds } if account.opening.remove(&name) => {
                     account.openings += 1;
                     let opening = account.openings;
                     match succeeds.then(|| table.opened(&names[name], opening, now)) {
-                        Some(Some(visit)) => {
+                        Some(true) => {
                             account.open.insert(name, opening);
-                            account.held.entry(name).or_default().push((opening, visit));
+                            account.held.entry(name).or_default().push(opening);
                         }
-                        Some(None) => {
+                        Some(false) => {
                             prop_assert!(account.is_shut);
                             table.gone(&names[name]);
                         }
@@ -132,6 +133,7 @@ proptest! {
                 }
                 Event::Delete(name) => match table.begin_delete(&names[name]) {
                     Removal::Begun(open) => {
+                        prop_assert!(!account.is_shut, "nothing is begun any more");
                         prop_assert_eq!(account.holds(name), 0, "nobody holds it");
                         prop_assert_eq!(account.open.remove(&name), open);
                         prop_assert!(account.ending.insert(name));
@@ -174,24 +176,23 @@ fn the_one_that_was_used_longest_ago_comes_first() {
     let now = Instant::now();
     let mut table: Table<u32, ()> = Table::new();
     let names: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
-    let mut visits = Vec::new();
     for (number, name) in names.iter().enumerate() {
         assert!(table.begin_open(name, ()));
-        visits.push(table.opened(name, number as u32, now).expect("not shut"));
+        assert!(table.opened(name, number as u32, now));
     }
-    for (name, visit) in names.iter().zip(visits) {
-        table.release(name, visit, now);
-    }
-    let Answer::Taken(_, visit) = table.take("a", now) else {
-        panic!("it is open")
+    let order = |table: &Table<u32, ()>| -> Vec<_> {
+        let unused = table.unused(None, |number| *number);
+        unused.iter().map(|unused| unused.tenant).collect()
     };
-    table.release("a", visit, now);
-    let order: Vec<_> = table
-        .unused(None, |number| *number)
-        .iter()
-        .map(|unused| unused.tenant)
-        .collect();
-    assert_eq!(order, [1, 2, 0]);
+    // Who was given back last was used last, however long ago it was taken.
+    for name in [&names[1], &names[2], &names[0]] {
+        table.release(name, now);
+    }
+    assert_eq!(order(&table), [1, 2, 0]);
+    assert!(matches!(table.take("b", now), Answer::Taken(1)));
+    assert_eq!(order(&table), [2, 0]);
+    table.release("b", now);
+    assert_eq!(order(&table), [2, 0, 1]);
 }
 
 #[test]
@@ -200,8 +201,8 @@ fn no_more_are_closed_than_room_is_wanted_for() {
     let mut table: Table<(), ()> = Table::new();
     for name in ["a", "b"].map(Arc::from) {
         assert!(table.begin_open(&name, ()));
-        let visit = table.opened(&name, (), now).expect("not shut");
-        table.release(&name, visit, now);
+        assert!(table.opened(&name, (), now));
+        table.release(&name, now);
     }
     assert!(!table.wants_room());
     table.room_wanted(Room::Wanted);

@@ -40,22 +40,17 @@ enum Seat<S, W> {
 struct Open<S> {
     tenant: S,
     handles: usize,
-    opened: Visit,
     opened_at: Instant,
     used_at: Instant,
     /// The moment at which it was last taken or given back.
     used: u64,
 }
 
-/// The time between an opening and the closing after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Visit(u64);
-
 /// What becomes of whoever asks for a tenant.
 #[derive(Debug)]
 pub(crate) enum Answer<S, W> {
     /// It is theirs, until `release`.
-    Taken(S, Visit),
+    Taken(S),
     /// Somebody opens it.
     Opening(W),
     /// It is being closed or deleted: ask again when that is over.
@@ -131,17 +126,15 @@ impl<S: Clone, W: Clone> Table<S, W> {
                 open.handles += 1;
                 open.used_at = now;
                 open.used = used;
-                Answer::Taken(open.tenant.clone(), open.opened)
+                Answer::Taken(open.tenant.clone())
             }
         }
     }
 
-    /// Gives back what was taken. What was shut meanwhile is not there any more.
-    pub(crate) fn release(&mut self, name: &str, visit: Visit, now: Instant) {
+    /// Gives back what was taken. It is the same tenant still, because none is closed that is held, or all were shut meanwhile.
+    pub(crate) fn release(&mut self, name: &str, now: Instant) {
         let used = self.next_moment();
-        if let Some(Seat::Open(open)) = self.seats.get_mut(name)
-            && open.opened == visit
-        {
+        if let Some(Seat::Open(open)) = self.seats.get_mut(name) {
             open.handles -= 1;
             open.used_at = now;
             open.used = used;
@@ -157,23 +150,21 @@ impl<S: Clone, W: Clone> Table<S, W> {
         may_open
     }
 
-    /// The tenant is open, and taken by whoever began to open it. Nothing, when all were shut meanwhile.
-    pub(crate) fn opened(&mut self, name: &Arc<str>, tenant: S, now: Instant) -> Option<Visit> {
+    /// The tenant is open, and taken by whoever began to open it. `false`, when all were shut meanwhile.
+    pub(crate) fn opened(&mut self, name: &Arc<str>, tenant: S, now: Instant) -> bool {
         if self.is_shut {
-            return None;
+            return false;
         }
         let used = self.next_moment();
-        let opened = Visit(used);
         let open = Open {
             tenant,
             handles: 1,
-            opened,
             opened_at: now,
             used_at: now,
             used,
         };
         self.seats.insert(Arc::clone(name), Seat::Open(open));
-        Some(opened)
+        true
     }
 
     /// What was opened, closed or deleted is over.
