@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::bus::Bus;
-use crate::clock::TIME_MAX;
+use crate::clock::{Clock, TIME_MAX};
 use crate::error::{OpenError, StorageError};
 use crate::event::limits::Limits;
 use crate::fault::Faults;
@@ -73,6 +73,7 @@ pub struct StoreBuilder {
     readers: usize,
     drain_limit: Duration,
     faults: Faults,
+    clock: Clock,
     #[cfg(feature = "internals")]
     sabotage: Option<Sabotage>,
 }
@@ -99,6 +100,7 @@ impl Default for StoreBuilder {
             readers: 4,
             drain_limit: Duration::from_secs(10),
             faults: Faults::default(),
+            clock: Clock::default(),
             #[cfg(feature = "internals")]
             sabotage: None,
         }
@@ -222,7 +224,13 @@ impl StoreBuilder {
         self
     }
 
-    #[cfg(feature = "internals")]
+    #[cfg(feature = "testing")]
+    pub(crate) fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    #[cfg(any(feature = "internals", feature = "testing"))]
     pub(crate) fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
@@ -362,6 +370,7 @@ impl StoreBuilder {
                 shelf_bytes_max(self.window_bytes),
                 self.faults.clone(),
             )),
+            clock: self.clock.clone(),
         });
         let page = PageBounds {
             batches_max: self.page_batches,
@@ -389,6 +398,7 @@ impl StoreBuilder {
             log_id,
             poll_interval: self.poll_interval,
             faults: self.faults,
+            clock: self.clock,
             data_version: None,
             in_hand: Vec::new(),
             cursor_retries: HashMap::new(),

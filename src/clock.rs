@@ -1,5 +1,9 @@
 //! Time as it is recorded: microseconds since the Unix epoch.
 
+#[cfg(feature = "testing")]
+use std::sync::Arc;
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +21,6 @@ impl Timestamp {
 
     pub(crate) fn now() -> Self {
         SystemTime::now().into()
-    }
-
-    /// The time to record after `earlier`, so that time never decreases along the log when the system clock is set back.
-    pub(crate) fn now_after(earlier: Self) -> Self {
-        Self::now().max(earlier)
     }
 
     /// The moment that comes so long after it.
@@ -52,8 +51,58 @@ impl Timestamp {
 
     /// How long ago it was; nothing, when it lies in the future.
     pub(crate) fn age(self) -> Duration {
-        let micros = Self::now().0.saturating_sub(self.0);
+        self.age_at(Self::now())
+    }
+
+    fn age_at(self, now: Self) -> Duration {
+        let micros = now.0.saturating_sub(self.0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+}
+
+/// What time it is for a store, when events are recorded and when it is asked how old they are: the system's time, or a test's.
+#[derive(Clone, Default)]
+pub(crate) struct Clock {
+    #[cfg(feature = "testing")]
+    hand: Option<Arc<AtomicI64>>,
+}
+
+impl Clock {
+    pub(crate) fn now(&self) -> Timestamp {
+        #[cfg(feature = "testing")]
+        if let Some(hand) = &self.hand {
+            // Acquire and release: whoever sees the time sees what the test did before it set it.
+            return Timestamp(hand.load(Ordering::Acquire));
+        }
+        Timestamp::now()
+    }
+
+    /// The time to record after `earlier`, so that time never decreases along the log when the clock is set back.
+    pub(crate) fn now_after(&self, earlier: Timestamp) -> Timestamp {
+        self.now().max(earlier)
+    }
+
+    /// How long ago it was; nothing, when it lies in the future.
+    pub(crate) fn age(&self, of: Timestamp) -> Duration {
+        of.age_at(self.now())
+    }
+
+    /// A clock that stands until it is set.
+    #[cfg(feature = "testing")]
+    pub(crate) fn standing_at(time: Timestamp) -> Self {
+        Self {
+            hand: Some(Arc::new(AtomicI64::new(time.0))),
+        }
+    }
+
+    /// Changes the time, if this is a clock that stands.
+    #[cfg(feature = "testing")]
+    pub(crate) fn change(&self, change: impl Fn(Timestamp) -> Timestamp) {
+        if let Some(hand) = &self.hand {
+            let change = |now| Some(change(Timestamp(now)).0);
+            // It always says what the time is to be.
+            let _ = hand.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+        }
     }
 }
 
@@ -126,7 +175,7 @@ mod tests {
     #[test]
     fn recorded_time_does_not_go_back_with_the_clock() {
         let future = Timestamp(i64::MAX);
-        assert_eq!(Timestamp::now_after(future), future);
+        assert_eq!(Clock::default().now_after(future), future);
         assert_eq!(future.age(), Duration::ZERO);
     }
 }

@@ -10,6 +10,8 @@ mod model;
 mod react;
 mod steer;
 mod stream;
+#[cfg(feature = "sqlite")]
+mod tenant;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
+#[cfg(feature = "sqlite")]
+pub use crate::error::tenant::{NameProblem, TenantError};
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -1,8 +1,8 @@
 //! Named failure points, at which tests kill the process, make an operation fail, or lose a wake-up.
 //!
-//! Without the feature `internals` a point is nothing at all.
+//! Without the features `internals` and `testing` a point is nothing at all.
 
-#[cfg(feature = "internals")]
+#[cfg(any(feature = "internals", feature = "testing"))]
 use std::sync::Arc;
 
 /// Where something can be made to go wrong, in the order in which an event passes.
@@ -55,13 +55,13 @@ pub enum FaultPoint {
 /// What a test hangs on the failure points of one store.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
-    #[cfg(feature = "internals")]
+    #[cfg(any(feature = "internals", feature = "testing"))]
     hook: Option<Arc<dyn Fn(FaultPoint) -> bool + Send + Sync>>,
 }
 
 impl Faults {
     /// Calls `hook` at every point; where it returns `true`, the operation fails.
-    #[cfg(feature = "internals")]
+    #[cfg(any(feature = "internals", feature = "testing"))]
     pub(crate) fn new(hook: impl Fn(FaultPoint) -> bool + Send + Sync + 'static) -> Self {
         Self {
             hook: Some(Arc::new(hook)),
@@ -69,13 +69,13 @@ impl Faults {
     }
 
     /// Passes a point. `true` means: fail here.
-    #[cfg(feature = "internals")]
+    #[cfg(any(feature = "internals", feature = "testing"))]
     pub(crate) fn hit(&self, point: FaultPoint) -> bool {
         self.hook.as_ref().is_some_and(|hook| hook(point))
     }
 
-    /// Passes a point, at which nothing happens without the feature `internals`.
-    #[cfg(not(feature = "internals"))]
+    /// Passes a point, at which nothing happens without these features.
+    #[cfg(not(any(feature = "internals", feature = "testing")))]
     pub(crate) fn hit(&self, _: FaultPoint) -> bool {
         false
     }

@@ -21,6 +21,10 @@ mod projection;
 mod store;
 mod stream;
 mod sync;
+#[cfg(feature = "sqlite")]
+mod tenant;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::builder::StoreBuilder;
 #[cfg(feature = "sqlite")]
@@ -30,6 +34,8 @@ pub use crate::error::{
     InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
     VerifyError, WaitError,
 };
+#[cfg(feature = "sqlite")]
+pub use crate::error::{NameProblem, TenantError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -75,6 +81,10 @@ pub use crate::stream::reader::EventReader;
 pub use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 pub use crate::stream::status::{StreamState, StreamStatus};
 pub use crate::stream::wait::Until;
+#[cfg(feature = "sqlite")]
+pub use crate::tenant::{
+    OpenedTenant, Tenant, TenantState, TenantStatus, Tenants, TenantsBuilder, TenantsStatus,
+};
 /// The SQLite library that projections are written with.
 #[cfg(feature = "sqlite")]
 pub use rusqlite;

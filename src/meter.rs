@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::event::batch::CommittedBatch;
 
 #[cfg(feature = "metrics")]
@@ -259,8 +259,8 @@ impl StreamMeter {
     }
 
     /// A handler call begins, with a batch that was committed then.
-    pub(crate) fn call_begins(&self, recorded_at: Timestamp) {
-        self.instruments.delay_seconds.record(recorded_at.age());
+    pub(crate) fn call_begins(&self, recorded_at: Timestamp, clock: &Clock) {
+        self.instruments.delay_seconds.record(clock.age(recorded_at));
     }
 
     /// The call is over that began then.
@@ -356,7 +356,7 @@ impl StreamMeter {
         Self {}
     }
 
-    pub(crate) fn call_begins(&self, _: Timestamp) {}
+    pub(crate) fn call_begins(&self, _: Timestamp, _: &Clock) {}
 
     pub(crate) fn call_ends(&self, _: Instant, _: u64, _: Outcome) {}
 

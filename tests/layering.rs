@@ -41,10 +41,22 @@ const LAYERS: &[(&str, &[&str])] = &[
             "clock", "fault", "meter", "error", "event", "log", "bus", "stream", "store",
         ],
     ),
+    // Many stores in one folder.
+    (
+        "tenant",
+        &["clock", "sync", "error", "log", "stream", "builder", "store"],
+    ),
+    // For the tests of programs.
+    (
+        "testing",
+        &["clock", "sync", "fault", "error", "event", "stream", "builder"],
+    ),
     // For this crate's own proofs.
     (
         "internals",
-        &["clock", "fault", "event", "log", "bus", "stream", "builder"],
+        &[
+            "clock", "fault", "event", "log", "bus", "stream", "builder", "tenant",
+        ],
     ),
 ];
 

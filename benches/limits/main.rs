@@ -18,6 +18,7 @@ mod report;
 #[cfg(feature = "metrics")]
 mod status;
 mod tagged;
+mod tenants;
 
 use std::path::Path;
 
@@ -96,5 +97,6 @@ fn main() -> Result<(), Failure> {
         println!("  left out: it needs --features metrics");
     }
     keyed::measure(&runtime, folder.path(), scale, &mut report)?;
+    tenants::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

@@ -18,6 +18,8 @@ use crate::log::sqlite;
 use crate::log::sqlite::index::path::{PATHS_MAX, PayloadPath};
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::upkeep::Sizes;
+#[cfg(feature = "sqlite")]
+use crate::tenant;
 
 mod machine;
 
@@ -86,6 +88,12 @@ pub fn select_naively(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<Vec<
 /// Whether all that the predicate says is said by the payload too.
 pub fn is_subset(predicate: &serde_json::Value, payload: &serde_json::Value) -> bool {
     matching::is_subset(predicate, payload)
+}
+
+/// The path, below this folder, of the log of the tenant of this name; nothing, when the name is refused.
+#[cfg(feature = "sqlite")]
+pub fn tenant_log(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+    tenant::log_path(folder, name)
 }
 
 fn batch(events: Vec<NewEvent>) -> CommittedBatch {

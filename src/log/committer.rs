@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Timestamp;
+use crate::clock::Clock;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
@@ -47,6 +47,7 @@ pub(crate) struct Committer<W> {
     pub(crate) log_id: String,
     pub(crate) poll_interval: Duration,
     pub(crate) faults: Faults,
+    pub(crate) clock: Clock,
     /// The log's data version when other processes' commits were followed last.
     pub(crate) data_version: Option<i64>,
     /// What the group says to streams, once it is committed.
@@ -383,7 +384,7 @@ impl<W: LogWriter> Committer<W> {
         })?;
         Ok(Tail {
             head: tail.head.max(self.head),
-            recorded_at: Timestamp::now_after(tail.recorded_at),
+            recorded_at: self.clock.now_after(tail.recorded_at),
             pruned_through: tail.pruned_through,
         })
     }

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
@@ -42,6 +42,7 @@ pub(crate) struct LogHandle {
     pub(crate) read_slots: Arc<Semaphore>,
     /// The pages that streams read together.
     pub(crate) shared: Arc<SharedPages>,
+    pub(crate) clock: Clock,
 }
 
 impl LogHandle {

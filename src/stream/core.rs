@@ -387,7 +387,7 @@ impl StreamCore {
             calls_under_way: self.calls(&progress),
             started_after: self.started_after,
             cursor: self.cursor().map(|cell| cell.stored_position()),
-            ..StreamStatus::of(progress, position, now)
+            ..StreamStatus::of(progress, position, now, &self.source.log.clock)
         }
     }
 

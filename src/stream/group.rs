@@ -142,7 +142,7 @@ impl Work {
                 running_since: Some(now),
             });
         });
-        core.meter.call_begins(recorded_at);
+        core.meter.call_begins(recorded_at, &core.source.log.clock);
         core.faults.hit(FaultPoint::BeforeHandler);
         let delivered = batches
             .iter()

@@ -185,6 +185,28 @@ impl HandleStream {
         }
     }
 
+    /// The same handler with something around each call, which is given the batches, and what begins the call.
+    #[cfg(feature = "testing")]
+    pub(crate) fn around(
+        mut self,
+        around: impl Fn(&[EventBatch], Box<dyn FnOnce() -> Called + Send>) -> Called + Send + Sync + 'static,
+    ) -> Self {
+        let around = Arc::new(around);
+        let (inner, of_one) = (self.call, Arc::clone(&around));
+        self.call = Arc::new(move |batch| {
+            let (inner, given) = (Arc::clone(&inner), [batch.clone()]);
+            of_one(&given, Box::new(move || inner(batch)))
+        });
+        if let Some(group) = self.said.as_mut().and_then(|said| said.group.as_mut()) {
+            let inner = Arc::clone(&group.call);
+            group.call = Arc::new(move |batches| {
+                let (inner, given) = (Arc::clone(&inner), batches.clone());
+                around(&given, Box::new(move || inner(batches)))
+            });
+        }
+        self
+    }
+
     fn say(&mut self) -> &mut Said {
         self.said.get_or_insert_default()
     }

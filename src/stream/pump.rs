@@ -438,7 +438,8 @@ impl Work {
                 running_since: Some(now),
             });
         });
-        core.meter.call_begins(batch.recorded_timestamp());
+        core.meter
+            .call_begins(batch.recorded_timestamp(), &core.source.log.clock);
         core.faults.hit(FaultPoint::BeforeHandler);
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::error::StopCause;
 use crate::log::cursor::{Pause, PauseKind};
 use crate::log::letter::LetterCounts;
@@ -66,7 +66,7 @@ pub struct StreamStatus {
 
 impl StreamStatus {
     /// What is known of a stream that stands at a position, from what its loop has written down.
-    pub(crate) fn of(progress: Progress, position: u64, now: Instant) -> Self {
+    pub(crate) fn of(progress: Progress, position: u64, now: Instant, clock: &Clock) -> Self {
         let letters = progress.letters();
         Self {
             name: None,
@@ -75,7 +75,7 @@ impl StreamStatus {
             position,
             head: position,
             lag: 0,
-            oldest_unhandled: progress.call.map(|call| call.recorded_at.age()),
+            oldest_unhandled: progress.call.map(|call| clock.age(call.recorded_at)),
             started_after: position,
             cursor: None,
             handled_batches: progress.handled_batches,

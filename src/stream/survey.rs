@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::clock::Timestamp;
+use crate::clock::Clock;
 use crate::error::{ReadError, StopCause};
 use crate::log::LogReader;
 use crate::log::cursor::NamedCursor;
@@ -67,7 +67,7 @@ pub(crate) fn check_open(hub: &Hub) -> Result<(), ReadError> {
 fn status(hub: &Hub, row: &NamedCursor, head: u64, counts: LetterCounts) -> StreamStatus {
     let mut status = match here(hub, &row.name) {
         Some(core) => of_core(&core, row),
-        None => of_row(row),
+        None => of_row(row, &hub.source.log.clock),
     };
     status.head = head.max(status.position);
     status.lag = status.head - status.position;
@@ -91,7 +91,7 @@ fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
     status
 }
 
-fn of_row(row: &NamedCursor) -> StreamStatus {
+fn of_row(row: &NamedCursor, clock: &Clock) -> StreamStatus {
     let NamedCursor { name, cursor } = row;
     let position = cursor.position;
     let nothing = Progress::new(position, cursor.epoch);
@@ -103,7 +103,7 @@ fn of_row(row: &NamedCursor) -> StreamStatus {
         cursor: Some(position),
         still_for: cursor.updated_at.age(),
         heartbeat: None,
-        ..StreamStatus::of(nothing, position, Instant::now())
+        ..StreamStatus::of(nothing, position, Instant::now(), clock)
     }
 }
 
@@ -118,7 +118,7 @@ async fn add_ages(hub: &Hub, statuses: &mut [StreamStatus]) -> Result<(), ReadEr
     let positions = behind.iter().map(|status| status.position).collect();
     let recorded = hub.source.log.recorded_after(positions).await?;
     for (status, recorded_at) in behind.into_iter().zip(recorded) {
-        status.oldest_unhandled = recorded_at.map(Timestamp::age);
+        status.oldest_unhandled = recorded_at.map(|at| hub.source.log.clock.age(at));
     }
     Ok(())
 }

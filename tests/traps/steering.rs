@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use millstream::internals::{FaultPoint, with_faults};
+use millstream::testing::deaf;
 use millstream::{
     DurableStream, EventBatch, EventQuery, ExpectedCursor, HandleStream, Health, HealthLimits, Problem,
     Reset, Retry, StopCause, Store, StreamControl, StreamState,
@@ -255,8 +256,7 @@ async fn problem(store: &Store, is_meant: impl Fn(&Problem) -> bool) -> Health {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_loop_is_seen_although_nothing_moves() {
     let builder = Store::builder().poll_interval(Duration::from_secs(3_600));
-    let builder = with_faults(builder, |point| point == FaultPoint::Wake);
-    let store = builder.in_memory().unwrap();
+    let store = deaf(builder).in_memory().unwrap();
     let name = DurableStream::new("ledger");
     let _stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
     store.settled().await.unwrap();

@@ -3,10 +3,11 @@
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
 //! half), `candidates` (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the
-//! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file).
+//! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
+pub(crate) mod alone;
 mod backup;
 mod candidates;
 mod checkpoint;

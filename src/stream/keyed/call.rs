@@ -69,7 +69,8 @@ async fn call(
     }
     let began = Moment::now();
     let count = events.len() as u64;
-    core.meter.call_begins(events.recorded_timestamp());
+    core.meter
+        .call_begins(events.recorded_timestamp(), &core.source.log.clock);
     core.faults.hit(FaultPoint::BeforeHandler);
     let outcome = inside::call(&core, (&events).into(), handler.call(core.in_this_run(events))).await;
     drop(turn);

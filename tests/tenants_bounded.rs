@@ -1,0 +1,88 @@
+//! A thousand tenants cost as many threads and open files as are open at once. In a process of its own, because it counts what the
+//! process has.
+
+#![cfg(all(feature = "sqlite", target_os = "linux"))]
+
+use std::fs;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream::{Durability, DurableStream, HandleStream, NewEvent, OpenedTenant, TenantError, Tenants};
+
+const TENANTS: usize = 1_000;
+const OPEN_MAX: usize = 20;
+/// What a tenant may have open: writer and reader with two files each, another reader, the shared memory, and the lock.
+const FILES_A_TENANT: usize = 8;
+/// The threads on which the runtime runs what blocks.
+const BLOCKING_THREADS: usize = 16;
+
+fn threads() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+fn open_files() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Appends to all tenants, many at a time, and says how many threads and open files there were at most.
+async fn use_all(tenants: &Tenants) -> (usize, usize) {
+    let uses = stream::iter(0..TENANTS).map(|number| async move {
+        let tenant = tenants.tenant(&format!("tenant-{number}")).await?;
+        tenant.append([NewEvent::new("noted", number)]).await.unwrap();
+        tenant.settled().await.unwrap();
+        Ok::<_, TenantError>((threads(), open_files()))
+    });
+    let most =
+        |most: (usize, usize), now: (usize, usize)| async move { Ok((most.0.max(now.0), most.1.max(now.1))) };
+    uses.buffer_unordered(50).try_fold((0, 0), most).await.unwrap()
+}
+
+#[test]
+fn a_thousand_tenants_have_no_more_threads_and_files_than_those_that_are_open() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let handle = || HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) });
+    let tenants = Tenants::builder()
+        .open_max(OPEN_MAX)
+        .wait_max(std::time::Duration::from_secs(60))
+        .store(|store| store.durability(Durability::Relaxed))
+        .on_open(move |tenant: OpenedTenant| async move {
+            tenant
+                .stream_all_durable(&DurableStream::new("ledger"), handle())
+                .await
+        })
+        .open(folder.path())
+        .unwrap();
+    let (threads_before, files_before) = (threads(), open_files());
+    for round in 1..=2 {
+        let (threads, files) = runtime.block_on(use_all(&tenants));
+        // Those of the runtime's threads that block are begun when they are needed.
+        assert!(
+            threads <= threads_before + BLOCKING_THREADS + OPEN_MAX,
+            "{threads} threads"
+        );
+        // Each thread that blocks may hold the lock of all, or read a folder.
+        let files_max = files_before + OPEN_MAX * FILES_A_TENANT + 2 * BLOCKING_THREADS;
+        assert!(files <= files_max, "{files} files");
+        assert!(tenants.status().tenants.len() <= OPEN_MAX);
+        let mut names = runtime.block_on(tenants.list()).unwrap();
+        assert_eq!(names.len(), TENANTS);
+        names.truncate(3);
+        for name in names {
+            let head = runtime.block_on(tenants.tenant(&name)).unwrap().head();
+            assert_eq!(head, round);
+        }
+    }
+    runtime.block_on(tenants.close()).unwrap();
+    assert!(
+        threads() <= threads_before + BLOCKING_THREADS,
+        "no committer is left"
+    );
+    assert!(open_files() <= files_before + 2, "no file is left open");
+}
