@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
+use crate::error::UndecodableEvent;
 use crate::event::draft;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
@@ -36,13 +37,18 @@ impl CommittedBatch {
 
     /// What the batch weighs in memory, as budgets count it.
     pub(crate) fn weight_bytes(&self) -> usize {
-        // The texts of a batch stand side by side in a buffer that may hold those of a whole page.
-        let texts = match (self.events.first(), self.events.last()) {
-            (Some(first), Some(last)) => last.texts().end - first.texts().start,
-            _ => 0,
-        };
-        draft::weight_bytes(self.events.len(), texts)
+        weight_bytes_of(&self.events)
     }
+}
+
+/// What the events of a batch weigh in memory.
+pub(crate) fn weight_bytes_of(events: &[EventRecord]) -> usize {
+    // The texts of a batch stand side by side in a buffer that may hold those of a whole page.
+    let texts = match (events.first(), events.last()) {
+        (Some(first), Some(last)) => last.texts().end - first.texts().start,
+        _ => 0,
+    };
+    draft::weight_bytes(events.len(), texts)
 }
 
 /// Which events of a committed batch a delivery shows.
@@ -182,6 +188,17 @@ impl EventBatch {
             recorded_at: self.batch.recorded_at,
             events,
         })))
+    }
+
+    /// Why the first of the shown events that cannot be decoded cannot be.
+    pub(crate) fn fault(&self) -> Option<&UndecodableEvent> {
+        self.iter().find_map(EventRecord::fault)
+    }
+
+    /// What is shown before an event, as a batch of its own; nothing, when nothing is.
+    pub(crate) fn before(&self, sequence: u64) -> Option<Self> {
+        let count = self.iter().take_while(|event| event.sequence < sequence).count();
+        self.pick(0..count)
     }
 
     /// The committed batch with nothing but the selected events; shared, when that is all of them.

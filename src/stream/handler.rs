@@ -207,8 +207,22 @@ impl HandleStream {
         }
     }
 
-    /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure.
+    /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure. It is not called with
+    /// an event that cannot be decoded, but with what lies before it.
     pub(crate) async fn call(&self, batch: EventBatch) -> Result<(), Failure> {
+        match batch.fault() {
+            None => self.call_decodable(batch).await,
+            Some(fault) => {
+                let failure = Failure::undecodable(fault);
+                match batch.before(fault.sequence()) {
+                    None => Err(failure),
+                    Some(before) => Box::pin(self.call_decodable(before)).await.and(Err(failure)),
+                }
+            }
+        }
+    }
+
+    async fn call_decodable(&self, batch: EventBatch) -> Result<(), Failure> {
         match self.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batch).await })
@@ -223,6 +237,9 @@ impl HandleStream {
 impl Grouping {
     /// The same with several batches.
     pub(crate) async fn call(&self, handler: &HandleStream, batches: Vec<EventBatch>) -> Result<(), Failure> {
+        if let Some(fault) = batches.iter().find_map(EventBatch::fault) {
+            return Err(Failure::undecodable(fault));
+        }
         match handler.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batches).await })
