@@ -45,6 +45,7 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
+pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;
 pub use crate::stream::failure::{FailurePolicy, HandlerError};

@@ -1,5 +1,6 @@
 //! The store: what a program holds of its log and its streams.
 
+pub(crate) mod fold;
 mod operations;
 
 use std::fmt;
