@@ -23,8 +23,8 @@ mod sync;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
-    FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
-    UndecodableEvent, UpcastError, VerifyError, WaitError,
+    FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError,
+    StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;

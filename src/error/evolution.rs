@@ -51,7 +51,9 @@ pub enum EvolutionError {
         next: u32,
     },
     /// The newest version of a type is said to be another one than its upcasters lead to, or is said twice.
-    #[error("the newest version of {event_type:?} is said to be {said}, and is {found} elsewhere; make them agree")]
+    #[error(
+        "the newest version of {event_type:?} is said to be {said}, and is {found} elsewhere; make them agree"
+    )]
     NewestVersion {
         /// The type.
         event_type: String,
@@ -101,7 +103,9 @@ pub enum UpcastError {
         oldest: u32,
     },
     /// A newer program wrote it.
-    #[error("version {version} of {event_type:?} is newer than this program knows, which is {newest}; upgrade the program")]
+    #[error(
+        "version {version} of {event_type:?} is newer than this program knows, which is {newest}; upgrade the program"
+    )]
     Newer {
         /// The type, after renames.
         event_type: String,
@@ -111,7 +115,9 @@ pub enum UpcastError {
         newest: u32,
     },
     /// The upcaster returned an error, or the payload does not have the shape that it takes.
-    #[error("the upcaster of {event_type:?} from version {version} failed: {error}; mend it, and open the store again")]
+    #[error(
+        "the upcaster of {event_type:?} from version {version} failed: {error}; mend it, and open the store again"
+    )]
     Failed {
         /// The type, after renames.
         event_type: String,
@@ -121,7 +127,9 @@ pub enum UpcastError {
         error: Arc<str>,
     },
     /// The upcaster panicked.
-    #[error("the upcaster of {event_type:?} from version {version} panicked: {error}; mend it, and open the store again")]
+    #[error(
+        "the upcaster of {event_type:?} from version {version} panicked: {error}; mend it, and open the store again"
+    )]
     Panicked {
         /// The type, after renames.
         event_type: String,
@@ -131,7 +139,9 @@ pub enum UpcastError {
         error: Arc<str>,
     },
     /// What the upcaster made is larger, or nested deeper, than an event's payload may be.
-    #[error("the upcasters of {event_type:?} made a payload that is not possible: {problem}; make it smaller")]
+    #[error(
+        "the upcasters of {event_type:?} made a payload that is not possible: {problem}; make it smaller"
+    )]
     Oversized {
         /// The type, after renames.
         event_type: String,

@@ -25,7 +25,9 @@ pub(crate) trait Selectable {
 pub(crate) fn selects(filter: &EventFilter, event: &impl Selectable) -> bool {
     if let Some(types) = filter.type_set()
         && !types.contains(event.event_type())
-        && !event.fault().is_some_and(|fault| types.contains(fault.shown_type()))
+        && !event
+            .fault()
+            .is_some_and(|fault| types.contains(fault.shown_type()))
     {
         return false;
     }

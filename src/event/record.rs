@@ -74,22 +74,32 @@ impl EventRecord {
 
     /// What is to be stored as its type.
     pub(crate) fn stored_type(&self) -> &Arc<str> {
-        let stored = self.lineage.as_deref().and_then(|lineage| lineage.stored.as_ref());
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
         stored.map_or(&self.event_type, |stored| &stored.event_type)
     }
 
     /// What is to be stored as its schema version.
     pub(crate) fn stored_version(&self) -> u32 {
-        self.lineage.as_deref().map_or(1, |lineage| match &lineage.stored {
-            Some(stored) => stored.version,
-            None => lineage.version,
-        })
+        self.lineage
+            .as_deref()
+            .map_or(1, |lineage| match &lineage.stored {
+                Some(stored) => stored.version,
+                None => lineage.version,
+            })
     }
 
     /// What is to be stored as its payload.
     pub(crate) fn stored_payload(&self) -> &str {
-        let stored = self.lineage.as_deref().and_then(|lineage| lineage.stored.as_ref());
-        stored.map_or(self.payload.as_str(), |stored| self.payload.sibling(stored.payload))
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
+        stored.map_or(self.payload.as_str(), |stored| {
+            self.payload.sibling(stored.payload)
+        })
     }
 
     /// The tags, each once, in the order in which they were given.
@@ -121,7 +131,10 @@ impl EventRecord {
             .as_deref()
             .map(|metadata| metadata.object().as_range());
         let end = metadata.map_or(0, |range| range.end);
-        let stored = self.lineage.as_deref().and_then(|lineage| lineage.stored.as_ref());
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
         let end = stored.map_or(end, |stored| stored.payload.as_range().end);
         tags.start.min(payload.start)..tags.end.max(payload.end).max(end)
     }

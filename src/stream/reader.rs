@@ -165,7 +165,9 @@ impl Pull {
             return Ok(());
         }
         let fault = |batch: &EventBatch| batch.fault().cloned();
-        let found = (0..).zip(&page.batches).find_map(|(index, batch)| Some((index, fault(batch)?)));
+        let found = (0..)
+            .zip(&page.batches)
+            .find_map(|(index, batch)| Some((index, fault(batch)?)));
         match found {
             None => Ok(()),
             Some((0, fault)) => Err(ReadError::Undecodable(fault)),

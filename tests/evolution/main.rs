@@ -4,10 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod context;
 mod naive;
 mod program;
 mod property;
-
+mod streams;
 
 use std::path::Path;
 

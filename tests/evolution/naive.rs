@@ -56,7 +56,11 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
         prop::option::weighted(0.3, subsequence(TAGS, 1..=2)),
         prop::option::weighted(0.5, prop::collection::vec(predicate, 0..3)),
     );
-    let filter = filter.prop_map(|(types, tags, payloads)| Filter { types, tags, payloads });
+    let filter = filter.prop_map(|(types, tags, payloads)| Filter {
+        types,
+        tags,
+        payloads,
+    });
     prop::collection::vec(filter, 1..3)
 }
 
@@ -95,10 +99,10 @@ impl Event {
             if let Some((first, changes)) = program.upcasts.get(name) {
                 let newest = first + changes.len() as u32;
                 while version != newest {
-                    let change = version.checked_sub(*first).and_then(|at| changes.get(at as usize));
-                    let new = change.map(|change| {
-                        std::panic::catch_unwind(|| change.apply(payload.clone()))
-                    });
+                    let change = version
+                        .checked_sub(*first)
+                        .and_then(|at| changes.get(at as usize));
+                    let new = change.map(|change| std::panic::catch_unwind(|| change.apply(payload.clone())));
                     let Some(Ok(Ok(new))) = new else {
                         return undecodable();
                     };

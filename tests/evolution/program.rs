@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 pub(crate) const TYPES: &[&str] = &["a", "b", "c", "d"];
 pub(crate) const NUMBERS: i64 = 4;
 
+/// What an upcaster panics with.
+pub(crate) const PANICS: &str = "it panics here";
+
 /// What an upcaster does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
@@ -41,7 +44,7 @@ impl Change {
                 None => payload["mark"] = json!(number),
             },
             Self::FailsAt(at) if at == number => return Err(String::from("it fails here")),
-            Self::PanicsAt(at) => assert!(at != number, "it panics here"),
+            Self::PanicsAt(at) => assert!(at != number, "{PANICS}"),
             Self::FailsAt(_) => {}
         }
         Ok(payload)

@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use crate::error::{BoxError, StoredAs, UndecodableEvent, UpcastError};
 use crate::event::draft::Drafts;
-use crate::event::lineage::Lineage;
 use crate::event::limits::check_depth;
+use crate::event::lineage::Lineage;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 
@@ -66,9 +66,9 @@ const UPCAST_BYTES_MAX: usize = 16 << 20;
 impl Evolution {
     /// Whether events of this type and version are shown as they are stored, whatever their payloads are.
     pub(crate) fn is_current(&self, event_type: &str, version: u32) -> bool {
-        self.plans.get(event_type).is_none_or(|plan| {
-            plan.renamed.is_none() && plan.newest.is_none_or(|newest| newest == version)
-        })
+        self.plans
+            .get(event_type)
+            .is_none_or(|plan| plan.renamed.is_none() && plan.newest.is_none_or(|newest| newest == version))
     }
 
     /// The types under which events may be stored that a query for this type is to be asked about: those that are called so
@@ -133,7 +133,10 @@ impl Evolution {
 
     /// Shows the events of a batch that is to be appended. Those that change keep what is to be stored. An error names the
     /// event by its index.
-    pub(crate) fn show_batch(&self, events: Vec<EventRecord>) -> Result<Vec<EventRecord>, (usize, UpcastError)> {
+    pub(crate) fn show_batch(
+        &self,
+        events: Vec<EventRecord>,
+    ) -> Result<Vec<EventRecord>, (usize, UpcastError)> {
         let is_current = |event: &EventRecord| self.is_current(event.event_type(), event.schema_version());
         if events.iter().all(is_current) {
             return Ok(events);

@@ -67,13 +67,7 @@ impl Registrations {
             let known = versions.remove(name).unwrap_or_default();
             let newest = known.newest;
             let plan = Plan {
-                oldest: known
-                    .upcasts
-                    .keys()
-                    .next()
-                    .copied()
-                    .or(newest)
-                    .unwrap_or(1),
+                oldest: known.upcasts.keys().next().copied().or(newest).unwrap_or(1),
                 upcasts: known.upcasts.into_values().collect(),
                 newest,
                 renamed: route.get(1).map(|renamed| Arc::from(*renamed)),

@@ -88,12 +88,7 @@ fn what_cannot_be_brought_up_is_named() {
             Ok::<_, String>((0..128).fold(json!(1), |inner, _| json!([inner])))
         });
     });
-    let cause = |event_type, version| {
-        evolution
-            .show(event_type, version, "{}")
-            .unwrap_err()
-            .to_string()
-    };
+    let cause = |event_type, version| evolution.show(event_type, version, "{}").unwrap_err().to_string();
     for (event_type, version, expected) in [
         ("a", 1, "no upcaster from version 1, the oldest is from 2"),
         ("a", 2, "from version 2 failed: no"),
@@ -194,16 +189,24 @@ fn a_batch_keeps_what_is_stored_of_the_events_that_change() {
         registrations.upcast("a".into(), 1, add("new"));
         registrations.rename("a".into(), "b".into());
     });
-    let event = |event_type, version| crate::event::new_event::NewEvent::raw(event_type, "{ }").schema_version(version);
+    let event = |event_type, version| {
+        crate::event::new_event::NewEvent::raw(event_type, "{ }").schema_version(version)
+    };
     let events = [event("a", 1).tag("t"), event("c", 3).metadata("k", 1)];
     let limits = crate::event::limits::Limits::default();
     let (events, _) = crate::event::new_event::check_batch(events, &limits).unwrap();
     let events = evolution.show_batch(events).unwrap();
     let of = |event: &EventRecord| (event.event_type().to_owned(), event.schema_version());
-    assert_eq!((of(&events[0]), of(&events[1])), (("b".into(), 2), ("c".into(), 3)));
+    assert_eq!(
+        (of(&events[0]), of(&events[1])),
+        (("b".into(), 2), ("c".into(), 3))
+    );
     assert_eq!(events[0].payload().as_str(), r#"{"new":true}"#);
     assert_eq!((&**events[0].stored_type(), events[0].stored_version()), ("a", 1));
-    assert_eq!((events[0].stored_payload(), events[1].stored_payload()), ("{ }", "{ }"));
+    assert_eq!(
+        (events[0].stored_payload(), events[1].stored_payload()),
+        ("{ }", "{ }")
+    );
     assert!(events[0].has_tag("t") && events[1].metadata().is_some());
     assert_eq!(events[0].texts(), 0.."t{\"new\":true}{ }".len());
 }

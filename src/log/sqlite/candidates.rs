@@ -241,19 +241,35 @@ mod tests {
         let order_7 = |filter: EventFilter| EventQuery::from(filter.payload(json!({"order": 7})));
         let cases = [
             (EventQuery::types(["new"]), vec![of_type("new"), of_type("old")]),
-            (EventQuery::types(["plain"]), vec![of_type("former"), of_type("plain")]),
+            (
+                EventQuery::types(["plain"]),
+                vec![of_type("former"), of_type("plain")],
+            ),
             (order_7(EventFilter::types(["plain"])), vec![keys([order])]),
-            (order_7(EventFilter::types(["new"])), vec![keys([order]), of_type("old")]),
+            (
+                order_7(EventFilter::types(["new"])),
+                vec![keys([order]), of_type("old")],
+            ),
             (order_7(EventFilter::all()), vec![keys([order]), of_type("old")]),
-            (order_7(EventFilter::all().tags(["x"])), vec![keys([tag_key("x")])]),
+            (
+                order_7(EventFilter::all().tags(["x"])),
+                vec![keys([tag_key("x")])],
+            ),
             (
                 order_7(EventFilter::types(["plain"]).tags(["x"])),
                 vec![keys([tag_key("x"), order])],
             ),
         ];
         for (query, expected) in cases {
-            assert_eq!(searches(query.clone()), Candidates::Searches(expected), "{query:?}");
+            assert_eq!(
+                searches(query.clone()),
+                Candidates::Searches(expected),
+                "{query:?}"
+            );
         }
-        assert_eq!(searches(EventQuery::types(["old"])), Candidates::Type(String::from("old")));
+        assert_eq!(
+            searches(EventQuery::types(["old"])),
+            Candidates::Type(String::from("old"))
+        );
     }
 }
