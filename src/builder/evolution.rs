@@ -106,3 +106,8 @@ impl StoreBuilder {
         self
     }
 }
+
+/// The page on evolution, so that its code is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/evolution.md")]
+struct Page;

@@ -76,7 +76,6 @@ impl Drafts {
         }
     }
 
-    #[cfg(feature = "sqlite")]
     pub(crate) fn text_bytes(&self) -> usize {
         self.text.len()
     }

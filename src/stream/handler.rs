@@ -208,21 +208,11 @@ impl HandleStream {
     }
 
     /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure. It is not called with
-    /// an event that cannot be decoded, but with what lies before it.
+    /// an event that cannot be decoded.
     pub(crate) async fn call(&self, batch: EventBatch) -> Result<(), Failure> {
-        match batch.fault() {
-            None => self.call_decodable(batch).await,
-            Some(fault) => {
-                let failure = Failure::undecodable(fault);
-                match batch.before(fault.sequence()) {
-                    None => Err(failure),
-                    Some(before) => Box::pin(self.call_decodable(before)).await.and(Err(failure)),
-                }
-            }
+        if batch.fault().is_some() {
+            return Box::pin(self.call_before_fault(batch)).await;
         }
-    }
-
-    async fn call_decodable(&self, batch: EventBatch) -> Result<(), Failure> {
         match self.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batch).await })
@@ -231,6 +221,17 @@ impl HandleStream {
             ),
             Some(limit) => Box::pin(call_within(|| (self.call)(batch), limit)).await,
         }
+    }
+
+    /// Calls the closure with what lies before the first event that cannot be decoded, and fails on that one.
+    async fn call_before_fault(&self, batch: EventBatch) -> Result<(), Failure> {
+        let Some(fault) = batch.fault() else {
+            return Ok(());
+        };
+        if let Some(before) = batch.before(fault.sequence()) {
+            Box::pin(self.call(before)).await?;
+        }
+        Err(Failure::undecodable(fault))
     }
 }
 

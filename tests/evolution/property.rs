@@ -278,7 +278,7 @@ async fn replay(store: &Store, name: &str, query: &EventQuery, given: &Given) {
     loop {
         let stream = parking(store, name, query, Start::Beginning, given).await;
         match stream.caught_up().await {
-            Ok(()) => return,
+            Ok(()) => break,
             Err(WaitError::Stopped {
                 cause: StopCause::MostFail { .. },
                 ..
@@ -288,6 +288,8 @@ async fn replay(store: &Store, name: &str, query: &EventQuery, given: &Given) {
             Err(error) => panic!("{error}"),
         }
     }
+    // What lies before an event in its batch comes again, when the stream stopped at that event.
+    given.lock().unwrap().dedup();
 }
 
 /// The panics of upcasters are part of the cases, and not to be told.

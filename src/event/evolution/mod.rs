@@ -62,6 +62,8 @@ pub(crate) enum Shown {
 
 /// No payload may become larger: the texts of a page share a buffer whose ranges have 32 bits.
 const UPCAST_BYTES_MAX: usize = 16 << 20;
+/// Nor the texts of one batch together, as far as they are read at once.
+const UPCAST_BATCH_BYTES_MAX: usize = 1 << 30;
 
 impl Evolution {
     /// Whether events of this type and version are shown as they are stored, whatever their payloads are.
@@ -158,6 +160,7 @@ impl Evolution {
                     payload,
                 } => {
                     let shown = payload.as_deref().unwrap_or(stored);
+                    check_batch_bytes(&event_type, drafts.text_bytes() + shown.len()).map_err(failed)?;
                     let place = drafts.place(event.tags(), shown, metadata);
                     let kept = drafts.place_stored(stored);
                     let lineage = Lineage::shown(shown_version).stored_as(&event.event_type, version, kept);
@@ -229,6 +232,20 @@ impl Plan {
         }
         Ok(newest)
     }
+}
+
+/// Refuses to make so much of one batch that it could not be held.
+pub(crate) fn check_batch_bytes(event_type: &str, bytes: usize) -> Result<(), UpcastError> {
+    if bytes <= UPCAST_BATCH_BYTES_MAX {
+        return Ok(());
+    }
+    Err(UpcastError::Oversized {
+        event_type: event_type.to_owned(),
+        problem: format!(
+            "the events of its batch have {bytes} bytes up to it, at most {UPCAST_BATCH_BYTES_MAX} are allowed"
+        )
+        .into(),
+    })
 }
 
 /// The text of a payload that was made by upcasters.

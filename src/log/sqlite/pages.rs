@@ -18,7 +18,7 @@ use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search};
 use crate::log::sqlite::names::{TypeNames, ids_of_type};
 use crate::log::sqlite::row::{RowView, StoredTags, stored_tags};
-use crate::log::sqlite::show::ShownRow;
+use crate::log::sqlite::show::{self, ShownRow};
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 
 /// What a page is read with.
@@ -240,7 +240,13 @@ impl PageBuilder<'_> {
                 if !evolution.may_be_selected(&kind.name, self.query) {
                     return Ok(());
                 }
-                ShownRow::of(evolution, kind, sequence, payload)
+                let before = self.open.as_ref().map_or(0, |open| open.before.text_bytes);
+                let row = show::Row {
+                    sequence,
+                    payload,
+                    batch_bytes: self.drafts.text_bytes() - before,
+                };
+                ShownRow::of(evolution, kind, row)
             }
             _ => ShownRow::as_stored(kind),
         };

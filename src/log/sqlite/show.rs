@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{StoredAs, UndecodableEvent};
-use crate::event::evolution::{Evolution, Shown};
+use crate::event::evolution::{Evolution, Shown, check_batch_bytes};
 use crate::event::lineage::Lineage;
 use crate::log::sqlite::names::Kind;
 
@@ -13,6 +13,15 @@ pub(super) struct ShownRow {
     pub(super) lineage: Option<Arc<Lineage>>,
     /// Nothing: the payload is the stored one.
     pub(super) payload: Option<String>,
+}
+
+/// What is asked about.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) sequence: u64,
+    pub(super) payload: &'a str,
+    /// What was read of its batch before it.
+    pub(super) batch_bytes: usize,
 }
 
 impl ShownRow {
@@ -25,8 +34,16 @@ impl ShownRow {
     }
 
     /// Asks the upcasters. What they cannot bring up is shown as it is stored, with the reason.
-    pub(super) fn of(evolution: &Evolution, kind: Kind, sequence: u64, payload: &str) -> Self {
-        match evolution.show(&kind.name, kind.version, payload) {
+    pub(super) fn of(evolution: &Evolution, kind: Kind, row: Row<'_>) -> Self {
+        let shown = evolution.show(&kind.name, kind.version, row.payload);
+        let shown = shown.and_then(|shown| match &shown {
+            Shown::As {
+                payload: Some(payload),
+                ..
+            } => check_batch_bytes(&kind.name, row.batch_bytes + payload.len()).map(|()| shown),
+            _ => Ok(shown),
+        });
+        match shown {
             Ok(Shown::AsStored) => Self::as_stored(kind),
             Ok(Shown::As {
                 event_type,
@@ -39,7 +56,7 @@ impl ShownRow {
             },
             Err(cause) => {
                 let stored = StoredAs {
-                    sequence,
+                    sequence: row.sequence,
                     event_type: Arc::clone(&kind.name),
                     schema_version: kind.version,
                 };
