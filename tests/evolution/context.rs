@@ -232,16 +232,21 @@ fn upcasters_that_do_not_fit_together_open_nothing() {
 async fn the_file_holds_what_was_appended_with_its_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
+    let received = |version| NewEvent::new("order-received", json!({"order": 2})).schema_version(version);
+    let events = || [placed(1), received(3), placed(3), received(2)];
+    let store = today().in_memory().unwrap();
+    store.append(events()).await.unwrap();
+    let in_memory = store.statistics().await.unwrap().types;
     let store = today().open(&path).unwrap();
-    let newest = NewEvent::new("order-received", json!({"order": 2})).schema_version(3);
-    store.append([placed(1), newest, placed(3)]).await.unwrap();
+    store.append(events()).await.unwrap();
     let statistics = store.statistics().await.unwrap();
     let counts: Vec<_> = statistics
         .types
         .iter()
         .map(|of| (&*of.event_type, of.events))
         .collect();
-    assert_eq!(counts, [("order-placed", 2), ("order-received", 1)]);
+    assert_eq!(counts, [("order-placed", 2), ("order-received", 2)]);
+    assert_eq!(statistics.types, in_memory);
     store.close().await.unwrap();
     let file = rusqlite::Connection::open(&path).unwrap();
     let mut rows = file
@@ -255,7 +260,35 @@ async fn the_file_holds_what_was_appended_with_its_version() {
         ("order-placed", 1, Some(12)),
         ("order-received", 3, None),
         ("order-placed", 1, Some(12)),
+        ("order-received", 2, None),
     ];
     let expected = expected.map(|(name, version, total)| (name.to_owned(), version, total));
     assert_eq!(rows, expected);
+}
+
+#[tokio::test]
+async fn l5_a_batch_that_its_upcasters_make_too_large_is_refused() {
+    let large = |_: Value| Ok::<_, std::convert::Infallible>("x".repeat(2_000));
+    let store = Store::builder()
+        .upcast("a", 1, large)
+        .limits(millstream::Limits::default().batch_bytes_max(20_000))
+        .in_memory()
+        .unwrap();
+    store.append([NewEvent::new("a", 1)]).await.unwrap();
+    let refused = store
+        .append([
+            NewEvent::new("a", 1),
+            NewEvent::new("a", 1),
+            NewEvent::new("a", 1),
+        ])
+        .await;
+    let Err(AppendError::BatchTooLarge {
+        index: 2,
+        max: 20_000,
+        ..
+    }) = refused
+    else {
+        panic!("it is shown with more than the limit: {refused:?}");
+    };
+    assert_eq!(store.head(), 1);
 }

@@ -106,6 +106,13 @@ fn what_cannot_be_brought_up_is_named() {
 }
 
 #[test]
+fn a_batch_does_not_grow_without_bounds() {
+    assert!(check_batch_bytes("a", 1 << 30).is_ok());
+    let refused = check_batch_bytes("a", (1 << 30) + 1).unwrap_err().to_string();
+    assert!(refused.contains("at most 1073741824"), "{refused}");
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused() {
     let is = |event_type: &str| event_type.to_owned();
     let refused = |register: fn(&mut Registrations)| registered(register).unwrap_err();
