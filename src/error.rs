@@ -17,6 +17,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use crate::error::append::{AppendError, InvalidEvent};
+#[cfg(feature = "sqlite")]
 pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;

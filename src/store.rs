@@ -515,15 +515,12 @@ impl Found {
         };
         self.through = page.through;
         let events = &mut self.result.events;
-        let known = events.len();
         for batch in page.batches {
+            batch.decodable()?;
             match Arc::try_unwrap(batch) {
                 Ok(batch) => events.extend(batch.events),
                 Err(batch) => events.extend(batch.events.iter().cloned()),
             }
-        }
-        for event in &events[known..] {
-            event.decodable()?;
         }
         self.result.last_returned_sequence = events.last().map(EventRecord::sequence);
         self.result.context_version = self.result.last_returned_sequence.unwrap_or(0);

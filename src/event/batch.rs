@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
-use crate::error::UndecodableEvent;
+use crate::error::{ReadError, UndecodableEvent};
 use crate::event::draft;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
@@ -17,6 +17,8 @@ pub(crate) struct CommittedBatch {
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
     pub(crate) recorded_at: Timestamp,
+    /// Whether there may be one that cannot be decoded among the events, so that nobody looks for it in vain.
+    pub(crate) may_have_faults: bool,
     pub(crate) events: Vec<EventRecord>,
 }
 
@@ -31,7 +33,20 @@ impl CommittedBatch {
             first_sequence,
             last_sequence: first_sequence + events.len() as u64 - 1,
             recorded_at,
+            // What cannot be decoded is not appended.
+            may_have_faults: false,
             events,
+        }
+    }
+
+    /// Refuses a batch with an event that cannot be decoded.
+    pub(crate) fn decodable(&self) -> Result<(), ReadError> {
+        if !self.may_have_faults {
+            return Ok(());
+        }
+        match self.events.iter().find_map(EventRecord::fault) {
+            None => Ok(()),
+            Some(fault) => Err(ReadError::Undecodable(fault.clone())),
         }
     }
 
@@ -186,12 +201,16 @@ impl EventBatch {
             first_sequence,
             last_sequence,
             recorded_at: self.batch.recorded_at,
+            may_have_faults: self.batch.may_have_faults,
             events,
         })))
     }
 
     /// Why the first of the shown events that cannot be decoded cannot be.
     pub(crate) fn fault(&self) -> Option<&UndecodableEvent> {
+        if !self.batch.may_have_faults {
+            return None;
+        }
         self.iter().find_map(EventRecord::fault)
     }
 
@@ -210,6 +229,7 @@ impl EventBatch {
             first_sequence: self.first_sequence(),
             last_sequence: self.last_sequence(),
             recorded_at: self.batch.recorded_at,
+            may_have_faults: self.batch.may_have_faults,
             events: self.iter().cloned().collect(),
         })
     }

@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::error::{DecodeError, ReadError, UndecodableEvent};
+#[cfg(feature = "sqlite")]
+use crate::error::ReadError;
+use crate::error::{DecodeError, UndecodableEvent};
 use crate::event::codec;
 use crate::event::lineage::Lineage;
 use crate::event::matching::Selectable;
@@ -65,6 +67,7 @@ impl EventRecord {
     }
 
     /// Refuses one that could not be brought up to date.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn decodable(&self) -> Result<&Self, ReadError> {
         match self.fault() {
             None => Ok(self),
@@ -82,6 +85,7 @@ impl EventRecord {
     }
 
     /// What is to be stored as its schema version.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn stored_version(&self) -> u32 {
         self.lineage
             .as_deref()
@@ -92,6 +96,7 @@ impl EventRecord {
     }
 
     /// What is to be stored as its payload.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn stored_payload(&self) -> &str {
         let stored = self
             .lineage

@@ -223,8 +223,10 @@ impl<S> Folding<S> {
         };
         self.through = page.through;
         let mut folded = self.folded;
+        for batch in &page.batches {
+            batch.decodable()?;
+        }
         for event in page.batches.iter().flat_map(|batch| &batch.events) {
-            event.decodable()?;
             let sequence = event.sequence();
             folded.state =
                 fold(folded.state, event).map_err(|source| FoldError::Refused { sequence, source })?;

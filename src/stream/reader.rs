@@ -148,7 +148,7 @@ impl Pull {
             };
             page.batches
                 .retain(|batch| self.ends_with.is_none_or(|end| batch.first_sequence() <= end));
-            if let Err(error) = self.refuse_undecodable(&mut page) {
+            if let Err(error) = Self::refuse_undecodable(&mut page) {
                 return (self, Err(error));
             }
             if !page.batches.is_empty() {
@@ -160,10 +160,7 @@ impl Pull {
     }
 
     /// Ends the page before the first batch of which an event cannot be decoded, and refuses one that begins with that.
-    fn refuse_undecodable(&self, page: &mut Selected) -> Result<(), ReadError> {
-        if self.source.log.evolution.is_none() {
-            return Ok(());
-        }
+    fn refuse_undecodable(page: &mut Selected) -> Result<(), ReadError> {
         let fault = |batch: &EventBatch| batch.fault().cloned();
         let found = (0..)
             .zip(&page.batches)

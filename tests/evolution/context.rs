@@ -52,7 +52,8 @@ async fn a_fold_is_the_context_of_the_append_that_follows_it() {
             .append_if([deposit(4)], &account, folded.context_version)
             .await;
         assert!(matches!(late, Err(AppendError::Conflict { .. })), "{late:?}");
-        store.prune(3).await.unwrap();
+        let pruned = store.prune(3).await.unwrap();
+        assert_eq!(pruned.removed_events, 2);
         let left = store.fold(&account, 0, sum).await.unwrap();
         assert_eq!((left.state, left.pruned_through), (6, 2));
         store.close().await.unwrap();

@@ -9,6 +9,8 @@
 //! under the new name with the version that it has then.
 
 mod register;
+#[cfg(feature = "sqlite")]
+mod stored;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,11 +19,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::error::{BoxError, StoredAs, UndecodableEvent, UpcastError};
+use crate::error::{BoxError, UpcastError};
 use crate::event::draft::Drafts;
 use crate::event::limits::check_depth;
 use crate::event::lineage::Lineage;
-use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 
 pub(crate) use crate::event::evolution::register::Registrations;
@@ -44,8 +45,6 @@ struct Plan {
     renamed: Option<Arc<str>>,
     /// Where the renames lead to in the end.
     shown_type: Arc<str>,
-    /// Whether payloads may change on the way, or an event may turn out to be undecodable.
-    changes_payloads: bool,
 }
 
 /// How an event is shown.
@@ -73,38 +72,6 @@ impl Evolution {
             .is_none_or(|plan| plan.renamed.is_none() && plan.newest.is_none_or(|newest| newest == version))
     }
 
-    /// The types under which events may be stored that a query for this type is to be asked about: those that are called so
-    /// today, and itself.
-    pub(crate) fn stored_types<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let renamed = self
-            .plans
-            .iter()
-            .filter(move |(stored, plan)| &*plan.shown_type == name && &***stored != name);
-        std::iter::once(name).chain(renamed.map(|(stored, _)| &**stored))
-    }
-
-    /// Whether what is stored as this type may have another payload than it is shown with.
-    pub(crate) fn changes_payloads_of(&self, stored_type: &str) -> bool {
-        self.plans
-            .get(stored_type)
-            .is_some_and(|plan| plan.changes_payloads)
-    }
-
-    /// All stored types whose events may be shown with another payload.
-    pub(crate) fn changed_types(&self) -> impl Iterator<Item = &str> {
-        let changed = self.plans.iter().filter(|(_, plan)| plan.changes_payloads);
-        changed.map(|(stored, _)| &**stored)
-    }
-
-    /// Whether a query may select events of this stored type, as far as types say.
-    pub(crate) fn may_be_selected(&self, stored_type: &str, query: &EventQuery) -> bool {
-        let Some(plan) = self.plans.get(stored_type) else {
-            return true;
-        };
-        let names = [stored_type, &*plan.shown_type];
-        query.filters().iter().any(|filter| filter.may_select_type(names))
-    }
-
     /// Brings an event to the newest version of its type.
     pub(crate) fn show(&self, stored_type: &str, version: u32, payload: &str) -> Result<Shown, UpcastError> {
         if self.is_current(stored_type, version) {
@@ -125,12 +92,6 @@ impl Evolution {
             version: reached,
             payload,
         })
-    }
-
-    /// The same of an event in the log: an undecodable one is an event too.
-    pub(crate) fn undecodable(&self, stored: StoredAs, cause: UpcastError) -> UndecodableEvent {
-        let shown_type = self.shown_type(&stored.event_type);
-        UndecodableEvent::new(stored, shown_type, cause)
     }
 
     /// Shows the events of a batch that is to be appended. Those that change keep what is to be stored. An error names the

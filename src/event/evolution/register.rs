@@ -60,7 +60,6 @@ impl Registrations {
             return Ok(None);
         }
         let routes: Vec<Vec<&str>> = types.iter().map(|name| route(&renames, name)).collect();
-        let changing: BTreeSet<&str> = versions.keys().copied().collect();
         let mut plans = HashMap::new();
         for route in routes {
             let name = route[0];
@@ -72,7 +71,6 @@ impl Registrations {
                 newest,
                 renamed: route.get(1).map(|renamed| Arc::from(*renamed)),
                 shown_type: Arc::from(*route.last().expect("a route begins with its type")),
-                changes_payloads: route.iter().any(|name| changing.contains(name)),
             };
             plans.insert(Arc::from(name), plan);
         }

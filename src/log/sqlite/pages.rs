@@ -101,6 +101,7 @@ struct BatchDraft {
     /// What the page held before it.
     before: Fill,
     events: usize,
+    may_have_faults: bool,
 }
 
 /// How much a page holds.
@@ -212,6 +213,7 @@ impl PageBuilder<'_> {
                 recorded_at: Timestamp::from_micros(recorded_at),
                 before: self.fill(),
                 events: 0,
+                may_have_faults: false,
             });
         }
         self.take_event(row, sequence)?;
@@ -261,6 +263,9 @@ impl PageBuilder<'_> {
                 return Ok(());
             }
         }
+        if let Some(open) = &mut self.open {
+            open.may_have_faults |= shown.fault().is_some();
+        }
         drafts.keep(sequence, shown.event_type, place, shown.lineage);
         Ok(())
     }
@@ -296,6 +301,7 @@ impl PageBuilder<'_> {
                 first_sequence: batch.first_sequence,
                 last_sequence: batch.last_sequence,
                 recorded_at: batch.recorded_at,
+                may_have_faults: batch.may_have_faults,
                 events: drafts.take(batch.events, batch.recorded_at),
             })
         });
