@@ -254,7 +254,7 @@ impl StoreBuilder {
     /// Opens the log in this SQLite file, or makes it. Blocks until that is done.
     ///
     /// # Errors
-    /// An option makes no sense; the file is something else, or of a newer format; the storage fails.
+    /// An option makes no sense; upcasters do not fit together; the file is something else, or of a newer format; the storage fails.
     #[cfg(feature = "sqlite")]
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.validate()?;
@@ -275,7 +275,7 @@ impl StoreBuilder {
     /// Opens an empty log in memory, which ends with the store.
     ///
     /// # Errors
-    /// An option makes no sense.
+    /// An option makes no sense, or upcasters do not fit together.
     pub fn in_memory(self) -> Result<Store, OpenError> {
         self.validate()?;
         let evolution = self.evolution.check()?;

@@ -293,3 +293,23 @@ async fn l5_a_batch_that_its_upcasters_make_too_large_is_refused() {
     };
     assert_eq!(store.head(), 1);
 }
+
+#[tokio::test]
+async fn the_index_holds_payloads_as_they_are_stored_whoever_appended_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let counted = |number: u64| NewEvent::new("counted", json!({ "n": number }));
+    let next = |payload: Value| Ok::<_, String>(json!({"n": payload["n"].as_u64().map(|number| number + 1)}));
+    let indexed = || millstream::internals::with_small_index(Store::builder()).index_payload("/n");
+    let of = |number: u64| EventQuery::from(millstream::EventFilter::all().payload(json!({ "n": number })));
+    let store = indexed().upcast("counted", 1, next).open(&path).unwrap();
+    // So many that their entries leave the memory.
+    for number in 0..200 {
+        store.append([counted(number)]).await.unwrap();
+    }
+    assert_eq!(store.query(&of(7)).await.unwrap().context_version, 7);
+    store.close().await.unwrap();
+    let plain = indexed().open(&path).unwrap();
+    assert_eq!(plain.query(&of(7)).await.unwrap().context_version, 8);
+    assert!(plain.verify().await.unwrap().is_sound());
+}
