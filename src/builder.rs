@@ -1,5 +1,7 @@
 //! The options of a store, and the wiring of its parts.
 
+mod evolution;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 #[cfg(feature = "sqlite")]
@@ -13,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::bus::Bus;
 use crate::clock::{Clock, TIME_MAX};
 use crate::error::{OpenError, StorageError};
+use crate::event::evolution::{Evolution, Registrations};
 use crate::event::limits::Limits;
 use crate::fault::Faults;
 use crate::log::committer::Committer;
@@ -63,6 +66,7 @@ pub struct StoreBuilder {
     #[cfg(feature = "sqlite")]
     pages_max: Option<u32>,
     indexed_paths: Vec<String>,
+    evolution: Registrations,
     limits: Limits,
     window_bytes: usize,
     page_bytes: usize,
@@ -90,6 +94,7 @@ impl Default for StoreBuilder {
             #[cfg(feature = "sqlite")]
             pages_max: None,
             indexed_paths: Vec::new(),
+            evolution: Registrations::default(),
             limits: Limits::default(),
             window_bytes: 16 << 20,
             page_bytes: 2 << 20,
@@ -257,11 +262,13 @@ impl StoreBuilder {
     /// Opens the log in this SQLite file, or makes it. Blocks until that is done.
     ///
     /// # Errors
-    /// An option makes no sense; the file is something else, or of a newer format; the storage fails.
+    /// An option makes no sense; upcasters do not fit together; the file is something else, or of a newer format; the storage fails.
     #[cfg(feature = "sqlite")]
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store, OpenError> {
         self.validate()?;
+        let evolution = self.evolution.check()?;
         let options = sqlite::Options {
+            evolution: evolution.clone(),
             durability: self.durability,
             absent: self.absent,
             idle_readers_max: self.readers,
@@ -270,22 +277,23 @@ impl StoreBuilder {
             pages_max: self.pages_max,
         };
         let (writer, reader) = sqlite::open(path.as_ref(), &options)?;
-        self.wire(writer, reader)
+        self.wire(writer, reader, evolution)
     }
 
     /// Opens an empty log in memory, which ends with the store.
     ///
     /// # Errors
-    /// An option makes no sense.
+    /// An option makes no sense, or upcasters do not fit together.
     pub fn in_memory(self) -> Result<Store, OpenError> {
         self.validate()?;
+        let evolution = self.evolution.check()?;
         #[cfg(feature = "internals")]
         if let Some(sabotage) = self.sabotage {
             let (writer, reader) = broken::open(sabotage);
-            return self.wire(writer, reader);
+            return self.wire(writer, reader, evolution);
         }
         let (writer, reader) = memory::open();
-        self.wire(writer, reader)
+        self.wire(writer, reader, evolution)
     }
 
     /// The indexed paths, read.
@@ -350,6 +358,7 @@ impl StoreBuilder {
         self,
         mut writer: W,
         reader: impl LogReader + 'static,
+        evolution: Option<Arc<Evolution>>,
     ) -> Result<Store, OpenError> {
         meter::describe();
         let head = writer.tail()?.head;
@@ -361,6 +370,7 @@ impl StoreBuilder {
             reader: Arc::new(reader),
             queue: Arc::clone(&queue),
             limits: self.limits,
+            evolution,
             tempo: Arc::clone(&tempo),
             room_requests_max: self.queue_requests,
             room_requests: Arc::new(Semaphore::new(self.queue_requests)),

@@ -4,6 +4,7 @@
 //! kept as the source. An error that several waiters receive is shared, so all of them are cheap to clone.
 
 mod append;
+mod evolution;
 mod failure;
 #[cfg(feature = "sqlite")]
 mod model;
@@ -21,6 +22,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use crate::error::append::{AppendError, InvalidEvent};
+#[cfg(feature = "sqlite")]
+pub(crate) use crate::error::evolution::StoredAs;
+pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 #[cfg(feature = "sqlite")]
@@ -82,6 +86,9 @@ pub enum OpenError {
         /// The journal mode that SQLite offers instead.
         mode: String,
     },
+    /// The upcasters and renames do not fit together.
+    #[error("the upcasters do not fit together: {0}")]
+    Evolution(#[from] EvolutionError),
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -172,6 +179,9 @@ pub enum ReadError {
         /// What is wrong with its row.
         problem: String,
     },
+    /// The query selects an event that the store's upcasters cannot bring to the newest version of its type.
+    #[error(transparent)]
+    Undecodable(UndecodableEvent),
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -30,9 +30,9 @@ pub use crate::builder::StoreBuilder;
 #[cfg(feature = "sqlite")]
 pub use crate::error::ReadModelError;
 pub use crate::error::{
-    AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
-    InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
-    VerifyError, WaitError,
+    AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
+    FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError,
+    StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
 pub use crate::error::{NameProblem, TenantError};
@@ -66,6 +66,7 @@ pub use crate::projection::{
     request::{ModelRequest, RequestReport, RequestState},
     status::{ReadModelStatus, ReadModelVersion},
 };
+pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;
 pub use crate::stream::failure::{FailurePolicy, HandlerError};

@@ -1,5 +1,6 @@
 //! The store: what a program holds of its log and its streams.
 
+pub(crate) mod fold;
 mod operations;
 mod react;
 
@@ -523,6 +524,7 @@ impl Found {
         self.through = page.through;
         let events = &mut self.result.events;
         for batch in page.batches {
+            batch.decodable()?;
             match Arc::try_unwrap(batch) {
                 Ok(batch) => events.extend(batch.events),
                 Err(batch) => events.extend(batch.events.iter().cloned()),

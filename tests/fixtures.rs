@@ -11,7 +11,7 @@ use millstream::{
 use serde_json::json;
 
 /// Two batches of three events, the cursor of a durable stream behind the first of them, and a dead letter of another stream for
-/// an event of the first, which was retried because somebody asked for it.
+/// an event of the first, which was retried because somebody asked for it. The last event has a schema version of its own.
 async fn write(path: &Path) {
     let store = Store::open(path).unwrap();
     let placed = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}));
@@ -44,30 +44,33 @@ async fn write(path: &Path) {
     stream.unsubscribe();
     stream.stopped().await;
     store
-        .append([NewEvent::new("order-paid", json!(null)).tag("order:7")])
+        .append([NewEvent::new("order-paid", json!(null))
+            .tag("order:7")
+            .schema_version(2)])
         .await
         .unwrap();
     store.close().await.unwrap();
 }
 
 /// What a format holds beyond those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Letters {
-    Unknown,
-    There,
-    Retried,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Holds {
+    Events,
+    Letters,
+    Retries,
+    Versions,
 }
 
-async fn check(path: &Path, letters: Letters) {
+async fn check(path: &Path, holds: Holds) {
     let store = Store::open(path).unwrap();
     let found: Vec<_> = store.dead_letters("mailer").list().try_collect().await.unwrap();
-    assert_eq!(found.len(), usize::from(letters != Letters::Unknown));
+    assert_eq!(found.len(), usize::from(holds >= Holds::Letters));
     for letter in found {
         assert_eq!(
             (letter.first_sequence, letter.state),
             (1, DeadLetterState::Parked)
         );
-        let attempts = 1 + u32::from(letters == Letters::Retried);
+        let attempts = 1 + u32::from(holds >= Holds::Retries);
         assert_eq!(
             (letter.key.as_deref(), letter.attempts),
             (Some("order:7"), attempts)
@@ -83,6 +86,10 @@ async fn check(path: &Path, letters: Letters) {
     let found = store.query(&EventQuery::tags(["order:7"])).await.unwrap();
     let types: Vec<_> = found.events.iter().map(|event| event.event_type()).collect();
     assert_eq!(types, ["order-placed", "order-paid"]);
+    let versions: Vec<_> = found.events.iter().map(|event| event.schema_version()).collect();
+    assert_eq!(versions, [1, 1 + u32::from(holds >= Holds::Versions)]);
+    let paid = store.query(&EventQuery::types(["order-paid"])).await.unwrap();
+    assert_eq!(paid.context_version, 3);
     let placed = &found.events[0];
     assert!(placed.has_tag("grüße \"x\""));
     assert_eq!(placed.payload().json().unwrap()["total"], 1250);
@@ -95,15 +102,20 @@ async fn check(path: &Path, letters: Letters) {
     assert_eq!(stream.started_after(), 2);
     assert_eq!(
         store
-            .append([NewEvent::new("order-shipped", json!({}))])
+            .append([NewEvent::new("order-paid", json!({})).schema_version(3)])
             .await
             .unwrap()
             .first_sequence,
         4
     );
+    let paid = store.query(&EventQuery::types(["order-paid"])).await.unwrap();
+    let sequences: Vec<_> = paid.events.iter().map(|event| event.sequence()).collect();
+    assert_eq!(sequences, [3, 4]);
     store.close().await.unwrap();
-    if letters == Letters::Retried {
-        let log = rusqlite::Connection::open(path).unwrap();
+    let log = rusqlite::Connection::open(path).unwrap();
+    let version = "SELECT schema_version FROM events WHERE sequence = 4";
+    assert_eq!(log.query_row(version, [], |row| row.get(0)), Ok(3));
+    if holds >= Holds::Retries {
         let retry = "SELECT retry ->> '$.by', retry ->> '$.failed' FROM cursor WHERE name = 'mailer'";
         let found: (String, i64) = log
             .query_row(retry, [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -118,17 +130,18 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-4.sqlite")).await;
+        write(&fixtures.join("format-5.sqlite")).await;
     }
-    for (name, letters) in [
-        ("format-1.sqlite", Letters::Unknown),
-        ("format-2.sqlite", Letters::Unknown),
-        ("format-3.sqlite", Letters::There),
-        ("format-4.sqlite", Letters::Retried),
+    for (name, holds) in [
+        ("format-1.sqlite", Holds::Events),
+        ("format-2.sqlite", Holds::Events),
+        ("format-3.sqlite", Holds::Letters),
+        ("format-4.sqlite", Holds::Retries),
+        ("format-5.sqlite", Holds::Versions),
     ] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();
-        check(&path, letters).await;
+        check(&path, holds).await;
     }
 }
 
@@ -137,5 +150,5 @@ async fn a_file_of_today_holds_what_the_fixtures_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     write(&path).await;
-    check(&path, Letters::Retried).await;
+    check(&path, Holds::Versions).await;
 }

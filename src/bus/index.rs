@@ -146,6 +146,13 @@ impl QueryIndex {
         let mut exhausted = std::mem::take(&mut self.exhausted);
         exhausted.clear();
         for event in &batch.events {
+            if event.fault().is_some() {
+                // What its payload would say is not known, so everybody is asked.
+                self.seats.for_each(|seats| {
+                    seats.ask(|key| ask(key, event));
+                });
+                continue;
+            }
             self.for_each_word(words, event, |place| {
                 let Some(seats) = self.seats.get(place) else {
                     return;

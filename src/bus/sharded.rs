@@ -27,6 +27,10 @@ impl<K: Word, V> Sharded<K, V> {
         self.shards[shard(key)].get_mut(&Key(key))
     }
 
+    pub(super) fn for_each(&self, take: impl FnMut(&V)) {
+        self.shards.iter().flat_map(HashMap::values).for_each(take);
+    }
+
     /// Adds what is not there yet.
     pub(super) fn insert(&mut self, key: K, value: V) {
         let earlier = self.shards[shard(key)].insert(Key(key), value);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::StorageError;
+use crate::error::{StorageError, UndecodableEvent, UpcastError};
 
 /// One event of an append was refused (L5).
 #[derive(Clone, Debug, Error)]
@@ -88,6 +88,12 @@ pub enum InvalidEvent {
     /// What was to be imported is not an event.
     #[error("this is not an event with `type` and `payload`: {0}")]
     InvalidImport(#[source] Arc<serde_json::Error>),
+    /// There is no such schema version.
+    #[error("the schema version is 0; versions count from 1")]
+    SchemaVersionZero,
+    /// The store's upcasters cannot bring it to the newest version of its type, so nobody here could read it.
+    #[error(transparent)]
+    Undecodable(UpcastError),
 }
 
 /// An append was refused or failed. Nothing of it is in the log, unless the variant says otherwise.
@@ -135,6 +141,10 @@ pub enum AppendError {
         /// What the log holds.
         found: String,
     },
+    /// The context of an [`append_if`](crate::Store::append_if) holds an event that cannot be decoded: what it means for the
+    /// decision is not known.
+    #[error("the context cannot be checked: {0}")]
+    Undecodable(UndecodableEvent),
     /// The store was closed before the append was queued.
     #[error("the store is closed")]
     Closed,

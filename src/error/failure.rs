@@ -18,7 +18,8 @@ pub enum FailureCategory {
     Panic,
     /// The call took longer than [`HandleStream::timeout`](crate::HandleStream::timeout) allows, and was dropped.
     Timeout,
-    /// The handler returned an error that is, or was caused by, a [`DecodeError`].
+    /// The handler returned an error that is, or was caused by, a [`DecodeError`]; or it was not called, because the store's
+    /// [upcasters](crate::StoreBuilder::upcast) cannot bring an event of the batch up to date.
     Undecodable,
     /// The [condition](crate::Reaction::only_if) of a reaction did not hold: the handler of a [`Reactor`](crate::Reactor) decided on a
     /// context that has moved.

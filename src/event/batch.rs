@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
+use crate::error::{ReadError, UndecodableEvent};
 use crate::event::draft;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
@@ -16,6 +17,8 @@ pub(crate) struct CommittedBatch {
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
     pub(crate) recorded_at: Timestamp,
+    /// Whether there may be one that cannot be decoded among the events, so that nobody looks for it in vain.
+    pub(crate) may_have_faults: bool,
     pub(crate) events: Vec<EventRecord>,
 }
 
@@ -30,19 +33,37 @@ impl CommittedBatch {
             first_sequence,
             last_sequence: first_sequence + events.len() as u64 - 1,
             recorded_at,
+            // What cannot be decoded is not appended.
+            may_have_faults: false,
             events,
+        }
+    }
+
+    /// Refuses a batch with an event that cannot be decoded.
+    pub(crate) fn decodable(&self) -> Result<(), ReadError> {
+        if !self.may_have_faults {
+            return Ok(());
+        }
+        match self.events.iter().find_map(EventRecord::fault) {
+            None => Ok(()),
+            Some(fault) => Err(ReadError::Undecodable(fault.clone())),
         }
     }
 
     /// What the batch weighs in memory, as budgets count it.
     pub(crate) fn weight_bytes(&self) -> usize {
-        // The texts of a batch stand side by side in a buffer that may hold those of a whole page.
-        let texts = match (self.events.first(), self.events.last()) {
-            (Some(first), Some(last)) => last.texts().end - first.texts().start,
-            _ => 0,
-        };
-        draft::weight_bytes(self.events.len(), texts)
+        weight_bytes_of(&self.events)
     }
+}
+
+/// What the events of a batch weigh in memory.
+pub(crate) fn weight_bytes_of(events: &[EventRecord]) -> usize {
+    // The texts of a batch stand side by side in a buffer that may hold those of a whole page.
+    let texts = match (events.first(), events.last()) {
+        (Some(first), Some(last)) => last.texts().end - first.texts().start,
+        _ => 0,
+    };
+    draft::weight_bytes(events.len(), texts)
 }
 
 /// Which events of a committed batch a delivery shows.
@@ -200,9 +221,24 @@ impl EventBatch {
             first_sequence,
             last_sequence,
             recorded_at: self.batch.recorded_at,
+            may_have_faults: self.batch.may_have_faults,
             events,
         }));
         Some(part.delivered_after(self.history_through))
+    }
+
+    /// Why the first of the shown events that cannot be decoded cannot be.
+    pub(crate) fn fault(&self) -> Option<&UndecodableEvent> {
+        if !self.batch.may_have_faults {
+            return None;
+        }
+        self.iter().find_map(EventRecord::fault)
+    }
+
+    /// What is shown before an event, as a batch of its own; nothing, when nothing is.
+    pub(crate) fn before(&self, sequence: u64) -> Option<Self> {
+        let count = self.iter().take_while(|event| event.sequence < sequence).count();
+        self.pick(0..count)
     }
 
     /// The committed batch with nothing but the selected events; shared, when that is all of them.
@@ -214,6 +250,7 @@ impl EventBatch {
             first_sequence: self.first_sequence(),
             last_sequence: self.last_sequence(),
             recorded_at: self.batch.recorded_at,
+            may_have_faults: self.batch.may_have_faults,
             events: self.iter().cloned().collect(),
         })
     }

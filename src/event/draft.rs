@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::vec;
 
 use crate::clock::Timestamp;
+use crate::event::lineage::Lineage;
 use crate::event::payload::{Metadata, Payload};
 use crate::event::record::{EventRecord, TAG_SEPARATOR};
 use crate::event::text::{SharedText, TextRange};
@@ -31,6 +32,7 @@ struct Draft {
     sequence: u64,
     event_type: Arc<str>,
     place: Place,
+    lineage: Option<Arc<Lineage>>,
 }
 
 /// Events that share a finished buffer, to be divided into batches.
@@ -47,6 +49,7 @@ impl SharedDrafts {
             sequence: draft.sequence,
             recorded_at,
             event_type: draft.event_type,
+            lineage: draft.lineage,
             tags: TextRange::new(&self.buffer, draft.place.tags),
             payload: Payload::new(text(draft.place.payload)),
             metadata: draft
@@ -73,7 +76,6 @@ impl Drafts {
         }
     }
 
-    #[cfg(feature = "sqlite")]
     pub(crate) fn text_bytes(&self) -> usize {
         self.text.len()
     }
@@ -139,11 +141,24 @@ impl Drafts {
         (&self.text[place.tags.clone()], &self.text[place.payload.clone()])
     }
 
-    pub(crate) fn keep(&mut self, sequence: u64, event_type: Arc<str>, place: Place) {
+    /// Adds the payload that is to be stored of the event placed last, which is shown with another one.
+    pub(crate) fn place_stored(&mut self, payload: &str) -> TextRange {
+        let range = self.push(payload);
+        TextRange::new(&self.text, range)
+    }
+
+    pub(crate) fn keep(
+        &mut self,
+        sequence: u64,
+        event_type: Arc<str>,
+        place: Place,
+        lineage: Option<Arc<Lineage>>,
+    ) {
         self.events.push(Draft {
             sequence,
             event_type,
             place,
+            lineage,
         });
     }
 

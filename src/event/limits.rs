@@ -161,7 +161,7 @@ impl Limits {
 }
 
 /// Refuses JSON that is nested deeper than it could be read back.
-fn check_depth(text: &str) -> Result<(), InvalidEvent> {
+pub(crate) fn check_depth(text: &str) -> Result<(), InvalidEvent> {
     let opening = text.bytes().filter(|byte| matches!(byte, b'{' | b'['));
     if opening.count() <= DEPTH_MAX {
         return Ok(());

@@ -3,6 +3,7 @@
 
 use serde_json::{Number, Value};
 
+use crate::error::UndecodableEvent;
 use crate::event::query::EventFilter;
 
 /// What a filter asks an event, whether it is a record already or still a row.
@@ -11,12 +12,22 @@ pub(crate) trait Selectable {
     fn has_tag(&self, tag: &str) -> bool;
     /// The payload, or nothing when it is not JSON.
     fn parsed_payload(&self) -> Option<&Value>;
+    /// Why the event cannot be decoded, if it cannot.
+    fn fault(&self) -> Option<&UndecodableEvent> {
+        None
+    }
 }
 
 /// Whether `filter` selects `event`.
+///
+/// One that cannot be decoded is selected by the type that it is stored with and by the one that it would have, and whatever
+/// its payload would be: nobody is to miss it.
 pub(crate) fn selects(filter: &EventFilter, event: &impl Selectable) -> bool {
     if let Some(types) = filter.type_set()
         && !types.contains(event.event_type())
+        && !event
+            .fault()
+            .is_some_and(|fault| types.contains(fault.shown_type()))
     {
         return false;
     }
@@ -28,6 +39,7 @@ pub(crate) fn selects(filter: &EventFilter, event: &impl Selectable) -> bool {
     match filter.payload_predicates() {
         None => true,
         Some([]) => false,
+        Some(_) if event.fault().is_some() => true,
         Some(predicates) => event
             .parsed_payload()
             .is_some_and(|payload| predicates.iter().any(|predicate| is_subset(predicate, payload))),

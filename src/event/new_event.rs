@@ -12,6 +12,7 @@ use crate::event::cause::Cause;
 use crate::event::codec;
 use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
+use crate::event::lineage::Lineage;
 use crate::event::payload::{CAUSATION_ID, CORRELATION_ID};
 use crate::event::record::EventRecord;
 
@@ -32,6 +33,7 @@ use crate::event::record::EventRecord;
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     event_type: String,
+    schema_version: u32,
     payload: Content,
     tags: Vec<String>,
     metadata: Map<String, Value>,
@@ -86,8 +88,8 @@ impl NewEvent {
         }
     }
 
-    /// An event from one JSON object: `{"type": .., "payload": .., "tags": [..], "metadata": {..}}`, of which the last
-    /// two may be missing.
+    /// An event from one JSON object: `{"type": .., "payload": .., "tags": [..], "metadata": {..}, "schema_version": 1}`, of
+    /// which the last three may be missing.
     ///
     /// # Errors
     /// The text is not such an object. What its parts may contain is checked by [`append`](crate::Store::append).
@@ -96,7 +98,27 @@ impl NewEvent {
             serde_json::from_str(text).map_err(|error| InvalidEvent::InvalidImport(Arc::new(error)))?;
         let mut event = Self::raw(import.event_type, import.payload.get()).tags(import.tags);
         event.metadata = import.metadata;
-        Ok(event)
+        Ok(event.schema_version(import.schema_version))
+    }
+
+    /// Sets the version of the payload's shape, from 1 on. Default 1.
+    ///
+    /// Raise it when the payload of a type changes in a way that older events do not fit, and register an
+    /// [upcaster](crate::StoreBuilder::upcast) from the version before. A version older than the newest one that the store knows is
+    /// accepted and stored as it is: everybody is shown what the upcasters make of it. One that the store's upcasters cannot bring up
+    /// is refused by [`append`](crate::Store::append).
+    ///
+    /// ```
+    /// use millstream::NewEvent;
+    /// use serde_json::json;
+    ///
+    /// let event = NewEvent::new("order-placed", json!({"order": 7, "total": {"cents": 1250}})).schema_version(2);
+    /// # let _ = event;
+    /// ```
+    #[must_use]
+    pub fn schema_version(mut self, version: u32) -> Self {
+        self.schema_version = version;
+        self
     }
 
     /// Adds a tag: a text by which queries find the event, such as `order:7`. A tag given twice counts once.
@@ -148,6 +170,9 @@ impl NewEvent {
             return Err(fault);
         }
         limits.check_type(&self.event_type)?;
+        if self.schema_version == 0 {
+            return Err(InvalidEvent::SchemaVersionZero);
+        }
         let tags = each_once(self.tags);
         limits.check_tags(&tags)?;
         let payload = match self.payload {
@@ -170,13 +195,14 @@ impl NewEvent {
             .last_type(&self.event_type)
             .unwrap_or_else(|| self.event_type.into());
         let place = drafts.place_owned(tags.iter().map(String::as_str), payload, metadata.as_deref());
-        drafts.keep(0, event_type, place);
+        drafts.keep(0, event_type, place, Lineage::of_version(self.schema_version));
         Ok(())
     }
 
     fn bare(event_type: String) -> Self {
         Self {
             event_type,
+            schema_version: 1,
             payload: Content::Serialised(String::from("null")),
             tags: Vec::new(),
             metadata: Map::new(),
@@ -243,6 +269,12 @@ struct Import<'a> {
     tags: Vec<String>,
     #[serde(default)]
     metadata: Map<String, Value>,
+    #[serde(default = "first_version")]
+    schema_version: u32,
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 #[cfg(test)]
@@ -280,6 +312,7 @@ mod tests {
                 "metadata",
             ),
             (NewEvent::encode(&7), "enum"),
+            (NewEvent::new("a", 1).schema_version(0), "count from 1"),
         ];
         for (event, expected) in cases {
             let message = record(event).expect_err(expected).to_string();

@@ -147,6 +147,13 @@ impl EventFilter {
         self
     }
 
+    /// Whether it may select an event that has one of these types.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn may_select_type(&self, names: [&str; 2]) -> bool {
+        let types = self.types.as_ref();
+        types.is_none_or(|types| names.iter().any(|name| types.contains(*name)))
+    }
+
     pub(crate) fn type_set(&self) -> Option<&BTreeSet<String>> {
         self.types.as_ref()
     }

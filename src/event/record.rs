@@ -8,8 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::error::DecodeError;
+#[cfg(feature = "sqlite")]
+use crate::error::ReadError;
+use crate::error::{DecodeError, UndecodableEvent};
 use crate::event::codec;
+use crate::event::lineage::Lineage;
 use crate::event::matching::Selectable;
 use crate::event::payload::{Metadata, Payload};
 use crate::event::text::TextRange;
@@ -32,6 +35,8 @@ pub struct EventRecord {
     pub(crate) tags: TextRange,
     pub(crate) payload: Payload,
     pub(crate) metadata: Option<Box<Metadata>>,
+    /// What there is to say of it; nothing of one of schema version 1 that is shown as it is stored.
+    pub(crate) lineage: Option<Arc<Lineage>>,
 }
 
 impl EventRecord {
@@ -48,6 +53,58 @@ impl EventRecord {
     /// What kind of fact it is.
     pub fn event_type(&self) -> &str {
         &self.event_type
+    }
+
+    /// The version of the payload's shape, from 1 on: of the payload as it is here, after the store's
+    /// [upcasters](crate::StoreBuilder::upcast) brought it up.
+    pub fn schema_version(&self) -> u32 {
+        self.lineage.as_deref().map_or(1, |lineage| lineage.version)
+    }
+
+    /// Why it could not be brought up to date, if it could not. It is shown as it is stored then.
+    pub(crate) fn fault(&self) -> Option<&UndecodableEvent> {
+        self.lineage.as_deref()?.fault.as_ref()
+    }
+
+    /// Refuses one that could not be brought up to date.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn decodable(&self) -> Result<&Self, ReadError> {
+        match self.fault() {
+            None => Ok(self),
+            Some(fault) => Err(ReadError::Undecodable(fault.clone())),
+        }
+    }
+
+    /// What is to be stored as its type.
+    pub(crate) fn stored_type(&self) -> &Arc<str> {
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
+        stored.map_or(&self.event_type, |stored| &stored.event_type)
+    }
+
+    /// What is to be stored as its schema version.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn stored_version(&self) -> u32 {
+        self.lineage
+            .as_deref()
+            .map_or(1, |lineage| match &lineage.stored {
+                Some(stored) => stored.version,
+                None => lineage.version,
+            })
+    }
+
+    /// What is to be stored as its payload.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn stored_payload(&self) -> &str {
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
+        stored.map_or(self.payload.as_str(), |stored| {
+            self.payload.sibling(stored.payload)
+        })
     }
 
     /// The tags, each once, in the order in which they were given.
@@ -79,6 +136,11 @@ impl EventRecord {
             .as_deref()
             .map(|metadata| metadata.object().as_range());
         let end = metadata.map_or(0, |range| range.end);
+        let stored = self
+            .lineage
+            .as_deref()
+            .and_then(|lineage| lineage.stored.as_ref());
+        let end = stored.map_or(end, |stored| stored.payload.as_range().end);
         tags.start.min(payload.start)..tags.end.max(payload.end).max(end)
     }
 
@@ -105,5 +167,9 @@ impl Selectable for EventRecord {
 
     fn parsed_payload(&self) -> Option<&Value> {
         self.payload.parsed()
+    }
+
+    fn fault(&self) -> Option<&UndecodableEvent> {
+        Self::fault(self)
     }
 }

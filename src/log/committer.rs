@@ -477,10 +477,11 @@ fn keep<T, E>(
 }
 
 fn storage(error: ReadError) -> AppendError {
-    AppendError::Storage(match error {
-        ReadError::Storage(error) => error,
-        error => StorageError::new("check the context", error),
-    })
+    match error {
+        ReadError::Storage(error) => AppendError::Storage(error),
+        ReadError::Undecodable(event) => AppendError::Undecodable(event),
+        error => AppendError::Storage(StorageError::new("check the context", error)),
+    }
 }
 
 fn injected(operation: &'static str) -> StorageError {

@@ -7,10 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Timestamp};
-use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
+use crate::error::{AppendError, InvalidEvent, PruneError, ReadError, SteerError, StorageError, StreamError};
+use crate::event::batch::weight_bytes_of;
+use crate::event::evolution::Evolution;
 use crate::event::limits::Limits;
 use crate::event::new_event::{NewEvent, check_batch};
 use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -31,6 +34,8 @@ pub(crate) struct LogHandle {
     pub(crate) reader: Arc<dyn LogReader>,
     pub(crate) queue: Arc<Queue<Request>>,
     pub(crate) limits: Limits,
+    /// What older events are brought up to date with.
+    pub(crate) evolution: Option<Arc<Evolution>>,
     pub(crate) tempo: Arc<Tempo>,
     /// All of `room_requests`.
     pub(crate) room_requests_max: usize,
@@ -53,6 +58,7 @@ impl LogHandle {
         condition: Option<Condition>,
     ) -> Result<Appended, AppendError> {
         let (events, bytes) = check_batch(events, &self.limits)?;
+        let (events, bytes) = self.show(events, bytes)?;
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [
             take_room(&self.room_requests, 1).await?,
@@ -79,6 +85,23 @@ impl LogHandle {
             answer.await.ok()
         };
         outcome.unwrap_or_else(|| Err(committer_gone().into()))
+    }
+
+    /// Brings events to the newest version of their types, before anybody waits for them.
+    fn show(&self, events: Vec<EventRecord>, bytes: usize) -> Result<(Vec<EventRecord>, usize), AppendError> {
+        let Some(evolution) = &self.evolution else {
+            return Ok((events, bytes));
+        };
+        let events = evolution.show_batch(events).map_err(|(index, cause)| {
+            let source = InvalidEvent::Undecodable(cause);
+            AppendError::InvalidEvent { index, source }
+        })?;
+        let (bytes, max) = (weight_bytes_of(&events), self.limits.batch_bytes_max);
+        if bytes > max {
+            let index = events.len() - 1;
+            return Err(AppendError::BatchTooLarge { index, bytes, max });
+        }
+        Ok((events, bytes))
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.

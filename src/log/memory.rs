@@ -365,7 +365,7 @@ impl LogReader for MemoryReader {
             statistics.bytes += batch.weight_bytes() as u64;
             *days.entry(batch.recorded_at.day()).or_default() += batch.events.len() as u64;
             for event in &batch.events {
-                *types.entry(event.event_type()).or_default() += 1;
+                *types.entry(&**event.stored_type()).or_default() += 1;
             }
         }
         let times = |batch: &Arc<CommittedBatch>| batch.recorded_at.into();

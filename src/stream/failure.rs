@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::{BoxError, DecodeError, FailureCategory, causes};
+use crate::error::{BoxError, DecodeError, FailureCategory, UndecodableEvent, causes};
 use crate::event::record::EventRecord;
 use crate::log::letter::LetterLimits;
 
@@ -217,6 +217,8 @@ pub(crate) struct Failure {
     pub(crate) text: Arc<str>,
     /// The event that the handler says has failed.
     pub(crate) at: Option<u64>,
+    /// Whether another attempt would end in the same way.
+    pub(crate) is_final: bool,
 }
 
 impl Failure {
@@ -225,6 +227,7 @@ impl Failure {
             category,
             text: text.into(),
             at: None,
+            is_final: false,
         }
     }
 
@@ -237,6 +240,16 @@ impl Failure {
             },
             text: describe(error),
             at: named.map(HandlerError::sequence),
+            is_final: false,
+        }
+    }
+
+    /// An event that the upcasters could not bring up: no handler is called with it, however often it is tried.
+    pub(crate) fn undecodable(event: &UndecodableEvent) -> Self {
+        Self {
+            at: Some(event.sequence()),
+            is_final: true,
+            ..Self::new(FailureCategory::Undecodable, event.to_string())
         }
     }
 }

@@ -204,7 +204,7 @@ impl Work {
         let failures = pump
             .failures
             .get_or_insert_with(|| Box::new(Failures::new(policy, now)));
-        let verdict = failures.record(now);
+        let verdict = failures.record_failure(&failure, now);
         let attempts = failures.attempts();
         core.report_failure(&failure, last_sequence, attempts, verdict);
         match verdict {

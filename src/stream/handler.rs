@@ -249,8 +249,12 @@ impl HandleStream {
         }
     }
 
-    /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure.
+    /// Calls the closure. A panic in it, in its future, or when that future is dropped, becomes a failure. It is not called with
+    /// an event that cannot be decoded.
     pub(crate) async fn call(&self, batch: EventBatch) -> Result<Reply, Failure> {
+        if batch.fault().is_some() {
+            return Box::pin(self.call_before_fault(batch)).await;
+        }
         match self.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batch).await })
@@ -260,11 +264,31 @@ impl HandleStream {
             Some(limit) => Box::pin(call_within(|| (self.call)(batch), limit)).await,
         }
     }
+
+    /// Calls the closure with what lies before the first event that cannot be decoded, and fails on that one.
+    async fn call_before_fault(&self, batch: EventBatch) -> Result<Reply, Failure> {
+        let Some(fault) = batch.fault() else {
+            return Ok(None);
+        };
+        let failure = Failure::undecodable(fault);
+        let reply = match batch.before(fault.sequence()) {
+            Some(before) => Box::pin(self.call(before)).await?,
+            None => None,
+        };
+        Err(match reply {
+            None => failure,
+            // An answer is appended with the whole batch or not at all, so nothing of it counts as handled.
+            Some(_) => Failure { at: None, ..failure },
+        })
+    }
 }
 
 impl Grouping {
     /// The same with several batches.
     pub(crate) async fn call(&self, handler: &HandleStream, batches: Vec<EventBatch>) -> Result<(), Failure> {
+        if let Some(fault) = batches.iter().find_map(EventBatch::fault) {
+            return Err(Failure::undecodable(fault));
+        }
         let reply = match handler.limit() {
             None => settle(
                 AssertUnwindSafe(async { (self.call)(batches).await })

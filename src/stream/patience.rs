@@ -35,7 +35,10 @@ pub(crate) async fn read(
         let failures = failures.get_or_insert_with(|| Failures::new(policy, Instant::now()));
         let verdict = match error {
             ReadError::Storage(_) => failures.record(Instant::now()),
-            ReadError::Closed | ReadError::Pruned { .. } | ReadError::Damaged { .. } => Verdict::GiveUp,
+            ReadError::Closed
+            | ReadError::Pruned { .. }
+            | ReadError::Damaged { .. }
+            | ReadError::Undecodable(_) => Verdict::GiveUp,
         };
         let Verdict::RetryAfter(delay) = verdict else {
             return Err(error.into());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::clock::{TIME_MAX, Timestamp};
+use crate::stream::failure::Failure;
 
 /// How a failed handler call is repeated: after pauses that double, with random jitter, until an attempt succeeds or a
 /// limit is reached.
@@ -118,6 +119,14 @@ impl Failures {
     /// When the first of them was.
     pub(crate) fn first_failed_at(&self) -> SystemTime {
         self.first_failed_at
+    }
+
+    /// As [`record`](Self::record), for a failure that another attempt may not mend.
+    pub(crate) fn record_failure(&mut self, failure: &Failure, now: Instant) -> Verdict {
+        match self.record(now) {
+            Verdict::RetryAfter(_) if failure.is_final => Verdict::GiveUp,
+            verdict => verdict,
+        }
     }
 
     pub(crate) fn record(&mut self, now: Instant) -> Verdict {

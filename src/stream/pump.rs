@@ -523,7 +523,7 @@ impl Work {
             .pump()
             .failures
             .get_or_insert_with(|| Box::new(Failures::new(policy, now)));
-        let verdict = failures.record(now);
+        let verdict = failures.record_failure(&failure, now);
         let (attempts, first_failed_at) = (failures.attempts(), failures.first_failed_at());
         core.report_failure(&failure, last_sequence, attempts, verdict);
         match verdict {

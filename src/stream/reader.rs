@@ -150,11 +150,31 @@ impl Pull {
             };
             page.batches
                 .retain(|batch| self.ends_with.is_none_or(|end| batch.first_sequence() <= end));
+            if let Err(error) = Self::refuse_undecodable(&mut page) {
+                return (self, Err(error));
+            }
             if !page.batches.is_empty() {
                 self.takes_what_is_left = false;
                 return (self, Ok(Some(page)));
             }
             after = page.through;
+        }
+    }
+
+    /// Ends the page before the first batch of which an event cannot be decoded, and refuses one that begins with that.
+    fn refuse_undecodable(page: &mut Selected) -> Result<(), ReadError> {
+        let fault = |batch: &EventBatch| batch.fault().cloned();
+        let found = (0..)
+            .zip(&page.batches)
+            .find_map(|(index, batch)| Some((index, fault(batch)?)));
+        match found {
+            None => Ok(()),
+            Some((0, fault)) => Err(ReadError::Undecodable(fault)),
+            Some((index, _)) => {
+                page.batches.truncate(index);
+                page.through = page.batches.back().map_or(0, EventBatch::committed_through);
+                Ok(())
+            }
         }
     }
 

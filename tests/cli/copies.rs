@@ -24,7 +24,8 @@ fn varied() -> Place {
                 .metadata("deep", json!([{"a": [1, 2.5]}])),
         ])
         .unwrap();
-    store.append_blocking([NewEvent::new("alone", "text")]).unwrap();
+    let newer = NewEvent::new("alone", "text").schema_version(3);
+    store.append_blocking([newer]).unwrap();
     store
         .append_blocking((0..50).map(|number| NewEvent::new("counted", number).tag(format!("n:{number}"))))
         .unwrap();
@@ -58,6 +59,11 @@ fn what_is_exported_and_imported_is_the_same_events_in_the_same_batches() {
     );
     let again = outcome(command(&place.path("new.db"), &["export"]), "").stdout;
     assert_eq!(contents(&export), contents(&again));
+    let versions: Vec<Value> = contents(&again)[2..5]
+        .iter()
+        .map(|event| event["schema_version"].clone())
+        .collect();
+    assert_eq!(versions, [Value::Null, json!(3), Value::Null]);
     // Into a log that holds something.
     let other = Place::new();
     other.append_batches(&[2]);

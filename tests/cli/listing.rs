@@ -137,3 +137,25 @@ fn statistics_count_types_and_days() {
     assert!(text.contains("and 1 more types"), "{text}");
     assert!(!text.contains("renamed"), "{text}");
 }
+
+#[test]
+fn a_schema_version_is_shown_where_it_is_not_the_first() {
+    let place = Place::new();
+    let events = [
+        r#"{"type":"order-placed","payload":1}"#,
+        r#"{"type":"order-placed","payload":2,"schema_version":2}"#,
+    ];
+    assert_eq!(place.feed(&["append"], &events.join("\n")).code, 0);
+    let told = place.ok(&["events"]);
+    let rows: Vec<&str> = told.lines().skip(1).collect();
+    assert!(rows[0].contains("  order-placed  "), "{told}");
+    assert!(rows[1].contains("  order-placed v2  "), "{told}");
+    let records = lines(&place.ok(&["events", "--json", "--type", "order-placed"]));
+    assert_eq!(records[0].get("schema_version"), None);
+    assert_eq!(records[1]["schema_version"], json!(2));
+    let followed = lines(&place.ok(&["follow", "--json", "--after", "1", "-n", "1"]));
+    assert_eq!(followed[0]["schema_version"], json!(2));
+    let refused = place.feed(&["append"], r#"{"type":"a","payload":1,"schema_version":0}"#);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("versions count from 1"), "{refused:?}");
+}

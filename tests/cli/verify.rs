@@ -104,6 +104,10 @@ fn damage_is_found_and_named_with_exit_code_4() {
         ),
         ("UPDATE event SET type = 99 WHERE sequence = 3", &["type-unknown"]),
         (
+            "PRAGMA ignore_check_constraints=1; UPDATE event_type SET schema_version = 0",
+            &["storage"],
+        ),
+        (
             "UPDATE event SET payload = '{\"order\":' WHERE sequence = 4",
             &["event-damaged"],
         ),

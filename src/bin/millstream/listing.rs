@@ -51,7 +51,7 @@ impl Listing {
 
     /// The line of an event.
     pub(crate) fn row(&mut self, event: &EventRecord) -> String {
-        let event_type = printable(event.event_type());
+        let event_type = printable(&named(event));
         let widest = self
             .width
             .map_or(TYPE_WIDTH_MAX, |width| (width / TYPE_SHARE).min(TYPE_WIDTH_MAX));
@@ -100,6 +100,14 @@ impl Listing {
             Some(width) if width < WIDTH_WITH_YEAR => Precision::WithoutYear,
             _ => Precision::Full,
         }
+    }
+}
+
+/// The type, with its schema version where that is not the first.
+fn named(event: &EventRecord) -> String {
+    match event.schema_version() {
+        1 => event.event_type().to_owned(),
+        version => format!("{} v{version}", event.event_type()),
     }
 }
 

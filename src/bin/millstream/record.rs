@@ -17,6 +17,8 @@ pub(crate) struct Record<'a> {
     recorded_at: String,
     #[serde(rename = "type")]
     event_type: &'a str,
+    #[serde(skip_serializing_if = "is_first")]
+    schema_version: u32,
     tags: Vec<&'a str>,
     payload: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +41,7 @@ impl<'a> Record<'a> {
             batch_last_sequence: batch.last_sequence(),
             recorded_at: time::exact(event.recorded_at()),
             event_type: event.event_type(),
+            schema_version: event.schema_version(),
             tags: event.tags().collect(),
             payload: json("payload", event.payload().as_str())?,
             metadata: match event.metadata() {
@@ -47,6 +50,15 @@ impl<'a> Record<'a> {
             },
         })
     }
+}
+
+/// The version that most events have goes without saying.
+fn is_first(version: &u32) -> bool {
+    *version == first()
+}
+
+fn first() -> u32 {
+    1
 }
 
 /// JSON without line breaks. They stand only between its parts, where a blank means the same: inside a text they are escaped.
@@ -60,6 +72,8 @@ fn on_one_line(json: &str) -> String {
 struct Line<'a> {
     #[serde(rename = "type")]
     event_type: String,
+    #[serde(default = "first")]
+    schema_version: u32,
     #[serde(borrow)]
     payload: &'a RawValue,
     #[serde(default)]
@@ -99,6 +113,7 @@ pub(crate) fn read(text: &str) -> Result<(NewEvent, Option<Place>), String> {
         }
     };
     let event = NewEvent::raw(line.event_type, line.payload.get()).tags(line.tags);
+    let event = event.schema_version(line.schema_version);
     let metadata = line.metadata.into_iter();
     let event = metadata.fold(event, |event, (key, value)| event.metadata(key, value));
     Ok((event, place))

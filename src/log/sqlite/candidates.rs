@@ -2,9 +2,15 @@
 //!
 //! A search only leaves out what `matching` would refuse; every event it finds is still asked there. A hash that two tags
 //! share, or an entry whose event was removed, therefore does no harm.
+//!
+//! The index knows what is stored, a query asks for what is shown: a type stands for all that are called so today, and the scalars
+//! of a payload find only events whose payloads are shown as they are stored. The others are found by their types.
+
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::event::evolution::Evolution;
 use crate::event::query::{EventFilter, EventQuery};
 use crate::log::sqlite::index::entry::tag_key;
 use crate::log::sqlite::index::path::PayloadPath;
@@ -27,10 +33,14 @@ const SEARCHES_MAX: usize = 64;
 /// How many tags one search asks for. The rest is left to `matching`.
 const TAGS_MAX: usize = 4;
 
-pub(super) fn candidates(query: &EventQuery, paths: &[PayloadPath]) -> Candidates {
+pub(super) fn candidates(
+    query: &EventQuery,
+    paths: &[PayloadPath],
+    evolution: Option<&Evolution>,
+) -> Candidates {
     let mut searches = Vec::new();
     for filter in query.filters() {
-        match searches_of(filter, paths) {
+        match searches_of(filter, paths, evolution) {
             Some(found) => searches.extend(found),
             None => return Candidates::Everything,
         }
@@ -46,7 +56,11 @@ pub(super) fn candidates(query: &EventQuery, paths: &[PayloadPath]) -> Candidate
 }
 
 /// What finds the events of a filter, the narrowest way that there is; nothing, when no index does.
-fn searches_of(filter: &EventFilter, paths: &[PayloadPath]) -> Option<Vec<Search>> {
+fn searches_of(
+    filter: &EventFilter,
+    paths: &[PayloadPath],
+    evolution: Option<&Evolution>,
+) -> Option<Vec<Search>> {
     let (tags, types) = (filter.tag_set(), filter.type_set());
     let predicates = filter.payload_predicates();
     let selects_nothing = types.is_some_and(|types| types.is_empty())
@@ -62,15 +76,53 @@ fn searches_of(filter: &EventFilter, paths: &[PayloadPath]) -> Option<Vec<Search
         .map(|tag| tag_key(tag))
         .collect();
     let by_payload = predicates.and_then(|predicates| payload_keys(predicates, paths));
-    match (by_payload, types) {
-        (Some(keys), _) => {
+    let stored = types.map(|types| stored_types(types, evolution));
+    let changed = changed_types(stored.as_deref(), evolution);
+    match (by_payload, stored) {
+        (Some(keys), _) if changed.is_empty() || tags.is_empty() => {
             let with_tags = |key| Search::Keys(tags.iter().copied().chain([key]).collect());
-            Some(keys.into_iter().map(with_tags).collect())
+            let by_payload = keys.into_iter().map(with_tags);
+            Some(by_payload.chain(changed.into_iter().map(of_type)).collect())
         }
-        (None, _) if !tags.is_empty() => Some(vec![Search::Keys(tags)]),
-        (None, Some(types)) => Some(types.iter().cloned().map(Search::Type).collect()),
-        (None, None) => None,
+        (_, _) if !tags.is_empty() => Some(vec![Search::Keys(tags)]),
+        (_, Some(stored)) => Some(stored.into_iter().map(of_type).collect()),
+        (_, None) => None,
     }
+}
+
+fn of_type(name: &str) -> Search {
+    Search::Type(name.to_owned())
+}
+
+/// As which types the events may be stored that these types ask for.
+fn stored_types<'a>(types: &'a BTreeSet<String>, evolution: Option<&'a Evolution>) -> Vec<&'a str> {
+    let mut stored: Vec<&str> = match evolution {
+        None => types.iter().map(String::as_str).collect(),
+        Some(evolution) => types
+            .iter()
+            .flat_map(|name| evolution.stored_types(name))
+            .collect(),
+    };
+    stored.sort_unstable();
+    stored.dedup();
+    stored
+}
+
+/// Those of the stored types, or of all, whose payloads the index does not know as they are shown.
+fn changed_types<'a>(stored: Option<&[&'a str]>, evolution: Option<&'a Evolution>) -> Vec<&'a str> {
+    let Some(evolution) = evolution else {
+        return Vec::new();
+    };
+    let mut changed: Vec<&str> = match stored {
+        None => evolution.changed_types().collect(),
+        Some(stored) => stored
+            .iter()
+            .copied()
+            .filter(|name| evolution.changes_payloads_of(name))
+            .collect(),
+    };
+    changed.sort_unstable();
+    changed
 }
 
 /// A key for each predicate; nothing, when one of them has no scalar at an indexed path.
@@ -82,6 +134,7 @@ fn payload_keys(predicates: &[Value], paths: &[PayloadPath]) -> Option<Vec<i64>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::evolution::Registrations;
     use serde_json::json;
 
     fn paths() -> Vec<PayloadPath> {
@@ -92,7 +145,7 @@ mod tests {
     }
 
     fn searches(query: impl Into<EventQuery>) -> Candidates {
-        candidates(&query.into(), &paths())
+        candidates(&query.into(), &paths(), None)
     }
 
     fn keys<const N: usize>(keys: [i64; N]) -> Search {
@@ -174,5 +227,49 @@ mod tests {
         for query in everything {
             assert_eq!(searches(query.clone()), Candidates::Everything, "{query:?}");
         }
+    }
+    #[test]
+    fn what_is_shown_otherwise_than_it_is_stored_is_found_by_its_stored_types() {
+        let mut registrations = Registrations::default();
+        registrations.rename("old".into(), "new".into());
+        registrations.upcast("old".into(), 1, |payload: Value| Ok::<_, String>(payload));
+        registrations.rename("former".into(), "plain".into());
+        let evolution = registrations.check().unwrap();
+        let searches = |query: EventQuery| candidates(&query, &paths(), evolution.as_deref());
+        let of_type = |name: &str| Search::Type(String::from(name));
+        let order = paths()[0].key_in(&json!({"order": 7})).unwrap();
+        let order_7 = |filter: EventFilter| EventQuery::from(filter.payload(json!({"order": 7})));
+        let cases = [
+            (EventQuery::types(["new"]), vec![of_type("new"), of_type("old")]),
+            (
+                EventQuery::types(["plain"]),
+                vec![of_type("former"), of_type("plain")],
+            ),
+            (order_7(EventFilter::types(["plain"])), vec![keys([order])]),
+            (
+                order_7(EventFilter::types(["new"])),
+                vec![keys([order]), of_type("old")],
+            ),
+            (order_7(EventFilter::all()), vec![keys([order]), of_type("old")]),
+            (
+                order_7(EventFilter::all().tags(["x"])),
+                vec![keys([tag_key("x")])],
+            ),
+            (
+                order_7(EventFilter::types(["plain"]).tags(["x"])),
+                vec![keys([tag_key("x"), order])],
+            ),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(
+                searches(query.clone()),
+                Candidates::Searches(expected),
+                "{query:?}"
+            );
+        }
+        assert_eq!(
+            searches(EventQuery::types(["old"])),
+            Candidates::Type(String::from("old"))
+        );
     }
 }

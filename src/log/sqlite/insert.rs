@@ -68,7 +68,7 @@ fn insert_with(
         tags_json.clear();
         push_tags_json(tags_json, event);
         insert.raw_bind_parameter(next(), (!tags_json.is_empty()).then_some(tags_json.as_str()))?;
-        insert.raw_bind_parameter(next(), event.payload.as_str())?;
+        insert.raw_bind_parameter(next(), event.stored_payload())?;
         insert.raw_bind_parameter(next(), event.metadata.as_ref().map(|metadata| metadata.as_str()))?;
     }
     insert.raw_execute()?;

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
-//! half), `candidates` (which events a query can concern), `statement`, `row` and `pages` (how rows are read), `read` (the
+//! half), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
@@ -24,6 +24,7 @@ mod prune;
 mod read;
 mod row;
 mod schema;
+mod show;
 mod statement;
 mod statistics;
 mod survey;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use crate::error::OpenError;
 #[cfg(feature = "internals")]
 use crate::event::batch::CommittedBatch;
+use crate::event::evolution::Evolution;
 #[cfg(feature = "internals")]
 use crate::event::query::EventQuery;
 #[cfg(feature = "internals")]
@@ -44,6 +46,7 @@ use crate::log::sqlite::checkpoint::Checkpoints;
 use crate::log::sqlite::connection::{Absent, Durability, storage};
 use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
+use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::read::SqliteReader;
 use crate::log::sqlite::write::SqliteWriter;
 #[cfg(feature = "internals")]
@@ -58,6 +61,8 @@ pub(crate) struct Options {
     /// Paths into the payload that are to be indexed, beside those that already are.
     pub(crate) paths: Vec<PayloadPath>,
     pub(crate) sizes: Sizes,
+    /// What older events are brought up to date with.
+    pub(crate) evolution: Option<Arc<Evolution>>,
     /// How many pages the file may have, as if the disk were full then; for the proofs.
     pub(crate) pages_max: Option<u32>,
 }
@@ -74,9 +79,10 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, Sqli
     }
     let checkpoints = Checkpoints::of(&mut connection).map_err(storage("watch the write-ahead log"))?;
     let shared = index::view::shared();
-    let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options.idle_readers_max)?;
+    let names = TypeNames::new(options.evolution.clone());
+    let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options)?;
     let index = Upkeep::new(shared, options.sizes);
-    let writer = SqliteWriter::new(connection, options.durability, index, Some(checkpoints));
+    let writer = SqliteWriter::new(connection, options.durability, index, names, Some(checkpoints));
     Ok((writer, reader))
 }
 
@@ -95,7 +101,7 @@ pub(crate) fn select(queries: &[EventQuery], paths: &[PayloadPath], batch: Commi
     schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
     schema::declare_paths(&mut connection, paths).expect("there are few paths");
     let index = Upkeep::new(index::view::shared(), Sizes::default());
-    let mut writer = SqliteWriter::new(connection, Durability::Relaxed, index, None);
+    let mut writer = SqliteWriter::new(connection, Durability::Relaxed, index, TypeNames::default(), None);
     if !batch.events.is_empty() {
         writer.begin(Sync::Ordered).expect("nobody else writes");
         writer

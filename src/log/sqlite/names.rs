@@ -1,39 +1,89 @@
-//! The names of event types, shared by all events of a type in a page.
+//! The event types as rows know them, by a number for each type and schema version; shared by all events of a page.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
-/// The names that were met. The one met last comes first: a log has few types, and they come in runs.
-#[derive(Default)]
-pub(super) struct TypeNames(Vec<(i64, Arc<str>)>);
+use crate::event::evolution::Evolution;
+use crate::event::lineage::Lineage;
 
-/// How many names are kept.
+/// The types that were met. The one met last comes first: a log has few types, and they come in runs.
+#[derive(Default)]
+pub(super) struct TypeNames {
+    known: Vec<(i64, Kind)>,
+    evolution: Option<Arc<Evolution>>,
+}
+
+/// What a number of a row stands for.
+#[derive(Clone)]
+pub(super) struct Kind {
+    pub(super) name: Arc<str>,
+    pub(super) version: u32,
+    /// What there is to say of an event of this version that is shown as it is stored.
+    pub(super) lineage: Option<Arc<Lineage>>,
+    /// Whether it is shown as it is stored.
+    pub(super) is_current: bool,
+}
+
+/// How many types are kept.
 const TYPE_NAMES_MAX: usize = 256;
 
+/// By the table's own index. The numbers of a type, one for each of its schema versions.
+pub(super) const IDS_OF_TYPE: &str = "SELECT id FROM event_type WHERE name = ?1";
+
+/// The numbers of a type: one for each schema version that was stored of it.
+pub(super) fn ids_of_type(connection: &Connection, name: &str) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare_cached(IDS_OF_TYPE)?;
+    statement.query_map([name], |row| row.get(0))?.collect()
+}
+
 impl TypeNames {
+    pub(super) fn new(evolution: Option<Arc<Evolution>>) -> Self {
+        Self {
+            known: Vec::new(),
+            evolution,
+        }
+    }
+
+    pub(super) fn evolution(&self) -> Option<&Arc<Evolution>> {
+        self.evolution.as_ref()
+    }
+
+    /// Forgets all types: a number may be given to another one.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+    }
+
     /// Lets the next page have names of its own: whoever drops the events of this one counts on other memory than
     /// whoever reads the next.
     pub(super) fn renew(&mut self) {
-        for (_, name) in &mut self.0 {
-            if Arc::strong_count(name) > 1 {
-                *name = Arc::from(&**name);
+        for (_, kind) in &mut self.known {
+            if Arc::strong_count(&kind.name) > 1 {
+                kind.name = Arc::from(&*kind.name);
+                kind.lineage = Lineage::of_version(kind.version);
             }
         }
     }
 
-    pub(super) fn name(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Arc<str>> {
-        match self.0.iter().position(|(known, _)| *known == id) {
+    pub(super) fn kind(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<Kind> {
+        match self.known.iter().position(|(known, _)| *known == id) {
             Some(0) => {}
-            Some(index) => self.0.swap(0, index),
+            Some(index) => self.known.swap(0, index),
             None => {
-                let name: String = connection
-                    .prepare_cached("SELECT name FROM event_type WHERE id = ?1")?
-                    .query_row([id], |row| row.get(0))?;
-                self.0.truncate(TYPE_NAMES_MAX - 1);
-                self.0.insert(0, (id, name.into()));
+                let (name, version): (String, u32) = connection
+                    .prepare_cached("SELECT name, schema_version FROM event_type WHERE id = ?1")?
+                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let evolution = self.evolution.as_deref();
+                let kind = Kind {
+                    version,
+                    lineage: Lineage::of_version(version),
+                    is_current: evolution.is_none_or(|evolution| evolution.is_current(&name, version)),
+                    name: name.into(),
+                };
+                self.known.truncate(TYPE_NAMES_MAX - 1);
+                self.known.insert(0, (id, kind));
             }
         }
-        Ok(Arc::clone(&self.0[0].1))
+        Ok(self.known[0].1.clone())
     }
 }

@@ -9,14 +9,16 @@ use crate::clock::Timestamp;
 use crate::error::ReadError;
 use crate::event::batch::CommittedBatch;
 use crate::event::draft::{Drafts, weight_bytes};
+use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search};
-use crate::log::sqlite::names::TypeNames;
+use crate::log::sqlite::names::{TypeNames, ids_of_type};
 use crate::log::sqlite::row::{RowView, StoredTags, stored_tags};
+use crate::log::sqlite::show::{self, ShownRow};
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 
 /// What a page is read with.
@@ -35,9 +37,11 @@ pub(super) fn read(
     bounds: PageBounds,
     take: &mut dyn FnMut(Page) -> More,
 ) -> Result<(), ReadError> {
-    let candidates = candidates(query, &source.index.paths());
+    let evolution = source.type_names.evolution().cloned();
+    let candidates = candidates(query, &source.index.paths(), evolution.as_deref());
     let mut builder = PageBuilder {
         connection: source.connection,
+        evolution: evolution.as_deref(),
         type_names: source.type_names,
         query,
         selects_all: query.selects_everything(),
@@ -56,7 +60,7 @@ pub(super) fn read(
     let is_wanted = match candidates {
         Candidates::Nothing => More::Yes,
         Candidates::Everything => builder.scan(range)?,
-        Candidates::Type(name) => builder.of_type(range, &name)?,
+        Candidates::Type(name) => builder.of_type(range, source.index, name)?,
         Candidates::Searches(searches) => builder.search(range, source.index, &searches)?,
     };
     if is_wanted == More::Yes {
@@ -69,6 +73,7 @@ pub(super) fn read(
 /// Groups rows into batches, and batches into pages.
 struct PageBuilder<'a> {
     connection: &'a Connection,
+    evolution: Option<&'a Evolution>,
     type_names: &'a mut TypeNames,
     query: &'a EventQuery,
     selects_all: bool,
@@ -96,6 +101,7 @@ struct BatchDraft {
     /// What the page held before it.
     before: Fill,
     events: usize,
+    may_have_faults: bool,
 }
 
 /// How much a page holds.
@@ -112,8 +118,13 @@ impl PageBuilder<'_> {
     }
 
     /// Reads the events of one type, as long as more is wanted.
-    fn of_type(&mut self, range: Range, name: &str) -> Result<More, ReadError> {
-        self.rows(ROWS_OF_TYPE, (range.after as i64, range.through as i64, name))
+    fn of_type(&mut self, range: Range, index: &mut IndexView, name: String) -> Result<More, ReadError> {
+        let ids = ids_of_type(self.connection, &name).map_err(storage("read a page"))?;
+        match ids[..] {
+            [] => Ok(More::Yes),
+            [id] => self.rows(ROWS_OF_TYPE, (range.after as i64, range.through as i64, id)),
+            _ => self.search(range, index, &[Search::Type(name)]),
+        }
     }
 
     /// Reads the rows that one statement yields, as long as more is wanted.
@@ -202,6 +213,7 @@ impl PageBuilder<'_> {
                 recorded_at: Timestamp::from_micros(recorded_at),
                 before: self.fill(),
                 events: 0,
+                may_have_faults: false,
             });
         }
         self.take_event(row, sequence)?;
@@ -211,9 +223,9 @@ impl PageBuilder<'_> {
     fn take_event(&mut self, row: &Row<'_>, sequence: u64) -> Result<(), ReadError> {
         let damaged = |problem: String| ReadError::Damaged { sequence, problem };
         let type_id = row.get(4).map_err(storage("read a row"))?;
-        let event_type = self
+        let kind = self
             .type_names
-            .name(self.connection, type_id)
+            .kind(self.connection, type_id)
             .map_err(storage("read the name of a type"))?;
         let text_of = |column: usize| {
             let value = row.get_ref(column).map_err(storage("read a row"))?;
@@ -225,16 +237,36 @@ impl PageBuilder<'_> {
             Some(json) => stored_tags(json).map_err(|error| damaged(error.to_string()))?,
             None => StoredTags::None,
         };
+        let shown = match self.evolution {
+            Some(evolution) if !kind.is_current => {
+                if !evolution.may_be_selected(&kind.name, self.query) {
+                    return Ok(());
+                }
+                let before = self.open.as_ref().map_or(0, |open| open.before.text_bytes);
+                let row = show::Row {
+                    sequence,
+                    payload,
+                    batch_bytes: self.drafts.text_bytes() - before,
+                };
+                ShownRow::of(evolution, kind, row)
+            }
+            _ => ShownRow::as_stored(kind),
+        };
+        let payload = shown.payload.as_deref().unwrap_or(payload);
         let drafts = &mut self.drafts;
         let place = drafts.place(tags.iter(), payload, text_of(7)?);
         if !self.selects_all {
             let (tags, payload) = drafts.texts(&place);
-            if !self.query.selects(&RowView::new(&event_type, tags, payload)) {
+            let row = RowView::new(&shown.event_type, tags, payload, shown.fault());
+            if !self.query.selects(&row) {
                 drafts.discard(&place);
                 return Ok(());
             }
         }
-        drafts.keep(sequence, event_type, place);
+        if let Some(open) = &mut self.open {
+            open.may_have_faults |= shown.fault().is_some();
+        }
+        drafts.keep(sequence, shown.event_type, place, shown.lineage);
         Ok(())
     }
 
@@ -269,6 +301,7 @@ impl PageBuilder<'_> {
                 first_sequence: batch.first_sequence,
                 last_sequence: batch.last_sequence,
                 recorded_at: batch.recorded_at,
+                may_have_faults: batch.may_have_faults,
                 events: drafts.take(batch.events, batch.recorded_at),
             })
         });

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::clock::Timestamp;
 use crate::error::{BackupError, ReadError, StorageError, VerifyError};
+use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::backup::{BackedUp, BackupProgress};
@@ -17,7 +18,7 @@ use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::view::{IndexView, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::{self, Source};
-use crate::log::sqlite::{backup, cursor, prune, statistics, survey, verify};
+use crate::log::sqlite::{Options, backup, cursor, prune, statistics, survey, verify};
 use crate::log::statistics::LogStatistics;
 use crate::log::survey::Survey;
 use crate::log::verification::Verification;
@@ -29,6 +30,7 @@ pub(crate) struct SqliteReader {
     path: PathBuf,
     log_id: String,
     index: Arc<Mutex<Shared>>,
+    evolution: Option<Arc<Evolution>>,
     idle: Mutex<Idle>,
 }
 
@@ -50,16 +52,18 @@ impl SqliteReader {
         path: &Path,
         log_id: String,
         index: Arc<Mutex<Shared>>,
-        idle_max: usize,
+        options: &Options,
     ) -> Result<Self, StorageError> {
-        let first = ReadConnection::open(path, &index)?;
+        let evolution = options.evolution.clone();
+        let first = ReadConnection::open(path, &index, evolution.clone())?;
         Ok(Self {
             path: path.to_owned(),
             log_id,
             index,
+            evolution,
             idle: Mutex::new(Idle {
                 connections: vec![first],
-                connections_max: idle_max,
+                connections_max: options.idle_readers_max,
             }),
         })
     }
@@ -72,7 +76,7 @@ impl SqliteReader {
         let idle = self.idle.lock().connections.pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => ReadConnection::open(&self.path, &self.index)?,
+            None => ReadConnection::open(&self.path, &self.index, self.evolution.clone())?,
         };
         let outcome = read(&mut connection)?;
         let mut idle = self.idle.lock();
@@ -84,10 +88,14 @@ impl SqliteReader {
 }
 
 impl ReadConnection {
-    fn open(path: &Path, index: &Arc<Mutex<Shared>>) -> Result<Self, StorageError> {
+    fn open(
+        path: &Path,
+        index: &Arc<Mutex<Shared>>,
+        evolution: Option<Arc<Evolution>>,
+    ) -> Result<Self, StorageError> {
         Ok(Self {
             connection: open_reader(path)?,
-            type_names: TypeNames::default(),
+            type_names: TypeNames::new(evolution),
             index: IndexView::new(Arc::clone(index)),
         })
     }
@@ -218,7 +226,10 @@ impl LogReader for SqliteReader {
 
     fn is_indexed(&self, query: &EventQuery) -> bool {
         let paths = IndexView::new(Arc::clone(&self.index)).paths();
-        !matches!(candidates(query, &paths), Candidates::Everything)
+        !matches!(
+            candidates(query, &paths, self.evolution.as_deref()),
+            Candidates::Everything
+        )
     }
 }
 
@@ -272,7 +283,7 @@ pub(super) fn first_match(
     while range.after < range.through {
         let page = page(source, query, range, bounds)?;
         if let Some(event) = page.batches.iter().flat_map(|batch| &batch.events).next() {
-            return Ok(Some(event.sequence));
+            return event.decodable().map(|event| Some(event.sequence));
         }
         range.after = page.through;
     }

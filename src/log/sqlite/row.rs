@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use crate::error::UndecodableEvent;
 use crate::event::matching::Selectable;
 use crate::event::record::TAG_SEPARATOR;
 
@@ -41,15 +42,22 @@ pub(super) struct RowView<'a> {
     event_type: &'a str,
     tags: &'a str,
     payload: &'a str,
+    fault: Option<&'a UndecodableEvent>,
     parsed: OnceCell<Option<serde_json::Value>>,
 }
 
 impl<'a> RowView<'a> {
-    pub(super) fn new(event_type: &'a str, tags: &'a str, payload: &'a str) -> Self {
+    pub(super) fn new(
+        event_type: &'a str,
+        tags: &'a str,
+        payload: &'a str,
+        fault: Option<&'a UndecodableEvent>,
+    ) -> Self {
         Self {
             event_type,
             tags,
             payload,
+            fault,
             parsed: OnceCell::new(),
         }
     }
@@ -68,5 +76,9 @@ impl Selectable for RowView<'_> {
         self.parsed
             .get_or_init(|| serde_json::from_str(self.payload).ok())
             .as_ref()
+    }
+
+    fn fault(&self) -> Option<&UndecodableEvent> {
+        self.fault
     }
 }

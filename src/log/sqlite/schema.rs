@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -193,6 +193,33 @@ CREATE INDEX dead_letter_that_waits ON dead_letter (first_sequence) WHERE state 
 const FORMAT_4: &str = r#"
 -- The newest request to retry dead letters of the stream, a JSON object; NULL: there was none.
 ALTER TABLE cursor ADD COLUMN retry TEXT;
+"#;
+
+const FORMAT_5: &str = r#"
+-- A row per type and schema version, so that the version of an event takes no room in its row.
+CREATE TABLE event_type_of_version (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    schema_version INTEGER NOT NULL DEFAULT 1 CHECK (schema_version BETWEEN 1 AND 4294967295),
+    UNIQUE (name, schema_version)
+) STRICT;
+INSERT INTO event_type_of_version (id, name) SELECT id, name FROM event_type;
+DROP VIEW events;
+DROP TABLE event_type;
+ALTER TABLE event_type_of_version RENAME TO event_type;
+
+CREATE VIEW events AS
+SELECT
+    event.sequence,
+    strftime('%Y-%m-%dT%H:%M:%f', event.recorded_at / 1000000.0, 'unixepoch') || 'Z' AS recorded_at,
+    event_type.name AS type,
+    event.tags,
+    event.payload,
+    event.metadata,
+    event.sequence - event.batch_index AS batch_first_sequence,
+    event.batch_size,
+    event_type.schema_version
+FROM event JOIN event_type ON event_type.id = event.type;
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left

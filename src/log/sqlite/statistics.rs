@@ -9,7 +9,8 @@ use crate::log::sqlite::statement::Snapshot;
 use crate::log::statistics::LogStatistics;
 
 /// By `event_by_type`, once through.
-const BY_TYPE: &str = "SELECT name, (SELECT count(*) FROM event WHERE type = event_type.id) FROM event_type";
+const BY_TYPE: &str =
+    "SELECT name, sum((SELECT count(*) FROM event WHERE type = event_type.id)) FROM event_type GROUP BY name";
 
 /// By the primary key.
 const NEXT: &str = "SELECT sequence, recorded_at FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT 1";

@@ -27,9 +27,10 @@ use crate::log::{LogWriter, Pace, Sync, Tail};
 pub(crate) struct SqliteWriter {
     connection: Connection,
     durability: Durability,
-    /// The ids of types that are known to be in the committed log. Ids made by a transaction wait in `new_types`.
-    type_ids: HashMap<Arc<str>, i64>,
-    new_types: Vec<(Arc<str>, i64)>,
+    /// The ids of types that are known to be in the committed log, one for each schema version. Ids made by a transaction wait
+    /// in `new_types`.
+    type_ids: HashMap<Arc<str>, Vec<(u32, i64)>>,
+    new_types: Vec<(Arc<str>, u32, i64)>,
     type_names: TypeNames,
     index: Upkeep,
     chore: Option<Chore>,
@@ -49,6 +50,7 @@ impl SqliteWriter {
         connection: Connection,
         durability: Durability,
         index: Upkeep,
+        type_names: TypeNames,
         checkpoints: Option<Checkpoints>,
     ) -> Self {
         Self {
@@ -56,7 +58,7 @@ impl SqliteWriter {
             durability,
             type_ids: HashMap::new(),
             new_types: Vec::new(),
-            type_names: TypeNames::default(),
+            type_names,
             index,
             chore: None,
             appended_through: 0,
@@ -93,32 +95,34 @@ impl SqliteWriter {
         self.connection.prepare_cached(sql)
     }
 
-    /// The number that stands for a type, made on its first use.
-    fn type_id(&mut self, name: &Arc<str>) -> rusqlite::Result<i64> {
-        if let Some(id) = self.type_ids.get(name) {
-            return Ok(*id);
+    /// The number that stands for a type in a schema version, made on its first use.
+    fn type_id(&mut self, name: &Arc<str>, version: u32) -> rusqlite::Result<i64> {
+        let versions = self.type_ids.get(name).into_iter().flatten();
+        if let Some((_, id)) = versions.copied().find(|(known, _)| *known == version) {
+            return Ok(id);
         }
-        if let Some((_, id)) = self.new_types.iter().find(|(known, _)| known == name) {
+        let mut new = self.new_types.iter();
+        if let Some((.., id)) = new.find(|(known, of, _)| known == name && *of == version) {
             return Ok(*id);
         }
         let known = self
-            .statement("SELECT id FROM event_type WHERE name = ?1")?
-            .query_row([&**name], |row| row.get(0))
+            .statement("SELECT id FROM event_type WHERE name = ?1 AND schema_version = ?2")?
+            .query_row(params![&**name, version], |row| row.get(0))
             .optional()?;
         let id = match known {
             Some(id) => id,
             None => self
-                .statement("INSERT INTO event_type (name) VALUES (?1)")?
-                .insert([&**name])?,
+                .statement("INSERT INTO event_type (name, schema_version) VALUES (?1, ?2)")?
+                .insert(params![&**name, version])?,
         };
-        self.new_types.push((Arc::clone(name), id));
+        self.new_types.push((Arc::clone(name), version, id));
         Ok(id)
     }
 
     /// Takes a batch into the transaction. Its rows are written with those of its neighbours.
     fn take(&mut self, batch: &Arc<CommittedBatch>) -> rusqlite::Result<()> {
         for event in &batch.events {
-            let type_id = self.type_id(&event.event_type)?;
+            let type_id = self.type_id(event.stored_type(), event.stored_version())?;
             self.unwritten_types.push(type_id);
         }
         self.unwritten.push(Arc::clone(batch));
@@ -224,7 +228,10 @@ impl LogWriter for SqliteWriter {
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
         self.flush().map_err(storage("append"))?;
         let event = read::event_at(&mut self.source(), sequence)?;
-        Ok(event.is_some_and(|event| query.matches(&event)))
+        match event.filter(|event| query.matches(event)) {
+            Some(event) => event.decodable().map(|_| true),
+            None => Ok(false),
+        }
     }
 
     fn position_at(&mut self, time: Timestamp) -> Result<u64, StorageError> {
@@ -302,7 +309,9 @@ impl LogWriter for SqliteWriter {
     fn commit(&mut self) -> Result<(), StorageError> {
         self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
-        self.type_ids.extend(self.new_types.drain(..));
+        for (name, version, id) in self.new_types.drain(..) {
+            self.type_ids.entry(name).or_default().push((version, id));
+        }
         self.index.committed(self.appended_through);
         self.appended_through = 0;
         Ok(())
@@ -315,7 +324,7 @@ impl LogWriter for SqliteWriter {
         self.index.rolled_back();
         self.appended_through = 0;
         // A number that the transaction gave to a type will be given to another one.
-        self.type_names = TypeNames::default();
+        self.type_names.forget();
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK")
         {

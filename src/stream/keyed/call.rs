@@ -135,7 +135,7 @@ impl Stint<'_> {
         let policy = self.handler.retry_policy();
         let failures = self.keyed.failing.entry(lane);
         let failures = failures.or_insert_with(|| Failures::new(policy, now));
-        let verdict = failures.record(now);
+        let verdict = failures.record_failure(&failure, now);
         let (attempts, first_failed_at) = (failures.attempts(), failures.first_failed_at());
         self.core
             .report_failure(&failure, events.last_sequence(), attempts, verdict);

@@ -15,8 +15,8 @@ use crate::tally::Tally;
 
 /// Append events from the standard input, one line of JSON each
 ///
-/// A line is {"type":"order-placed","payload":{"order":7},"tags":["order:7"],"metadata":{}}, of which the last two may be
-/// missing. A line that is an array of such objects is one batch. The log is made if it is not there.
+/// A line is {"type":"order-placed","payload":{"order":7},"tags":["order:7"],"metadata":{},"schema_version":1}, of which the last
+/// three may be missing. A line that is an array of such objects is one batch. The log is made if it is not there.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Make one batch of this many lines

@@ -78,11 +78,11 @@ impl PayloadPath {
     }
 }
 
-/// The keys of an event: one for each tag, and for each path at which a scalar stands.
+/// The keys of an event, as it is stored: one for each tag, and for each path at which a scalar stands.
 pub(super) fn keys(event: &EventRecord, paths: &Arc<[PayloadPath]>, mut take: impl FnMut(i64)) {
     event.tags().for_each(|tag| take(tag_key(tag)));
     if !paths.is_empty() {
-        keys_of_payload(event.payload().as_str(), paths, take);
+        keys_of_payload(event.stored_payload(), paths, take);
     }
 }
 

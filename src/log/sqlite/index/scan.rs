@@ -8,7 +8,9 @@ use rusqlite::Connection;
 use crate::log::page::Range;
 use crate::log::sqlite::index::entry::Entry;
 use crate::log::sqlite::index::run;
+use crate::log::sqlite::index::search::Union;
 use crate::log::sqlite::index::tier::Run;
+use crate::log::sqlite::names::ids_of_type;
 
 /// Sequences that grow, found one after the other.
 pub(crate) trait Sequences {
@@ -105,17 +107,25 @@ impl Sequences for StageScan {
     }
 }
 
-/// The events of one type. A few at a time, so that no statement stays open between them.
+/// The events of one type, in all its schema versions.
 pub(crate) struct TypeScan {
     name: String,
+    range: Range,
+    /// Nothing, before it is asked first.
+    versions: Option<Box<dyn Sequences>>,
+}
+
+/// The events of one version of a type. A few at a time, so that no statement stays open between them.
+struct VersionScan {
+    id: i64,
     range: Range,
     found: VecDeque<u64>,
     is_over: bool,
 }
 
-/// The events of a type, by `event_by_type`.
+/// The events of one version of a type, by `event_by_type`.
 pub(crate) const OF_TYPE: &str = "SELECT sequence FROM event
-    WHERE type = (SELECT id FROM event_type WHERE name = ?1) AND sequence >= ?2 AND sequence <= ?3
+    WHERE type = ?1 AND sequence >= ?2 AND sequence <= ?3
     ORDER BY sequence LIMIT 256";
 
 impl TypeScan {
@@ -123,13 +133,33 @@ impl TypeScan {
         Self {
             name: name.to_owned(),
             range,
-            found: VecDeque::new(),
-            is_over: false,
+            versions: None,
         }
     }
 }
 
 impl Sequences for TypeScan {
+    fn next(&mut self, connection: &Connection, from: u64) -> rusqlite::Result<Option<u64>> {
+        if self.versions.is_none() {
+            let scan = |id| -> Box<dyn Sequences> {
+                Box::new(VersionScan {
+                    id,
+                    range: self.range,
+                    found: VecDeque::new(),
+                    is_over: false,
+                })
+            };
+            let ids = ids_of_type(connection, &self.name)?;
+            self.versions = Some(Union::of(ids.into_iter().map(scan).collect()));
+        }
+        match &mut self.versions {
+            Some(versions) => versions.next(connection, from),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Sequences for VersionScan {
     fn next(&mut self, connection: &Connection, from: u64) -> rusqlite::Result<Option<u64>> {
         let from = from.max(self.range.after + 1);
         loop {
@@ -143,7 +173,7 @@ impl Sequences for TypeScan {
                 return Ok(None);
             }
             let mut statement = connection.prepare_cached(OF_TYPE)?;
-            let mut rows = statement.query((&self.name, from as i64, self.range.through as i64))?;
+            let mut rows = statement.query((self.id, from as i64, self.range.through as i64))?;
             while let Some(row) = rows.next()? {
                 self.found.push_back(row.get::<_, i64>(0)? as u64);
             }
