@@ -7,7 +7,7 @@ use std::time::Duration;
 use millstream::{DurableStream, OpenedTenant, Tenants};
 
 use crate::common::{Recorder, eventually, in_time};
-use crate::{append, open, texts};
+use crate::{append, open, patiently, texts};
 
 #[tokio::test]
 async fn a_tenant_that_is_held_is_not_idle() {
@@ -75,7 +75,7 @@ async fn a_tenant_whose_stream_retries_is_not_idle_until_it_has_settled() {
         .wait_max(Duration::from_millis(300))
         .open(folder.path())
         .unwrap();
-    let acme = tenants.tenant("acme").await.unwrap();
+    let acme = patiently(&tenants, "acme").await;
     append(&acme, "one").await;
     drop(acme);
     assert_eq!(tenants.close_idle().await, 0, "its stream has work");
@@ -87,12 +87,7 @@ async fn a_tenant_whose_stream_retries_is_not_idle_until_it_has_settled() {
     );
     fails.store(false, Ordering::Relaxed);
     recorder.batches(1).await;
-    in_time("it makes room", tenants.tenant("globex"))
-        .await
-        .unwrap()
-        .settled()
-        .await
-        .unwrap();
+    drop(patiently(&tenants, "globex").await);
     assert_eq!(open(&tenants), ["globex"]);
 }
 

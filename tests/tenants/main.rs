@@ -29,6 +29,19 @@ async fn append(tenant: &Tenant, text: &str) {
         .expect("it is open");
 }
 
+/// Asks again as long as only time is short: some tests set a short one, and the machine may be busy.
+async fn patiently(tenants: &Tenants, name: &str) -> Tenant {
+    let asking = async {
+        loop {
+            match tenants.tenant(name).await {
+                Err(TenantError::NotInTime { .. } | TenantError::AllInUse { .. }) => {}
+                outcome => return outcome.expect("it is opened"),
+            }
+        }
+    };
+    in_time("a tenant is there", asking).await
+}
+
 /// All that a tenant's log has.
 async fn texts(tenant: &Tenant) -> Vec<String> {
     let found = tenant.query(&EventQuery::all()).await.expect("it is open");

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use millstream::{TenantError, Tenants};
 
 use crate::common::in_time;
-use crate::{append, open, texts};
+use crate::{append, open, patiently, texts};
 
 #[tokio::test]
 async fn the_one_used_longest_ago_makes_room() {
@@ -29,10 +29,7 @@ async fn who_finds_no_room_waits_for_it_or_is_told_how_many_are_held() {
         .wait_max(Duration::from_millis(50))
         .open(folder.path())
         .unwrap();
-    let held = [
-        tenants.tenant("a").await.unwrap(),
-        tenants.tenant("b").await.unwrap(),
-    ];
+    let held = [patiently(&tenants, "a").await, patiently(&tenants, "b").await];
     match tenants.tenant("c").await {
         Err(TenantError::AllInUse {
             name,
