@@ -196,17 +196,19 @@ ALTER TABLE cursor ADD COLUMN retry TEXT;
 "#;
 
 const FORMAT_5: &str = r#"
--- A row per type and schema version, so that the version of an event takes no room in its row.
-CREATE TABLE event_type_of_version (
+-- A row per type and schema version, so that the version of an event takes no room in its row. The new table takes the pages of
+-- the one before.
+CREATE TEMP TABLE event_type_before AS SELECT id, name FROM main.event_type;
+DROP VIEW events;
+DROP TABLE main.event_type;
+CREATE TABLE event_type (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
     schema_version INTEGER NOT NULL DEFAULT 1 CHECK (schema_version BETWEEN 1 AND 4294967295),
     UNIQUE (name, schema_version)
 ) STRICT;
-INSERT INTO event_type_of_version (id, name) SELECT id, name FROM event_type;
-DROP VIEW events;
-DROP TABLE event_type;
-ALTER TABLE event_type_of_version RENAME TO event_type;
+INSERT INTO event_type (id, name) SELECT id, name FROM temp.event_type_before;
+DROP TABLE temp.event_type_before;
 
 CREATE VIEW events AS
 SELECT
