@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, Timestamp};
-use crate::event::batch::CommittedBatch;
+use crate::clock::Clock;
+use crate::event::batch::{CommittedBatch, EventBatch};
 
 #[cfg(feature = "metrics")]
 use metrics::{
@@ -185,7 +185,7 @@ pub(crate) fn describe() {
         (
             "millstream_stream_delay_seconds",
             Seconds,
-            "From the commit of a batch to its call.",
+            "From the commit of a batch to its call, of what was committed while the stream ran.",
         ),
     ] {
         describe_histogram!(name, unit, meaning);
@@ -258,14 +258,17 @@ impl StreamMeter {
         }
     }
 
-    /// A handler call begins, with a batch that was committed then.
-    pub(crate) fn call_begins(&self, recorded_at: Timestamp, clock: &Clock) {
-        self.instruments.delay_seconds.record(clock.age(recorded_at));
+    /// A handler call begins with a batch. How old history is, says nothing of how soon news comes.
+    pub(crate) fn call_begins(&self, batch: &EventBatch, clock: &Clock) {
+        if !batch.is_replay() {
+            let delay = clock.age(batch.recorded_timestamp());
+            self.instruments.delay_seconds.record(delay);
+        }
     }
 
-    /// The call is over that began then.
-    pub(crate) fn call_ends(&self, since: Instant, events: u64, outcome: Outcome) {
-        self.instruments.call_seconds.record(since.elapsed());
+    /// A call is over that took so long.
+    pub(crate) fn call_ends(&self, took: Duration, events: u64, outcome: Outcome) {
+        self.instruments.call_seconds.record(took);
         match outcome {
             Outcome::Handled => {
                 self.instruments.handled.increment(1);
@@ -356,9 +359,9 @@ impl StreamMeter {
         Self {}
     }
 
-    pub(crate) fn call_begins(&self, _: Timestamp, _: &Clock) {}
+    pub(crate) fn call_begins(&self, _: &EventBatch, _: &Clock) {}
 
-    pub(crate) fn call_ends(&self, _: Instant, _: u64, _: Outcome) {}
+    pub(crate) fn call_ends(&self, _: Duration, _: u64, _: Outcome) {}
 
     pub(crate) fn fell_behind(&self) {}
 

@@ -49,7 +49,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     // For the tests of programs.
     (
         "testing",
-        &["clock", "sync", "fault", "error", "event", "stream", "builder"],
+        &[
+            "clock",
+            "sync",
+            "fault",
+            "error",
+            "event",
+            "stream",
+            "projection",
+            "builder",
+        ],
     ),
     // For this crate's own proofs.
     (

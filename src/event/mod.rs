@@ -17,6 +17,7 @@ pub(crate) mod cause;
 pub(crate) mod codec;
 pub(crate) mod draft;
 pub(crate) mod evolution;
+pub(crate) mod intake;
 pub(crate) mod limits;
 pub(crate) mod lineage;
 pub(crate) mod matching;

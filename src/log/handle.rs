@@ -7,13 +7,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Timestamp};
-use crate::error::{AppendError, InvalidEvent, PruneError, ReadError, SteerError, StorageError, StreamError};
-use crate::event::batch::weight_bytes_of;
+use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::evolution::Evolution;
+use crate::event::intake;
 use crate::event::limits::Limits;
-use crate::event::new_event::{NewEvent, check_batch};
+use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
-use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -57,8 +56,7 @@ impl LogHandle {
         events: impl IntoIterator<Item = NewEvent>,
         condition: Option<Condition>,
     ) -> Result<Appended, AppendError> {
-        let (events, bytes) = check_batch(events, &self.limits)?;
-        let (events, bytes) = self.show(events, bytes)?;
+        let (events, bytes) = intake::check(events, &self.limits, self.evolution.as_deref())?;
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [
             take_room(&self.room_requests, 1).await?,
@@ -85,23 +83,6 @@ impl LogHandle {
             answer.await.ok()
         };
         outcome.unwrap_or_else(|| Err(committer_gone().into()))
-    }
-
-    /// Brings events to the newest version of their types, before anybody waits for them.
-    fn show(&self, events: Vec<EventRecord>, bytes: usize) -> Result<(Vec<EventRecord>, usize), AppendError> {
-        let Some(evolution) = &self.evolution else {
-            return Ok((events, bytes));
-        };
-        let events = evolution.show_batch(events).map_err(|(index, cause)| {
-            let source = InvalidEvent::Undecodable(cause);
-            AppendError::InvalidEvent { index, source }
-        })?;
-        let (bytes, max) = (weight_bytes_of(&events), self.limits.batch_bytes_max);
-        if bytes > max {
-            let index = events.len() - 1;
-            return Err(AppendError::BatchTooLarge { index, bytes, max });
-        }
-        Ok((events, bytes))
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::StorageError;
+use crate::error::{StorageError, UndecodableEvent};
 use crate::event::record::EventRecord;
 use crate::log::cursor::CursorCell;
 use crate::log::handle::{LogHandle, committer_gone, take_room};
@@ -49,6 +49,8 @@ pub(crate) enum Reacted {
     OwnershipLost,
     /// The condition does not hold. Nothing was appended.
     Conflict { expected: String, found: String },
+    /// What the condition is about cannot be decoded. Nothing was appended.
+    Undecodable(UndecodableEvent),
 }
 
 /// Why a reaction is not in the log, as far as is known.

@@ -133,6 +133,12 @@ impl Build {
         })
     }
 
+    /// The rows, for tests of programs.
+    #[cfg(feature = "testing")]
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     pub(crate) fn spec(&self) -> &Spec {
         &self.spec
     }

@@ -1,13 +1,15 @@
 //! Brings a build up to a point of the log without a stream: for read models on demand, and for rebuilds.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::TryStreamExt;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::error::ReadModelError;
+use crate::error::{ReadError, ReadModelError, UndecodableEvent};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
+use crate::log::page::{PageBounds, Range};
 use crate::projection::applier::{Writer, blocking};
 use crate::projection::build::NotApplied;
 use crate::projection::lacking::Lacking;
@@ -37,8 +39,16 @@ pub(crate) enum Stuck {
         batch: EventBatch,
         failure: Failure,
     },
+    /// The log shows everything before this event, and not the event.
+    Undecodable(UndecodableEvent),
     Model(ReadModelError),
 }
+
+/// All that a batch has before one of its events. No reader shows the batch, so there is nothing else in the range.
+const ONE_BATCH: PageBounds = PageBounds {
+    batches_max: 1,
+    bytes_max: usize::MAX,
+};
 
 /// How many batches are gathered at once, besides the limit on events.
 const GATHERED_BATCHES_MAX: usize = 4_096;
@@ -64,38 +74,64 @@ impl CatchUp {
         }
         let mut next = gather(&mut reader, lacking, writer.limits.events_max).await;
         let outcome = loop {
-            let batches = match next {
-                Ok(None) => break Ok(()),
-                Ok(Some(batches)) => batches,
-                Err(error) => break Err(Stuck::Model(error)),
-            };
+            let Gathered { batches, end } = next;
             let events_max = writer.limits.events_max;
+            let gathering = async {
+                match &end {
+                    None => Some(gather(&mut reader, lacking, events_max).await),
+                    Some(_) => None,
+                }
+            };
             // While these are applied, the next ones are read.
-            let (applied, read) = tokio::join!(
-                self.apply(writer, batches),
-                gather(&mut reader, lacking, events_max)
-            );
+            let (applied, read) = tokio::join!(self.apply(writer, batches), gathering);
             writer = applied.writer;
             seen(writer.build.position());
             if applied.outcome.is_err() {
                 break applied.outcome;
             }
-            next = read;
+            match (read, end) {
+                (Some(read), _) => next = read,
+                (None, Some(Err(error))) => break Err(error.into()),
+                (None, _) => break Ok(()),
+            }
         };
         if outcome.is_err() {
             return CaughtUp { writer, outcome };
         }
-        let passed = blocking(move || {
-            let passed = writer.pass(through);
-            (writer, passed)
-        });
-        match passed.await {
-            Ok((writer, passed)) => {
-                seen(through);
-                let outcome = passed.map_err(Stuck::Model);
-                CaughtUp { writer, outcome }
+        let passed = pass(writer, through).await;
+        seen(through);
+        passed
+    }
+
+    /// Applies what lies before an event that cannot be decoded, in its batch, and moves the position behind it.
+    pub(crate) async fn pass_over(
+        &self,
+        writer: OwnedMutexGuard<Writer>,
+        sequence: u64,
+        lacking: &Lacking,
+    ) -> CaughtUp {
+        let range = Range {
+            after: writer.build.position(),
+            through: sequence - 1,
+        };
+        if range.after >= range.through {
+            return pass(writer, sequence).await;
+        }
+        let query = Arc::new(self.query.clone());
+        let batches = match self.store.log().page(&query, range, ONE_BATCH).await {
+            Ok(page) => page.batches.into_iter().map(EventBatch::whole),
+            Err(error) => {
+                let outcome = Err(error.into());
+                return CaughtUp { writer, outcome };
             }
-            Err(_) => std::future::pending().await,
+        };
+        // Their range is to end before the event, as that of what was committed does not.
+        let before = batches.filter_map(|batch| batch.part(range.after + 1, range.through));
+        let batches = before.filter_map(|batch| lacking.trim(batch)).collect();
+        let applied = self.apply(writer, batches).await;
+        match applied.outcome {
+            Ok(()) => pass(applied.writer, sequence).await,
+            Err(_) => applied,
         }
     }
 
@@ -155,6 +191,22 @@ impl CatchUp {
     }
 }
 
+/// Moves the position over what there is nothing to apply of.
+async fn pass(mut writer: OwnedMutexGuard<Writer>, position: u64) -> CaughtUp {
+    let passed = blocking(move || {
+        let passed = writer.pass(position);
+        (writer, passed)
+    });
+    match passed.await {
+        Ok((writer, passed)) => {
+            let outcome = passed.map_err(Stuck::Model);
+            CaughtUp { writer, outcome }
+        }
+        // The runtime is shut down, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 async fn apply(
     mut writer: OwnedMutexGuard<Writer>,
     batches: Vec<EventBatch>,
@@ -170,27 +222,43 @@ async fn apply(
     }
 }
 
-/// The next batches that fit into a transaction; nothing: the end.
-async fn gather(
-    reader: &mut EventReader,
-    lacking: &Lacking,
-    events_max: usize,
-) -> Result<Option<Vec<EventBatch>>, ReadModelError> {
+/// The next batches that fit into a transaction, and how the reader ends behind them, if it does.
+struct Gathered {
+    batches: Vec<EventBatch>,
+    end: Option<Result<(), ReadError>>,
+}
+
+async fn gather(reader: &mut EventReader, lacking: &Lacking, events_max: usize) -> Gathered {
     let (mut batches, mut events) = (Vec::new(), 0);
     while events < events_max && batches.len() < GATHERED_BATCHES_MAX {
-        let Some(batch) = reader.try_next().await? else {
-            return Ok((events > 0).then_some(batches));
-        };
-        events += batch.len();
-        batches.extend(lacking.trim(batch));
+        match reader.try_next().await {
+            Ok(Some(batch)) => {
+                events += batch.len();
+                batches.extend(lacking.trim(batch));
+            }
+            end => {
+                let end = Some(end.map(drop));
+                return Gathered { batches, end };
+            }
+        }
     }
-    Ok(Some(batches))
+    Gathered { batches, end: None }
+}
+
+impl From<ReadError> for Stuck {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Undecodable(event) => Self::Undecodable(event),
+            error => Self::Model(error.into()),
+        }
+    }
 }
 
 impl Stuck {
     pub(crate) fn into_error(self, name: &str, version: u32) -> ReadModelError {
         match self {
             Self::Model(error) => error,
+            Self::Undecodable(event) => ReadError::Undecodable(event).into(),
             Self::Failed { batch, failure } => ReadModelError::Apply {
                 name: name.to_owned(),
                 version,

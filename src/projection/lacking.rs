@@ -30,8 +30,16 @@ impl Lacking {
     /// Leaves out what the letters stand for that some of this batch is, and all later ones of their keys, so that nothing is
     /// applied before what comes first. `false`: there is nothing that was not left out before.
     pub(crate) fn give_up(&mut self, batch: &EventBatch) -> bool {
+        self.give_up_those(|letter| batch.iter().any(|event| letter.contains(event.sequence())))
+    }
+
+    /// The same for one event.
+    pub(crate) fn give_up_event(&mut self, sequence: u64) -> bool {
+        self.give_up_those(|letter| letter.contains(sequence))
+    }
+
+    fn give_up_those(&mut self, stands_for: impl Fn(&DeadLetter) -> bool) -> bool {
         let known = self.given_up.len();
-        let stands_for = |letter: &DeadLetter| batch.iter().any(|event| letter.contains(event.sequence()));
         let mut keys: Vec<String> = Vec::new();
         for letter in &self.letters {
             let is_of_key = letter.key.as_ref().is_some_and(|key| keys.contains(key));

@@ -19,7 +19,7 @@
 
 mod applier;
 mod attend;
-mod build;
+pub(crate) mod build;
 pub(crate) mod catalog;
 mod catch_up;
 mod lacking;

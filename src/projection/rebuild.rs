@@ -337,6 +337,14 @@ impl Work {
                 Err(Stuck::Failed { batch, failure }) if lacking.give_up(&batch) => {
                     tracing::info!(name = shared.name(), last_sequence = batch.last_sequence(), error = %failure.text, "a dead letter cannot be applied by the rebuild either");
                 }
+                // What the stream has set aside nobody can show here either.
+                Err(Stuck::Undecodable(event)) if lacking.give_up_event(event.sequence()) => {
+                    let passed = catch_up.pass_over(writer, event.sequence(), lacking).await;
+                    if let Err(stuck) = passed.outcome {
+                        return Err(stuck.into_error(shared.name(), shared.version()));
+                    }
+                    writer = passed.writer;
+                }
                 Err(stuck) => return Err(stuck.into_error(shared.name(), shared.version())),
             }
         }

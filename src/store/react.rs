@@ -65,7 +65,8 @@ impl Store {
         reactor: Reactor,
     ) -> Result<EventStream, StreamError> {
         durable.check_for_reactor()?;
-        let handler = reactor.into_handler(self.log().limits.clone());
+        let log = self.log();
+        let handler = reactor.into_handler(log.limits.clone(), log.evolution.clone());
         self.stream_to_durable(durable, query, handler).await
     }
 }

@@ -142,12 +142,12 @@ impl Work {
                 running_since: Some(now),
             });
         });
-        core.meter.call_begins(recorded_at, &core.source.log.clock);
-        core.faults.hit(FaultPoint::BeforeHandler);
-        let delivered = batches
+        let delivered: Vec<EventBatch> = batches
             .iter()
             .map(|batch| core.in_this_run(batch.clone()))
             .collect();
+        core.meter.call_begins(&delivered[0], &core.source.log.clock);
+        core.faults.hit(FaultPoint::BeforeHandler);
         let handler = &self.pump().handler;
         let grouping = handler
             .grouping()
@@ -161,9 +161,18 @@ impl Work {
         core.faults.hit(FaultPoint::AfterHandler);
         let events = batches.iter().map(|batch| batch.len() as u64).sum();
         let shown = outcome.as_ref().map_or(Outcome::Failed, |()| Outcome::Handled);
-        core.meter.call_ends(now, events, shown);
+        let ended_at = Moment::now();
+        core.meter.call_ends(ended_at - now, events, shown);
         match outcome {
-            Ok(()) => self.group_handled(core, &batches, events).await,
+            Ok(()) => {
+                let taken = Taken {
+                    batches: u32::try_from(batches.len()).unwrap_or(u32::MAX),
+                    events,
+                    through: batches.last().map_or(0, EventBatch::last_sequence),
+                    ended_at,
+                };
+                self.group_handled(core, &batches, taken).await
+            }
             Err(failure) => self.group_failed(core, failure, &batches).await,
         }
     }
@@ -173,7 +182,7 @@ impl Work {
         &mut self,
         core: &StreamCore,
         batches: &[EventBatch],
-        events: u64,
+        taken: Taken,
     ) -> Result<Input, StopCause> {
         let pump = self.pump();
         pump.group().end();
@@ -182,11 +191,6 @@ impl Work {
                 through: batch.last_sequence(),
             });
         }
-        let taken = Taken {
-            batches: u32::try_from(batches.len()).unwrap_or(u32::MAX),
-            events,
-            through: batches.last().map_or(0, EventBatch::last_sequence),
-        };
         self.handled(core, taken).await
     }
 

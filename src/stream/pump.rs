@@ -252,6 +252,7 @@ pub(crate) struct Taken {
     pub(crate) batches: u32,
     pub(crate) events: u64,
     pub(crate) through: u64,
+    pub(crate) ended_at: Instant,
 }
 
 /// A loop at work. What it does with events that are set aside stands in `aside`. Dropped with the pump still inside, the loop panicked or its runtime was shut down.
@@ -438,32 +439,28 @@ impl Work {
                 running_since: Some(now),
             });
         });
-        core.meter
-            .call_begins(batch.recorded_timestamp(), &core.source.log.clock);
+        let batch = core.in_this_run(batch);
+        core.meter.call_begins(&batch, &core.source.log.clock);
         core.faults.hit(FaultPoint::BeforeHandler);
         let (events, last_sequence) = (batch.len() as u64, batch.last_sequence());
         let outcome = tokio::select! {
             biased;
-            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(core.in_this_run(batch))) => outcome,
+            outcome = inside::call(core, (&batch).into(), self.pump().handler.call(batch)) => outcome,
             () = core.abort.notified() => return Err(StopCause::Closed),
         };
         // What a handler answers is appended before anybody else has the handler.
         let _turn = turn.filter(|_| matches!(outcome, Ok(Some(_))));
         core.faults.hit(FaultPoint::AfterHandler);
-        core.meter.call_ends(
-            now,
-            events,
-            outcome
-                .as_ref()
-                .map(|_| Outcome::Handled)
-                .unwrap_or(Outcome::Failed),
-        );
+        let ended_at = Instant::now();
+        let shown = outcome.as_ref().map_or(Outcome::Failed, |_| Outcome::Handled);
+        core.meter.call_ends(ended_at - now, events, shown);
         match outcome {
             Ok(reply) => {
                 let taken = Taken {
                     batches: 1,
                     events,
                     through: last_sequence,
+                    ended_at,
                 };
                 match reply {
                     None => self.handled(core, taken).await,
@@ -480,11 +477,11 @@ impl Work {
             batches,
             events,
             through: position,
+            ended_at: now,
         } = taken;
         let pump = self.pump();
         let failures = pump.failures.take().map(|failures| failures.attempts());
         pump.reported = position;
-        let now = Instant::now();
         if let Some(care) = &mut pump.care {
             (0..batches).for_each(|_| care.handled());
         }

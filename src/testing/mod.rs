@@ -6,6 +6,7 @@
 //! | what a program does when a handler fails, panics or hangs | [`Failing`] and [`Mishap`] |
 //! | what depends on when events were recorded | [`TestClock`] and [`with_clock`] |
 //! | that nothing rests on being woken | [`deaf`] |
+//! | what a projection makes of events | `Given` |
 //!
 //! Tests wait for a state and never for time: [`Store::settled`](crate::Store::settled) waits until every stream has handled
 //! everything. `docs/testing.md` shows how it goes together.
@@ -32,6 +33,8 @@
 
 mod clock;
 mod failing;
+#[cfg(feature = "sqlite")]
+mod given;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/testing.md")]
 mod page {}
@@ -43,6 +46,8 @@ use crate::fault::{FaultPoint, Faults};
 
 pub use crate::testing::clock::{TestClock, with_clock};
 pub use crate::testing::failing::{Failing, Mishap};
+#[cfg(feature = "sqlite")]
+pub use crate::testing::given::Given;
 pub use crate::testing::recorder::Recorder;
 
 /// A store that loses every wake-up: nobody is told when a batch is committed, and streams find it when the store looks around, at the

@@ -1,9 +1,13 @@
 //! R2: a read model is rebuilt, and a new version built, beside the one that serves.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
-use millstream::{FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError, Retry, StopCause};
+use millstream::{
+    FailureCategory, FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError, Retry, StopCause,
+    Store,
+};
 
 use crate::common::{append, eventually, in_time};
 use crate::fixture::{Counts, Place, append_types, folded, rows};
@@ -226,4 +230,40 @@ async fn r2_a_rebuild_applies_dead_letters_that_can_be_applied_and_keeps_the_oth
     sabotage.fails_at.store(0, Ordering::SeqCst);
     letters.retry(5).await.unwrap();
     assert_eq!(rows(&model).await["b"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_a_rebuild_passes_over_what_was_set_aside_because_it_cannot_be_decoded() {
+    let place = Place::new();
+    append_types(&place.store(), &["a", "old", "b"]).await;
+    append_types(&place.store(), &["a"]).await;
+    let broken = |_: serde_json::Value| Err::<serde_json::Value, _>("nobody knows what it meant");
+    let store = Store::builder()
+        .upcast("old", 1, broken)
+        .open(place.path("log.db"))
+        .unwrap();
+    let options = ModelOptions::default().on(FailureCategory::Undecodable, FailurePolicy::park());
+    let models = place.models();
+    let model = models
+        .project_with(&store, Counts::new(1), &options)
+        .await
+        .unwrap();
+    in_time("the stream goes on", model.caught_up()).await.unwrap();
+    let expected = BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    assert_eq!(rows(&model).await, expected);
+    in_time("it is rebuilt", model.rebuild().await.unwrap().finished())
+        .await
+        .unwrap();
+    assert_eq!(rows(&model).await, expected);
+    assert_eq!(model.stream().unwrap().status().parked, 1);
+    // A program that can read it has the letter handled.
+    drop(model);
+    store.close().await.unwrap();
+    let store = place.store();
+    let model = models
+        .project_with(&store, Counts::new(1), &options)
+        .await
+        .unwrap();
+    store.dead_letters("counts@1").retry(2).await.unwrap();
+    assert_eq!(rows(&model).await["old"], 1);
 }

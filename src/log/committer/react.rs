@@ -46,6 +46,7 @@ impl<W: LogWriter> Committer<W> {
             Err(AppendError::Conflict { expected, found }) => {
                 return Ok(Reacted::Conflict { expected, found });
             }
+            Err(AppendError::Undecodable(event)) => return Ok(Reacted::Undecodable(event)),
             Err(AppendError::Storage(error)) => return Err(error),
             Err(error) => return Err(StorageError::new("check the context", error)),
         }

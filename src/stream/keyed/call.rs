@@ -69,14 +69,14 @@ async fn call(
     }
     let began = Moment::now();
     let count = events.len() as u64;
-    core.meter
-        .call_begins(events.recorded_timestamp(), &core.source.log.clock);
+    let events = core.in_this_run(events);
+    core.meter.call_begins(&events, &core.source.log.clock);
     core.faults.hit(FaultPoint::BeforeHandler);
-    let outcome = inside::call(&core, (&events).into(), handler.call(core.in_this_run(events))).await;
+    let outcome = inside::call(&core, (&events).into(), handler.call(events)).await;
     drop(turn);
     core.faults.hit(FaultPoint::AfterHandler);
     let shown = outcome.as_ref().map_or(Outcome::Failed, |_| Outcome::Handled);
-    core.meter.call_ends(began, count, shown);
+    core.meter.call_ends(began.elapsed(), count, shown);
     Ended {
         lane,
         // Only a reactor answers, and none handles several keys at once.

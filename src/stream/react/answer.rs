@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::{DeadLetterError, FailureCategory, StopCause, StorageError};
+use crate::error::{DeadLetterError, FailureCategory, StopCause, StorageError, UndecodableEvent};
 use crate::fault::FaultPoint;
 use crate::log::letter::LetterDone;
 use crate::log::reaction::{CheckedReaction, NotAppended, Reacted, Settles};
@@ -44,6 +44,7 @@ impl Work {
                 self.failed(core, conflict(&expected, &found), taken.through)
                     .await
             }
+            Ok(Reacted::Undecodable(event)) => self.failed(core, undecodable(&event), taken.through).await,
             Err(Failed::Interrupted) => Ok(Input::Woken),
             Err(Failed::Closed) => Err(StopCause::Closed),
             Err(Failed::Storage(source)) => Err(StopCause::ReactionNotStored {
@@ -73,6 +74,7 @@ pub(crate) async fn answer_letter(
         Ok(Reacted::Settled) => Ok(Ok(LetterDone::NotFound)),
         Ok(Reacted::OwnershipLost) => Ok(Ok(LetterDone::OwnershipLost)),
         Ok(Reacted::Conflict { expected, found }) => Ok(Err(conflict(&expected, &found))),
+        Ok(Reacted::Undecodable(event)) => Ok(Err(undecodable(&event))),
         Err(NotAppended::Storage(error)) => Err(error.into()),
         Err(NotAppended::Closed) => Err(DeadLetterError::NotRunning {
             stream: core.name_for_people(),
@@ -84,6 +86,14 @@ fn conflict(expected: &str, found: &str) -> Failure {
     let text =
         format!("the context of the reaction moved: expected {expected}, found {found}; it is decided again");
     Failure::new(FailureCategory::Conflict, text)
+}
+
+/// The event is one of the condition's context, and may be none that the handler was given.
+fn undecodable(event: &UndecodableEvent) -> Failure {
+    Failure {
+        at: None,
+        ..Failure::undecodable(event)
+    }
 }
 
 /// Why a reaction was not appended.

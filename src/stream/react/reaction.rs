@@ -1,10 +1,14 @@
 //! What a reactor's handler answers, and how that is checked. Pure.
 
+use std::sync::Arc;
+
 use crate::error::InvalidReaction;
 use crate::event::batch::EventBatch;
 use crate::event::cause::Cause;
+use crate::event::evolution::Evolution;
+use crate::event::intake;
 use crate::event::limits::Limits;
-use crate::event::new_event::{NewEvent, check_batch};
+use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::log::reaction::CheckedReaction;
 use crate::log::request::{Condition, ExpectedContext};
@@ -49,6 +53,7 @@ struct Caused {
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) limits: Limits,
+    pub(crate) evolution: Option<Arc<Evolution>>,
     pub(crate) depth_max: u32,
 }
 
@@ -115,7 +120,7 @@ impl Reaction {
             }
             events.push(event.caused_by(&cause));
         }
-        let (events, bytes) = check_batch(events, &rules.limits)?;
+        let (events, bytes) = intake::check(events, &rules.limits, rules.evolution.as_deref())?;
         let condition = self
             .condition
             .map(|(query, expected)| Condition { query, expected });
@@ -140,9 +145,11 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::batch::CommittedBatch;
+    use crate::event::new_event::check_batch;
 
     const RULES: fn() -> Rules = || Rules {
         limits: Limits::default(),
+        evolution: None,
         depth_max: 3,
     };
 

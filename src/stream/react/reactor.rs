@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use crate::error::{BoxError, InvalidReaction};
 use crate::event::batch::EventBatch;
+use crate::event::evolution::Evolution;
 use crate::event::limits::Limits;
 use crate::stream::failure::Failure;
 use crate::stream::handler::HandleStream;
@@ -90,14 +91,18 @@ impl Reactor {
     }
 
     /// The same as a handler of streams, whose replies are checked as part of the call.
-    pub(crate) fn into_handler(self, limits: Limits) -> HandleStream {
+    pub(crate) fn into_handler(self, limits: Limits, evolution: Option<Arc<Evolution>>) -> HandleStream {
         let Self {
             call,
             retry,
             timeout,
             depth_max,
         } = self;
-        let rules = Arc::new(Rules { limits, depth_max });
+        let rules = Arc::new(Rules {
+            limits,
+            evolution,
+            depth_max,
+        });
         let handler = HandleStream::answering(move |batch: EventBatch| {
             let (answered, rules) = (call(batch.clone()), Arc::clone(&rules));
             async move { reply(answered.await, &batch, &rules) }
