@@ -9,6 +9,8 @@ mod failure;
 mod model;
 mod steer;
 mod stream;
+#[cfg(feature = "sqlite")]
+mod view;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 pub use crate::error::model::ReadModelError;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
+#[cfg(feature = "sqlite")]
+pub use crate::error::view::ViewError;
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;

@@ -24,7 +24,7 @@ mod sync;
 
 pub use crate::builder::StoreBuilder;
 #[cfg(feature = "sqlite")]
-pub use crate::error::ReadModelError;
+pub use crate::error::{ReadModelError, ViewError};
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
     InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
@@ -57,6 +57,14 @@ pub use crate::projection::{
     projection::Projection,
     rebuild::{Rebuild, RebuildProgress},
     status::{ReadModelStatus, ReadModelVersion},
+};
+#[cfg(feature = "sqlite")]
+pub use crate::projection::view::{
+    condition::Condition,
+    definition::{Document, View},
+    documents::Documents,
+    query::{ViewPage, ViewQuery},
+    token::PageToken,
 };
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;

@@ -39,7 +39,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     // For this crate's own proofs.
     (
         "internals",
-        &["clock", "fault", "event", "log", "bus", "stream", "builder"],
+        &[
+            "clock", "fault", "error", "event", "log", "bus", "stream", "projection", "builder",
+        ],
     ),
 ];
 

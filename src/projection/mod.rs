@@ -15,7 +15,7 @@
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
-//! and `rebuild`, `models` and `model` (the handles), `status`.
+//! and `rebuild`, `models` and `model` (the handles), `status`; and `view` (documents by key, a use of all this).
 
 mod applier;
 mod build;
@@ -30,3 +30,4 @@ mod pool;
 pub(crate) mod projection;
 pub(crate) mod rebuild;
 pub(crate) mod status;
+pub(crate) mod view;

@@ -1,0 +1,179 @@
+//! The table of a view's documents: how it is made, and how it is asked.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
+use serde::de::DeserializeOwned;
+
+use crate::error::ViewError;
+use crate::projection::view::condition::after_prefix;
+use crate::projection::view::path::JsonPath;
+use crate::projection::view::query::{ViewPage, ViewQuery};
+use crate::projection::view::statement::{self, Asked, Sql};
+use crate::projection::view::token::{PageToken, Place};
+
+/// What the table and the indexes are made with. Rank, value and id in one index serve conditions, ranges, and the order.
+pub(crate) fn schema(indexes: &[JsonPath]) -> String {
+    let mut schema =
+        "CREATE TABLE document (id TEXT NOT NULL PRIMARY KEY, json TEXT NOT NULL) STRICT, WITHOUT ROWID;\n"
+            .to_owned();
+    for (index, path) in indexes.iter().enumerate() {
+        // Writing to a text cannot fail.
+        let _ = writeln!(
+            schema,
+            "CREATE INDEX document_{} ON document ({}, {}, id);",
+            index + 1,
+            path.rank(),
+            path.value()
+        );
+    }
+    schema
+}
+
+/// Who reads: named in errors.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    pub(crate) name: String,
+    pub(crate) version: u32,
+}
+
+/// What was read, or why it makes no sense. SQL that fails is told apart from both.
+pub(crate) type Read<T> = rusqlite::Result<Result<T, ViewError>>;
+
+impl Reader {
+    /// The documents of these ids that are there.
+    pub(crate) fn get<D: DeserializeOwned>(
+        &self,
+        connection: &Connection,
+        ids: &[String],
+    ) -> Read<Vec<(String, D)>> {
+        // By the primary key.
+        let mut statement = connection.prepare_cached("SELECT id, json FROM document WHERE id = ?1")?;
+        let mut found = Vec::new();
+        for id in ids {
+            found.extend(statement.query_row([id], row).optional()?);
+        }
+        self.decode(connection, found)
+    }
+
+    /// The next documents whose id begins with a prefix, in the order of their ids.
+    pub(crate) fn list<D: DeserializeOwned>(
+        &self,
+        connection: &Connection,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Read<Vec<(String, D)>> {
+        let mut sql = Sql::default();
+        sql.push(format_args!("SELECT id, json FROM document WHERE id >= "));
+        sql.text(prefix.to_owned());
+        if let Some(end) = after_prefix(prefix) {
+            sql.push(format_args!(" AND id < "));
+            sql.text(end);
+        }
+        if let Some(after) = after {
+            sql.push(format_args!(" AND id > "));
+            sql.text(after.to_owned());
+        }
+        // By the primary key.
+        sql.push(format_args!(" ORDER BY id LIMIT ?{}", sql.parameters.len() + 1));
+        let rows = rows(connection, &sql, limit)?;
+        self.decode(connection, rows)
+    }
+
+    /// A page of a query.
+    pub(crate) fn page<D: DeserializeOwned>(
+        &self,
+        connection: &Connection,
+        query: &ViewQuery,
+    ) -> Read<ViewPage<D>> {
+        let (asked, limit) = match (statement::page(query), query.checked_limit()) {
+            (Ok(asked), Ok(limit)) => (asked, limit),
+            (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
+        };
+        let mut found = Vec::new();
+        for stretch in &asked.stretches {
+            // One more than is wanted says that there is a next page.
+            found.extend(rows(connection, stretch, limit + 1 - found.len())?);
+            if found.len() > limit {
+                break;
+            }
+        }
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        let next = match found.last() {
+            Some((id, _)) if has_more => Some(token(connection, &asked, id)?),
+            _ => None,
+        };
+        let decoded = self.decode(connection, found)?;
+        Ok(decoded.map(|documents| ViewPage { documents, next }))
+    }
+
+    /// How many documents a query finds on all its pages.
+    pub(crate) fn count(&self, connection: &Connection, query: &ViewQuery) -> Read<u64> {
+        let condition = match statement::condition(query) {
+            Ok(condition) => condition,
+            Err(error) => return Ok(Err(error)),
+        };
+        let counted = format!("SELECT count(*) FROM document WHERE {}", condition.text);
+        let mut statement = connection.prepare_cached(&counted)?;
+        let count: i64 = statement.query_row(params_from_iter(condition.parameters), |row| row.get(0))?;
+        Ok(Ok(count as u64))
+    }
+
+    fn decode<D: DeserializeOwned>(
+        &self,
+        connection: &Connection,
+        rows: Vec<(String, String)>,
+    ) -> Read<Vec<(String, D)>> {
+        let mut documents = Vec::with_capacity(rows.len());
+        for (id, json) in rows {
+            match serde_json::from_str(&json) {
+                Ok(document) => documents.push((id, document)),
+                Err(error) => return self.unreadable(connection, id, error).map(Err),
+            }
+        }
+        Ok(Ok(documents))
+    }
+
+    fn unreadable(
+        &self,
+        connection: &Connection,
+        id: String,
+        error: serde_json::Error,
+    ) -> rusqlite::Result<ViewError> {
+        let written_by =
+            connection.query_row("SELECT version FROM millstream_build", [], |row| row.get(0))?;
+        Ok(ViewError::UnreadableDocument {
+            name: self.name.clone(),
+            id,
+            version: self.version,
+            written_by,
+            source: Arc::new(error),
+        })
+    }
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn rows(connection: &Connection, sql: &Sql, limit: usize) -> rusqlite::Result<Vec<(String, String)>> {
+    let parameters = sql.parameters.iter().cloned().map(Value::Text);
+    let parameters = parameters.chain([Value::Integer(limit as i64)]);
+    let mut statement = connection.prepare_cached(&sql.text)?;
+    statement.query_map(params_from_iter(parameters), row)?.collect()
+}
+
+/// The place of a document in the order of a query.
+fn token(connection: &Connection, asked: &Asked, id: &str) -> rusqlite::Result<PageToken> {
+    let sort = match &asked.sort_place {
+        None => None,
+        Some(place) => connection.prepare_cached(place)?.query_row([id], |row| {
+            Ok(statement::sort_place(row.get(0)?, row.get(1)?))
+        })?,
+    };
+    let id = id.to_owned();
+    Ok(PageToken::new(asked.fingerprint, Place { id, sort }))
+}
