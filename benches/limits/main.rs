@@ -12,6 +12,7 @@ mod latency;
 mod memory;
 mod order;
 mod plain;
+mod project;
 mod replay;
 mod report;
 #[cfg(feature = "metrics")]
@@ -94,5 +95,6 @@ fn main() -> Result<(), Failure> {
         println!("  left out: it needs --features metrics");
     }
     keyed::measure(&runtime, folder.path(), scale, &mut report)?;
+    project::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

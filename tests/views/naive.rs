@@ -239,7 +239,7 @@ fn whole_to_float(whole: i64, float: f64) -> Ordering {
 struct Source<'a>(&'a [u8]);
 
 const MEMBERS: [&str; 16] = [
-    "a", "b", "a", "b", "a.b", "a\"b", "a\\b", "ü", "", "0", "a/b", "~", "'", "$", "[0]", "\0\n",
+    "a", "b", "a", "b", "a.b", "a\"b", "a\\b", "ü", "", "0", "a/b", "~", "'", "$", "[0]", "\u{1}\n",
 ];
 const TEXTS: [&str; 16] = [
     "", "1", "true", "null", "a", "ab", "a\0b", "b", "ü", "\u{10ffff}", "A", "{}", "a\u{10ffff}c", "[1]", "'\"\\", "1.0",

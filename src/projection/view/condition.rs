@@ -11,7 +11,8 @@ use crate::projection::view::statement::Sql;
 /// Which documents a [`ViewQuery`](crate::ViewQuery) finds, by what stands at paths in their JSON.
 ///
 /// A path is a JSON pointer through the members of objects, such as `/owner` or `/address/city`, in which `~1` stands for a slash and
-/// `~0` for a tilde. An empty one is the whole document. Arrays end a path: what is in them is not found. A path has at most 256 bytes.
+/// `~0` for a tilde. An empty one is the whole document. Arrays end a path: what is in them is not found. A path has at most 256 bytes, and
+/// no character U+0000; a member whose name has one is taken for one whose name ends there.
 ///
 /// Values are compared with those of their own kind, and no other:
 ///

@@ -19,6 +19,10 @@ impl JsonPath {
             path: pointer.to_owned(),
             problem,
         };
+        if pointer.contains('\0') {
+            // SQLite ends a member's name there, and would find another one.
+            return Err(invalid("no path here; it contains the character U+0000"));
+        }
         let mut path = "$".to_owned();
         if !pointer.is_empty() {
             let members = PayloadPath::parse(pointer).map_err(invalid)?;
@@ -114,8 +118,8 @@ mod tests {
         assert_eq!(literal("/a/b.c"), r#"'$."a"."b.c"'"#);
         assert_eq!(literal("/a~1b/~0"), r#"'$."a/b"."~"'"#);
         assert_eq!(literal("/'); DROP TABLE document; --"), r#"'$."''); DROP TABLE document; --"'"#);
-        assert_eq!(literal("/\"\\\u{0}\n"), r#"'$."\"\\\u0000\n"'"#);
-        for pointer in ["owner", "$.owner", "/a~", "/a~2"] {
+        assert_eq!(literal("/\"\\\u{1}\n"), r#"'$."\"\\\u0001\n"'"#);
+        for pointer in ["owner", "$.owner", "/a~", "/a~2", "/a\0"] {
             let refused = JsonPath::parse(pointer);
             assert!(matches!(refused, Err(ViewError::InvalidPath { .. })), "{pointer}");
         }
