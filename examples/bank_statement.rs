@@ -280,7 +280,11 @@ async fn audit(store: &Store, statements: &Documents<Statement>) -> Result<Strin
     for (account, statement) in statements.get_many(ACCOUNTS).await? {
         let (found, expected) = (statement.balance, balances.get(&account).copied());
         if Some(found) != expected {
-            return Err(format!("the statement of {account} says {}, the log {expected:?}", euros(found)).into());
+            return Err(format!(
+                "the statement of {account} says {}, the log {expected:?}",
+                euros(found)
+            )
+            .into());
         }
     }
     let (sum, expected) = (balances.values().sum(), DEPOSIT_CENTS * ACCOUNTS.len() as i64);

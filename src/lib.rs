@@ -23,13 +23,13 @@ mod stream;
 mod sync;
 
 pub use crate::builder::StoreBuilder;
-#[cfg(feature = "sqlite")]
-pub use crate::error::{ReadModelError, ViewError};
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, FailureCategory,
     InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError, StreamError,
     VerifyError, WaitError,
 };
+#[cfg(feature = "sqlite")]
+pub use crate::error::{ReadModelError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -50,6 +50,14 @@ pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
 #[cfg(feature = "sqlite")]
+pub use crate::projection::view::{
+    condition::Condition,
+    definition::{Document, View},
+    documents::Documents,
+    query::{ViewPage, ViewQuery},
+    token::PageToken,
+};
+#[cfg(feature = "sqlite")]
 pub use crate::projection::{
     model::ReadModel,
     models::ReadModels,
@@ -57,14 +65,6 @@ pub use crate::projection::{
     projection::Projection,
     rebuild::{Rebuild, RebuildProgress},
     status::{ReadModelStatus, ReadModelVersion},
-};
-#[cfg(feature = "sqlite")]
-pub use crate::projection::view::{
-    condition::Condition,
-    definition::{Document, View},
-    documents::Documents,
-    query::{ViewPage, ViewQuery},
-    token::PageToken,
 };
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;

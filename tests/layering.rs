@@ -40,7 +40,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "internals",
         &[
-            "clock", "fault", "error", "event", "log", "bus", "stream", "projection", "builder",
+            "clock",
+            "fault",
+            "error",
+            "event",
+            "log",
+            "bus",
+            "stream",
+            "projection",
+            "builder",
         ],
     ),
 ];

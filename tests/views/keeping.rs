@@ -22,7 +22,11 @@ async fn r1_a_view_holds_what_a_fold_over_the_log_gives() {
         let id = format!("account:{}", round % 3);
         let events = match round % 7 {
             5 => vec![moved(&id, 5), closed(&id)],
-            6 => vec![closed("account:0"), opened("account:0", "ben"), moved("account:0", 1)],
+            6 => vec![
+                closed("account:0"),
+                opened("account:0", "ben"),
+                moved("account:0", 1),
+            ],
             _ => vec![moved(&id, round), moved("account:0", 1)],
         };
         let appended = store.append(events).await.unwrap();
@@ -54,7 +58,9 @@ async fn r1_what_a_failed_attempt_made_of_documents_is_not_applied_twice() {
     })
     .await;
     sabotage.fails_at.store(0, Ordering::SeqCst);
-    in_time("it recovers", documents.wait_for(appended)).await.unwrap();
+    in_time("it recovers", documents.wait_for(appended))
+        .await
+        .unwrap();
     assert_eq!(listed(&documents).await, expected(&store).await);
 }
 
@@ -96,10 +102,14 @@ async fn r1_a_cache_smaller_than_a_transaction_loses_nothing() {
             .unwrap();
     }
     let small = |view: View<Account>, documents_max, bytes_max| {
-        view.cache_documents_max(documents_max)
-            .cache_bytes_max(bytes_max)
+        view.cache_documents_max(documents_max).cache_bytes_max(bytes_max)
     };
-    for (version, view) in [(1, (1, 1_000_000)), (2, (3, 1_000_000)), (3, (100, 0)), (4, (100, 150))] {
+    for (version, view) in [
+        (1, (1, 1_000_000)),
+        (2, (3, 1_000_000)),
+        (3, (100, 0)),
+        (4, (100, 150)),
+    ] {
         let view = small(accounts(version, &Arc::default()), view.0, view.1);
         let documents = models.view_on_demand(&store, view).await.unwrap();
         documents.catch_up().await.unwrap();
@@ -112,12 +122,11 @@ async fn r1_it_goes_on_after_a_restart_from_what_is_stored() {
     let place = Place::new();
     for round in 0..3 {
         let (store, models) = (place.store(), place.models());
-        let documents = models
-            .view(&store, accounts(1, &Arc::default()))
+        let documents = models.view(&store, accounts(1, &Arc::default())).await.unwrap();
+        let appended = store.append([moved("a", round), moved("a", 1)]).await.unwrap();
+        in_time("it is applied", documents.wait_for(appended))
             .await
             .unwrap();
-        let appended = store.append([moved("a", round), moved("a", 1)]).await.unwrap();
-        in_time("it is applied", documents.wait_for(appended)).await.unwrap();
         assert_eq!(listed(&documents).await, expected(&store).await);
         store.close().await.unwrap();
     }
@@ -125,7 +134,10 @@ async fn r1_it_goes_on_after_a_restart_from_what_is_stored() {
     let json: String = stored
         .query_row("SELECT json FROM document WHERE id = 'a'", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(json, r#"{"owner":"","cents":6,"moves":6}"#, "readable with sqlite3");
+    assert_eq!(
+        json, r#"{"owner":"","cents":6,"moves":6}"#,
+        "readable with sqlite3"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +159,10 @@ async fn d5_an_undecodable_event_is_one_for_the_failure_policy_too() {
         panic!("{cause}");
     };
     assert_eq!(category, FailureCategory::Undecodable);
-    assert!(error.contains("\"account\"") && error.contains("event 2"), "{error}");
+    assert!(
+        error.contains("\"account\"") && error.contains("event 2"),
+        "{error}"
+    );
     drop(documents);
     let options = ModelOptions::default()
         .retry(Retry::never())
@@ -200,10 +215,7 @@ async fn an_id_that_is_refused_fails_the_event_and_says_why() {
         .try_key(|event| event.payload().decode().map(Some))
         .evolve(|count, _| Some(count.unwrap_or(0) + 1));
     let options = ModelOptions::default().retry(Retry::never());
-    let documents = models
-        .view_on_demand_with(&store, view, &options)
-        .await
-        .unwrap();
+    let documents = models.view_on_demand_with(&store, view, &options).await.unwrap();
     store
         .append([NewEvent::new("set", "x".repeat(1_024))])
         .await
@@ -217,5 +229,8 @@ async fn an_id_that_is_refused_fails_the_event_and_says_why() {
     let ReadModelError::Apply { error, .. } = failed else {
         panic!("{failed}");
     };
-    assert!(error.contains("event 2") && error.contains("1025 bytes"), "{error}");
+    assert!(
+        error.contains("event 2") && error.contains("1025 bytes"),
+        "{error}"
+    );
 }

@@ -102,9 +102,10 @@ impl Asked {
             .filter(|(_, document)| self.rule.holds(document))
             .collect();
         found.sort_by(|one, other| {
-            let by_path = self.sort.as_ref().map_or(Ordering::Equal, |path| {
-                order(at(one.1, path), at(other.1, path))
-            });
+            let by_path = self
+                .sort
+                .as_ref()
+                .map_or(Ordering::Equal, |path| order(at(one.1, path), at(other.1, path)));
             by_path.then_with(|| one.0.as_bytes().cmp(other.0.as_bytes()))
         });
         if self.is_descending {
@@ -242,7 +243,22 @@ const MEMBERS: [&str; 16] = [
     "a", "b", "a", "b", "a.b", "a\"b", "a\\b", "ü", "", "0", "a/b", "~", "'", "$", "[0]", "\u{1}\n",
 ];
 const TEXTS: [&str; 16] = [
-    "", "1", "true", "null", "a", "ab", "a\0b", "b", "ü", "\u{10ffff}", "A", "{}", "a\u{10ffff}c", "[1]", "'\"\\", "1.0",
+    "",
+    "1",
+    "true",
+    "null",
+    "a",
+    "ab",
+    "a\0b",
+    "b",
+    "ü",
+    "\u{10ffff}",
+    "A",
+    "{}",
+    "a\u{10ffff}c",
+    "[1]",
+    "'\"\\",
+    "1.0",
 ];
 
 impl Source<'_> {
@@ -282,7 +298,9 @@ impl Source<'_> {
             7 => json!(i64::MIN + i64::from(self.byte() % 3)),
             8 => json!(u64::MAX - u64::from(self.byte())),
             9 => json!((1_i64 << 53) + i64::from(self.byte() % 4)),
-            10 => json!([0.1, -0.0, 1e300, 5e-324, 9_007_199_254_740_994.0, -9.3e18][usize::from(self.below(6))]),
+            10 => json!(
+                [0.1, -0.0, 1e300, 5e-324, 9_007_199_254_740_994.0, -9.3e18][usize::from(self.below(6))]
+            ),
             _ => {
                 let bits = u64::from_le_bytes(std::array::from_fn(|_| self.byte()));
                 // What is not finite is null.

@@ -59,16 +59,9 @@ async fn documents_are_got_listed_found_and_counted() {
     let few: Vec<(String, Account)> = documents.list("account:001").try_collect().await.unwrap();
     assert_eq!(few.len(), 10);
     let of_anna = Condition::equals("/owner", "anna").and(Condition::at_least("/cents", 990));
-    let query = ViewQuery::filter(of_anna)
-        .sort_by("/cents")
-        .descending()
-        .limit(3);
+    let query = ViewQuery::filter(of_anna).sort_by("/cents").descending().limit(3);
     let page = documents.query(&query).await.unwrap();
-    let cents: Vec<i64> = page
-        .documents
-        .iter()
-        .map(|(_, account)| account.cents)
-        .collect();
+    let cents: Vec<i64> = page.documents.iter().map(|(_, account)| account.cents).collect();
     assert_eq!(cents, [999, 996, 993]);
     let page = documents.query(&query.clone().after(page.next)).await.unwrap();
     assert_eq!((page.documents[0].1.cents, page.next), (990, None));
@@ -119,7 +112,16 @@ async fn numbers_texts_booleans_and_null_are_told_apart() {
     let sorted: Vec<String> = sorted.documents.into_iter().map(|(id, _)| id).collect();
     assert_eq!(
         sorted,
-        ["missing", "null", "true", "one", "one-point", "big", "text", "list"]
+        [
+            "missing",
+            "null",
+            "true",
+            "one",
+            "one-point",
+            "big",
+            "text",
+            "list"
+        ]
     );
 }
 
@@ -190,9 +192,6 @@ async fn what_cannot_be_asked_is_refused_with_what_is_wrong() {
     assert!(matches!(error, ViewError::InvalidLimit { value: 10_001, .. }));
     for token in ["", "x", "5b", "5b5d", "ä", "zz"] {
         let parsed = token.parse::<millstream::PageToken>();
-        assert!(
-            matches!(parsed, Err(ViewError::InvalidPage { .. })),
-            "{token}"
-        );
+        assert!(matches!(parsed, Err(ViewError::InvalidPage { .. })), "{token}");
     }
 }

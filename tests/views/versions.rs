@@ -12,10 +12,7 @@ use crate::fixture::{Place, accounts, expected, listed, moved, opened};
 async fn r2_a_rebuild_has_documents_of_its_own_while_the_view_goes_on() {
     let place = Place::new();
     let (store, models) = (place.store(), place.models());
-    let documents = models
-        .view(&store, accounts(1, &Arc::default()))
-        .await
-        .unwrap();
+    let documents = models.view(&store, accounts(1, &Arc::default())).await.unwrap();
     for number in 0..200 {
         store
             .append([moved(&format!("account:{}", number % 7), number)])
@@ -28,11 +25,15 @@ async fn r2_a_rebuild_has_documents_of_its_own_while_the_view_goes_on() {
         let id = format!("account:{}", round % 7);
         for _ in 0..20 {
             let appended = store.append([moved(&id, 1)]).await.unwrap();
-            in_time("it is applied", documents.wait_for(appended)).await.unwrap();
+            in_time("it is applied", documents.wait_for(appended))
+                .await
+                .unwrap();
         }
         in_time("it is rebuilt", rebuild.finished()).await.unwrap();
         let appended = store.append([moved(&id, 1)]).await.unwrap();
-        in_time("it is applied", documents.wait_for(appended)).await.unwrap();
+        in_time("it is applied", documents.wait_for(appended))
+            .await
+            .unwrap();
         assert_eq!(listed(&documents).await, expected(&store).await);
     }
 }
@@ -105,7 +106,13 @@ async fn r2_what_another_version_wrote_is_told_apart_from_a_version_that_was_not
         .await
         .unwrap();
     let refused = second.get("a").await.unwrap_err();
-    let ViewError::UnreadableDocument { id, version, written_by, .. } = &refused else {
+    let ViewError::UnreadableDocument {
+        id,
+        version,
+        written_by,
+        ..
+    } = &refused
+    else {
         panic!("{refused}");
     };
     assert_eq!((id.as_str(), *version, *written_by), ("a", 2, 1));
@@ -140,7 +147,11 @@ async fn r2_what_another_version_wrote_is_told_apart_from_a_version_that_was_not
     let ReadModelError::Apply { category, error, .. } = &failed else {
         panic!("{failed}");
     };
-    assert_eq!(*category, millstream::FailureCategory::Error, "the event is sound");
+    assert_eq!(
+        *category,
+        millstream::FailureCategory::Error,
+        "the event is sound"
+    );
     assert!(error.contains("raise the version, or rebuild"), "{error}");
     // Rebuilt, it fits.
     third.rebuild().await.unwrap().finished().await.unwrap();

@@ -243,8 +243,8 @@ mod tests {
         };
         let (mut cache, mut paper) = (Cache::new(limits), Paper::default());
         for number in 0..50 {
-            add(&mut cache, &mut paper, "used", Some);
-            add(&mut cache, &mut paper, &number.to_string(), Some);
+            add(&mut cache, &mut paper, "used", |_| Some(1));
+            add(&mut cache, &mut paper, &number.to_string(), |_| Some(1));
         }
         assert!(cache.find("used").is_some());
         assert!(cache.find("1").is_none());

@@ -187,7 +187,10 @@ impl Condition {
                     Node::All(_) => (" AND ", "1"),
                     _ => (" OR ", "0"),
                 };
-                sql.push(format_args!("({}", if conditions.is_empty() { of_none } else { "" }));
+                sql.push(format_args!(
+                    "({}",
+                    if conditions.is_empty() { of_none } else { "" }
+                ));
                 for (index, condition) in conditions.iter().enumerate() {
                     sql.push(format_args!("{}", if index > 0 { word } else { "" }));
                     condition.write_part(sql, levels_left, parts_left)?;

@@ -33,10 +33,7 @@ impl<D: Document> View<D> {
     ///
     /// # Errors
     /// An event is refused as `append` would; the view fails on one; a document does not go through JSON.
-    pub fn fold(
-        &self,
-        events: impl IntoIterator<Item = NewEvent>,
-    ) -> Result<BTreeMap<String, D>, ViewError> {
+    pub fn fold(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<BTreeMap<String, D>, ViewError> {
         let mut drafts = Drafts::default();
         for (index, event) in events.into_iter().enumerate() {
             let drafted = event.draft(&Limits::default(), &mut drafts);

@@ -166,8 +166,7 @@ impl<D: Document> Projection for ViewProjection<D> {
         };
         let mut ids = Vec::new();
         for event in batch {
-            let failed =
-                |error: BoxError| ViewError::on_event(&self.settings.name, event.sequence(), error);
+            let failed = |error: BoxError| ViewError::on_event(&self.settings.name, event.sequence(), error);
             self.evolving.ids(event, &mut ids).map_err(failed)?;
             for id in &ids {
                 self.evolve(tx, &mut cache, id, event).map_err(failed)?;

@@ -25,3 +25,8 @@ mod register;
 mod statement;
 pub(crate) mod table;
 pub(crate) mod token;
+
+/// The code on the page about views is tested with the crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/views.md")]
+struct Page;

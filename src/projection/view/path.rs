@@ -117,7 +117,10 @@ mod tests {
         assert_eq!(literal("/"), r#"'$.""'"#);
         assert_eq!(literal("/a/b.c"), r#"'$."a"."b.c"'"#);
         assert_eq!(literal("/a~1b/~0"), r#"'$."a/b"."~"'"#);
-        assert_eq!(literal("/'); DROP TABLE document; --"), r#"'$."''); DROP TABLE document; --"'"#);
+        assert_eq!(
+            literal("/'); DROP TABLE document; --"),
+            r#"'$."''); DROP TABLE document; --"'"#
+        );
         assert_eq!(literal("/\"\\\u{1}\n"), r#"'$."\"\\\u0001\n"'"#);
         for pointer in ["owner", "$.owner", "/a~", "/a~2", "/a\0"] {
             let refused = JsonPath::parse(pointer);

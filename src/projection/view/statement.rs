@@ -133,9 +133,13 @@ impl Order<'_> {
         };
         let mut stretches = Vec::new();
         let mut same = of_the_rank("=");
-        if rank.has_values() {
-            same.push(format_args!(" AND {} = ", path.value()));
-            same.json(json.clone());
+        match rank.has_values() {
+            true => {
+                same.push(format_args!(" AND {} = ", path.value()));
+                same.json(json.clone());
+            }
+            // Says nothing new, but to an index that goes on to the id behind it.
+            false => same.push(format_args!(" AND {} IS NULL", path.value())),
         }
         same.push(format_args!(" AND id {behind} "));
         same.text(place.id.clone());

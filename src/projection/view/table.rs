@@ -170,10 +170,106 @@ fn rows(connection: &Connection, sql: &Sql, limit: usize) -> rusqlite::Result<Ve
 fn token(connection: &Connection, asked: &Asked, id: &str) -> rusqlite::Result<PageToken> {
     let sort = match &asked.sort_place {
         None => None,
-        Some(place) => connection.prepare_cached(place)?.query_row([id], |row| {
-            Ok(statement::sort_place(row.get(0)?, row.get(1)?))
-        })?,
+        Some(place) => connection
+            .prepare_cached(place)?
+            .query_row([id], |row| Ok(statement::sort_place(row.get(0)?, row.get(1)?)))?,
     };
     let id = id.to_owned();
     Ok(PageToken::new(asked.fingerprint, Place { id, sort }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::projection::view::condition::Condition;
+
+    fn table() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        let paths = ["/owner", "/"].map(|path| JsonPath::parse(path).unwrap());
+        connection.execute_batch(&schema(&paths)).unwrap();
+        connection
+    }
+
+    fn reader() -> Reader {
+        let name = "documents".to_owned();
+        Reader { name, version: 1 }
+    }
+
+    fn explain(connection: &Connection, sql: &Sql) -> String {
+        let parameters = sql.parameters.iter().cloned().map(Value::Text);
+        let parameters = parameters.chain([Value::Integer(10)]);
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {}", sql.text))
+            .unwrap();
+        let steps = statement
+            .query_map(params_from_iter(parameters), |row| row.get(3))
+            .unwrap();
+        steps.collect::<Result<Vec<String>, _>>().unwrap().join("; ")
+    }
+
+    fn plan(query: &ViewQuery) -> String {
+        let asked = statement::page(query).unwrap();
+        explain(&table(), &asked.stretches[0])
+    }
+
+    #[test]
+    fn conditions_on_an_indexed_path_search_its_index() {
+        let compared = "SEARCH document USING INDEX document_1 (<expr>=? AND <expr>";
+        for condition in [
+            Condition::equals("/owner", "anna"),
+            Condition::equals("/owner", 7).and(Condition::exists("/other")),
+            Condition::is_in("/owner", ["anna", "ben"]),
+            Condition::less("/owner", 7.5),
+            Condition::at_least("/owner", "b"),
+            Condition::starts_with("/owner", "an"),
+        ] {
+            let plan = plan(&ViewQuery::filter(condition.clone()).sort_by("/cents"));
+            assert!(plan.starts_with(compared), "{condition:?}: {plan}");
+        }
+        let exists = plan(&ViewQuery::filter(Condition::exists("/owner")).sort_by("/cents"));
+        assert!(
+            exists.starts_with("SEARCH document USING INDEX document_1 (<expr>>?)"),
+            "{exists}"
+        );
+        let either = Condition::equals("/owner", "anna").or(Condition::equals("/owner", 7));
+        let either = plan(&ViewQuery::filter(either).sort_by("/cents"));
+        assert_eq!(either.matches("USING INDEX document_1").count(), 2, "{either}");
+        let other = plan(&ViewQuery::filter(Condition::equals("/other", "anna")).sort_by("/cents"));
+        assert!(other.starts_with("SCAN document;"), "{other}");
+    }
+
+    #[test]
+    fn pages_in_the_order_of_an_index_are_read_from_where_they_begin() {
+        let connection = table();
+        for number in 0..9 {
+            let json = format!(r#"{{"owner":{}}}"#, ["1", "1", "\"a\"", "null"][number % 4]);
+            connection
+                .execute("INSERT INTO document VALUES (?1, ?2)", (number.to_string(), json))
+                .unwrap();
+        }
+        for query in [
+            ViewQuery::all().sort_by("/owner"),
+            ViewQuery::all().sort_by("/owner").descending(),
+        ] {
+            let first = explain(&connection, &statement::page(&query).unwrap().stretches[0]);
+            assert_eq!(first, "SCAN document USING INDEX document_1");
+            let mut query = query.limit(1);
+            while let Some(next) = {
+                let page: ViewPage<serde_json::Value> = reader().page(&connection, &query).unwrap().unwrap();
+                page.next
+            } {
+                query = query.after(next);
+                for stretch in &statement::page(&query).unwrap().stretches {
+                    let plan = explain(&connection, stretch);
+                    assert!(
+                        plan.starts_with("SEARCH document USING INDEX document_1"),
+                        "{plan}"
+                    );
+                    assert!(!plan.contains("TEMP B-TREE"), "nothing is sorted: {plan}");
+                }
+            }
+        }
+        let by_id = statement::page(&ViewQuery::all()).unwrap();
+        assert_eq!(explain(&connection, &by_id.stretches[0]), "SCAN document");
+    }
 }
