@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{CachedStatement, OptionalExtension, Transaction};
 
 use crate::error::{BoxError, ReadModelError, ViewError};
 use crate::event::batch::EventBatch;
@@ -82,7 +82,8 @@ impl<D: Document> ViewProjection<D> {
         }
         while let Some(evicted) = cache.make_room() {
             if evicted.is_changed {
-                self.write(tx, &evicted.id, evicted.document.as_ref(), &mut Vec::new())?;
+                let mut pen = Pen::new(tx, &self.settings.name)?;
+                pen.write(&evicted.id, evicted.document.as_ref())?;
             }
         }
         let stored = tx
@@ -99,32 +100,6 @@ impl<D: Document> ViewProjection<D> {
             }
             None => cache.insert(id, None, 0),
         })
-    }
-
-    /// Writes what has become of a document, and says how large it is.
-    fn write(
-        &self,
-        tx: &Transaction<'_>,
-        id: &str,
-        document: Option<&D>,
-        text: &mut Vec<u8>,
-    ) -> Result<usize, BoxError> {
-        let Some(document) = document else {
-            tx.prepare_cached("DELETE FROM document WHERE id = ?1")?
-                .execute([id])?;
-            return Ok(0);
-        };
-        text.clear();
-        serde_json::to_writer(&mut *text, document).map_err(|error| ViewError::UnwritableDocument {
-            name: self.settings.name.clone(),
-            id: id.to_owned(),
-            source: Arc::new(error),
-        })?;
-        tx.prepare_cached(
-            "INSERT INTO document (id, json) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET json = excluded.json",
-        )?
-        .execute((id, std::str::from_utf8(text)?))?;
-        Ok(text.len())
     }
 
     fn evolve(
@@ -181,8 +156,8 @@ impl<D: Document> Projection for ViewProjection<D> {
         let Some(mut cache) = self.in_hand.take() else {
             return Ok(());
         };
-        let mut text = Vec::new();
-        cache.write_back(|id, document| self.write(tx, id, document, &mut text))?;
+        let mut pen = Pen::new(tx, &self.settings.name)?;
+        cache.write_back(|id, document| pen.write(id, document))?;
         while cache.shrink().is_some() {}
         *self.shelf.lock() = Some(cache);
         Ok(())
@@ -198,5 +173,43 @@ impl<D: Document> Projection for ViewProjection<D> {
             shelf: Arc::new(Mutex::new(None)),
             ..self.clone()
         }
+    }
+}
+
+/// Writes documents, with statements that are looked up once for many.
+struct Pen<'a> {
+    name: &'a str,
+    put: CachedStatement<'a>,
+    remove: CachedStatement<'a>,
+    text: Vec<u8>,
+}
+
+impl<'a> Pen<'a> {
+    fn new(tx: &'a Transaction<'_>, name: &'a str) -> rusqlite::Result<Self> {
+        Ok(Self {
+            name,
+            put: tx.prepare_cached(
+                "INSERT INTO document (id, json) VALUES (?1, ?2)
+                 ON CONFLICT (id) DO UPDATE SET json = excluded.json",
+            )?,
+            remove: tx.prepare_cached("DELETE FROM document WHERE id = ?1")?,
+            text: Vec::new(),
+        })
+    }
+
+    /// Writes what has become of a document, and says how large it is.
+    fn write<D: Document>(&mut self, id: &str, document: Option<&D>) -> Result<usize, BoxError> {
+        let Some(document) = document else {
+            self.remove.execute([id])?;
+            return Ok(0);
+        };
+        self.text.clear();
+        serde_json::to_writer(&mut self.text, document).map_err(|error| ViewError::UnwritableDocument {
+            name: self.name.to_owned(),
+            id: id.to_owned(),
+            source: Arc::new(error),
+        })?;
+        self.put.execute((id, std::str::from_utf8(&self.text)?))?;
+        Ok(self.text.len())
     }
 }

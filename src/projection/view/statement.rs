@@ -65,7 +65,7 @@ pub(crate) fn page(query: &ViewQuery) -> Result<Asked, ViewError> {
     };
     let fingerprint = order.fingerprint(&condition);
     let stretches = match &query.after {
-        None => vec![order.from_the_start(condition)],
+        None => vec![order.whole(condition)],
         Some(token) => {
             token.check(fingerprint)?;
             order.stretches(&condition, token.place())?
@@ -100,7 +100,7 @@ impl Order<'_> {
         })
     }
 
-    fn from_the_start(&self, condition: Sql) -> Sql {
+    fn whole(&self, condition: Sql) -> Sql {
         match self.path {
             None => self.select(condition, &["id".to_owned()]),
             Some(path) => self.select(condition, &[path.rank(), path.value(), "id".to_owned()]),
