@@ -66,6 +66,7 @@ fn check_query(table: &DocumentTable, documents: &BTreeMap<String, Value>, asked
         let page = table.page(&query).expect("the query is right");
         assert!(page.documents.len() <= asked.limit);
         found.extend(page.documents.into_iter().map(|(id, _)| id));
+        assert!(found.len() <= expected.len(), "{asked:?} finds too much");
         let Some(next) = page.next else { break };
         let travelled: PageToken = next.to_string().parse().expect("a token comes back");
         assert_eq!(next, travelled);
