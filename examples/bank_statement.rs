@@ -6,12 +6,12 @@
 //!
 //! The log is the only truth: a balance is what an account's events add up to. A teller looks at the account that pays,
 //! decides, and appends the transfer only if nothing happened to that account meanwhile (`append_if`); so no balance goes
-//! below zero, without a lock. A durable stream per account writes its statement. A second run goes on from the cursors
-//! and prints what is new since the first. In the end an audit goes through the whole log.
+//! below zero, without a lock. A view keeps the statements: a document per account, which every transfer changes in two
+//! places. A second run goes on from where the view is and prints what is new since the first. In the end an audit goes through the
+//! whole log, and compares the statements with it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use millstream::{AppendError, DurableStream, EventBatch, EventQuery, HandleStream, NewEvent, Store};
+use millstream::{
+    AppendError, BoxError, Condition, Documents, EventQuery, NewEvent, ReadModels, Store, View, ViewQuery,
+};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -31,6 +33,8 @@ const TILL: &str = "the till";
 const DEPOSIT_CENTS: i64 = 10_000;
 const TRANSFER_CENTS_MAX: usize = 9_000;
 const TELLERS: u64 = 4;
+/// What a statement shows. Older lines are in what is carried over.
+const LINES_MAX: usize = 40;
 
 /// Lets tellers transfer money, and prints the statements of all accounts.
 #[derive(Parser)]
@@ -65,32 +69,33 @@ async fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn one_day(store: &Store, db: &Path, transfers: u32) -> Result<()> {
-    let mut statements = Vec::new();
+    // Another log has other statements.
+    let views = db.with_extension(format!("{:.8}.views.db", store.log_id()));
+    let statements = ReadModels::open(views)?.view(store, statements()).await?;
     for account in ACCOUNTS {
-        let file = db.with_extension(format!("{:.8}-{account}.txt", store.log_id()));
-        let durable = DurableStream::new(format!("statement of {account}"));
-        let handle = write_statement(account, file.clone());
-        let stream = store.stream_to_durable(&durable, &of(account), handle).await?;
         open_account(store, account).await?;
-        statements.push((account, file, stream));
     }
     let before = store.head();
+    // What an earlier run has printed.
+    let printed = statements.stream().map_or(0, |stream| stream.started_after());
     let tellers: JoinSet<_> = (0..TELLERS).map(|_| work(store.clone(), transfers)).collect();
     let mut conflicts = 0;
     for outcome in tellers.join_all().await {
         conflicts += outcome?;
     }
-    store.settled().await?;
+    statements.wait_for(store.head()).await?;
     let mut out = io::stdout();
-    for (account, file, stream) in &statements {
-        writeln!(out, "{}", print_statement(account, file, stream.started_after())?)?;
+    for account in ACCOUNTS {
+        let statement = statements.get(account).await?.unwrap_or_default();
+        writeln!(out, "{}", print_statement(account, statement, printed))?;
     }
     let (asked, done) = (TELLERS * u64::from(transfers), store.head() - before);
     writeln!(out, "{done} of {asked} transfers, {conflicts} decided again")?;
+    writeln!(out, "{}", ranking(&statements).await?)?;
     writeln!(
         out,
-        "no balance was ever below zero, their sum is {}",
-        audit(store).await?
+        "no balance was ever below zero, the statements say what the log says, the sum is {}",
+        audit(store, &statements).await?
     )?;
     Ok(())
 }
@@ -173,48 +178,93 @@ async fn transfer(store: &Store, wanted: &Transfer) -> Result<bool> {
     }
 }
 
-/// The handler that adds lines to an account's statement. A crash can tear a line or repeat some; so each one begins with
-/// the line feed, and with its sequence.
-fn write_statement(account: &'static str, path: PathBuf) -> HandleStream {
-    let write = move |batch: EventBatch| {
-        let mut lines = String::new();
-        for event in &batch {
-            let (cents, text) = event.decode::<Transfer>()?.entry(account);
-            lines += &format!("\n{} {cents} {text}", event.sequence());
+/// What is known of an account.
+#[derive(Default, Serialize, Deserialize)]
+struct Statement {
+    /// What the lines begin with.
+    carried_over: i64,
+    lines: Vec<Line>,
+    balance: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    sequence: u64,
+    cents: i64,
+    text: String,
+}
+
+impl Statement {
+    fn add(mut self, sequence: u64, (cents, text): (i64, String)) -> Self {
+        self.balance += cents;
+        self.lines.push(Line {
+            sequence,
+            cents,
+            text,
+        });
+        if self.lines.len() > LINES_MAX {
+            self.carried_over += self.lines.remove(0).cents;
         }
-        let mut file = File::options().append(true).create(true).open(&path)?;
-        file.write_all(lines.as_bytes())?;
-        Result::Ok(file.sync_data()?)
-    };
-    HandleStream::new(move |batch| std::future::ready(write(batch)))
+        self
+    }
 }
 
-/// Takes a line of a statement apart; a torn one is none.
-fn parse(line: &str) -> Option<(u64, (i64, String))> {
-    let (sequence, line) = line.split_once(' ')?;
-    let (cents, text) = line.split_once(' ')?;
-    Some((sequence.parse().ok()?, (cents.parse().ok()?, text.to_owned())))
+/// The statements: a transfer concerns two of them, or one, when the till is the other.
+fn statements() -> View<Statement> {
+    View::<Statement>::new("statement", 1)
+        .select(EventQuery::types(["transfer"]))
+        .index("/balance")
+        .try_keys(|event| {
+            let transfer = event.decode::<Transfer>()?;
+            let accounts = [transfer.from, transfer.to];
+            Ok::<_, BoxError>(accounts.into_iter().filter(|account| account != TILL).collect())
+        })
+        .try_evolve(|account, statement, event| {
+            let entry = event.decode::<Transfer>()?.entry(account);
+            Ok::<_, BoxError>(Some(statement.unwrap_or_default().add(event.sequence(), entry)))
+        })
 }
 
-/// What is new on a statement, as a table. A line that is there twice counts once.
-fn print_statement(account: &str, path: &Path, after: u64) -> Result<Table> {
-    let text = fs::read_to_string(path)?;
-    let mut earlier: BTreeMap<u64, (i64, String)> = text.lines().filter_map(parse).collect();
-    let new = earlier.split_off(&(after + 1));
-    let mut balance = earlier.values().map(|(cents, _)| cents).sum();
+/// What is new on a statement, as a table.
+fn print_statement(account: &str, statement: Statement, after: u64) -> Table {
+    let (earlier, new): (Vec<Line>, Vec<Line>) = statement
+        .lines
+        .into_iter()
+        .partition(|line| line.sequence <= after);
+    let mut balance = statement.carried_over + earlier.iter().map(|line| line.cents).sum::<i64>();
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["", account, "amount", "balance"]);
     table.add_row(["".into(), "carried over".into(), "".into(), money(balance)]);
-    for (sequence, (cents, text)) in new {
-        balance += cents;
-        table.add_row([sequence.into(), text.into(), money(cents), money(balance)]);
+    for line in new {
+        balance += line.cents;
+        table.add_row([
+            line.sequence.into(),
+            line.text.into(),
+            money(line.cents),
+            money(balance),
+        ]);
     }
-    Ok(table)
+    table
 }
 
-/// Goes through the whole log: no balance may ever have been below zero, and no money come or gone. Returns the sum.
-async fn audit(store: &Store) -> Result<String> {
+/// The richest and how many own more than they began with: asked of the view, by what its documents say.
+async fn ranking(statements: &Documents<Statement>) -> Result<String> {
+    let first = ViewQuery::all().sort_by("/balance").descending().limit(1);
+    let richest = statements.query(&first).await?.documents;
+    let (account, statement) = richest.first().ok_or("there are no statements")?;
+    let gained = ViewQuery::filter(Condition::greater("/balance", DEPOSIT_CENTS));
+    let gained = statements.count(&gained).await?;
+    Ok(format!(
+        "{account} owns most, {}; {gained} of {} own more than they began with",
+        euros(statement.balance),
+        ACCOUNTS.len()
+    ))
+}
+
+/// Goes through the whole log: no balance may ever have been below zero, no money come or gone, and the statements say the same. Returns the
+/// sum.
+async fn audit(store: &Store, statements: &Documents<Statement>) -> Result<String> {
     let mut balances = BTreeMap::<String, i64>::new();
     for event in store.query(&EventQuery::all()).await?.events {
         let transfer: Transfer = event.decode()?;
@@ -227,6 +277,16 @@ async fn audit(store: &Store) -> Result<String> {
         }
     }
     balances.remove(TILL);
+    for (account, statement) in statements.get_many(ACCOUNTS).await? {
+        let (found, expected) = (statement.balance, balances.get(&account).copied());
+        if Some(found) != expected {
+            return Err(format!(
+                "the statement of {account} says {}, the log {expected:?}",
+                euros(found)
+            )
+            .into());
+        }
+    }
     let (sum, expected) = (balances.values().sum(), DEPOSIT_CENTS * ACCOUNTS.len() as i64);
     if sum != expected {
         return Err(format!("{} were paid in, {} are there", euros(expected), euros(sum)).into());

@@ -13,6 +13,8 @@ mod steer;
 mod stream;
 #[cfg(feature = "sqlite")]
 mod tenant;
+#[cfg(feature = "sqlite")]
+mod view;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -34,6 +36,8 @@ pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
 #[cfg(feature = "sqlite")]
 pub use crate::error::tenant::{NameProblem, TenantError};
+#[cfg(feature = "sqlite")]
+pub use crate::error::view::ViewError;
 
 /// What a handler returns when it fails.
 pub type BoxError = Box<dyn Error + Send + Sync>;

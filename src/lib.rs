@@ -27,15 +27,13 @@ mod tenant;
 pub mod testing;
 
 pub use crate::builder::StoreBuilder;
-#[cfg(feature = "sqlite")]
-pub use crate::error::ReadModelError;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
     FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError,
     StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
-pub use crate::error::{NameProblem, TenantError};
+pub use crate::error::{NameProblem, ReadModelError, TenantError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -55,6 +53,14 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
+#[cfg(feature = "sqlite")]
+pub use crate::projection::view::{
+    condition::Condition,
+    definition::{Document, View},
+    documents::Documents,
+    query::{ViewPage, ViewQuery},
+    token::PageToken,
+};
 #[cfg(feature = "sqlite")]
 pub use crate::projection::{
     catalog::requests::Cancelled,

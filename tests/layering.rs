@@ -64,7 +64,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "internals",
         &[
-            "clock", "fault", "event", "log", "bus", "stream", "builder", "tenant",
+            "clock",
+            "fault",
+            "error",
+            "event",
+            "log",
+            "bus",
+            "stream",
+            "projection",
+            "builder",
+            "tenant",
         ],
     ),
 ];

@@ -12,6 +12,7 @@ mod latency;
 mod memory;
 mod order;
 mod plain;
+mod project;
 mod rebuild;
 mod replay;
 mod report;
@@ -98,5 +99,6 @@ fn main() -> Result<(), Failure> {
     }
     keyed::measure(&runtime, folder.path(), scale, &mut report)?;
     tenants::measure(&runtime, folder.path(), scale, &mut report)?;
+    project::measure(&runtime, folder.path(), scale, &mut report)?;
     report.finish()
 }

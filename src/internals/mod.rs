@@ -22,9 +22,13 @@ use crate::log::sqlite::index::upkeep::Sizes;
 use crate::tenant;
 
 mod machine;
+#[cfg(feature = "sqlite")]
+mod view;
 
 pub use crate::fault::FaultPoint;
 pub use crate::internals::machine::drive_machine;
+#[cfg(feature = "sqlite")]
+pub use crate::internals::view::DocumentTable;
 pub use crate::log::broken::Sabotage;
 
 /// Calls `hook` at every failure point of the store; where it returns `true`, the operation fails.

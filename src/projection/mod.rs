@@ -15,7 +15,8 @@
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
-//! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `status`.
+//! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
+//! and `view` (documents by key, a use of all this).
 
 mod applier;
 mod attend;
@@ -34,3 +35,4 @@ pub(crate) mod rebuild;
 pub(crate) mod request;
 mod resume;
 pub(crate) mod status;
+pub(crate) mod view;

@@ -63,7 +63,7 @@ use crate::event::query::EventQuery;
 /// **In-memory state.** A projection is cloned before each transaction, and the clone takes its place when that has committed:
 /// what a failed attempt left in its fields is gone, and is not applied twice. It begins with the value that was registered,
 /// also after a restart, so the fields are for what can be found again, such as caches. What clones share, behind an `Arc` for
-/// instance, is reset in [`rolled_back`](Self::rolled_back).
+/// instance, is reset in [`rolled_back`](Self::rolled_back), and is not shared with another build: [`anew`](Self::anew).
 pub trait Projection: Clone + Send + 'static {
     /// The name of the read model: 1 to 200 bytes without control characters and without `@`, unique in the file of read models.
     fn name(&self) -> &str;
@@ -100,6 +100,13 @@ pub trait Projection: Clone + Send + 'static {
     /// The transaction was rolled back. Called on the projection as it was before it, to reset what it shares with the clone that
     /// failed.
     fn rolled_back(&mut self) {}
+
+    /// The same projection for another build, such as that of a rebuild, which is kept while this one is. It shares nothing that changes with
+    /// this one: a projection whose clones share something makes that anew here.
+    #[must_use]
+    fn anew(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// A projection of any type, with what its transactions make of it.
@@ -125,8 +132,8 @@ pub(crate) struct Keeper<P> {
 impl<P: Projection> Keeper<P> {
     pub(crate) fn new(projection: P) -> Self {
         Self {
-            registered: projection.clone(),
-            kept: projection,
+            kept: projection.anew(),
+            registered: projection,
             attempt: None,
         }
     }

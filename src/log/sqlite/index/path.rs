@@ -43,6 +43,11 @@ impl PayloadPath {
         &self.pointer
     }
 
+    /// The members that it goes through.
+    pub(crate) fn members(&self) -> &[String] {
+        &self.members
+    }
+
     /// The key of the scalar that stands at the path. Arrays end a path: what a predicate's array demands is demanded of any
     /// element.
     pub(crate) fn key_in(&self, value: &Value) -> Option<i64> {
