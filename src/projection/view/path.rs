@@ -1,6 +1,9 @@
 //! A path into documents, and the SQL that finds what stands there.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
+
+use rusqlite::Connection;
 
 use crate::error::ViewError;
 use crate::log::sqlite::index::path::PayloadPath;
@@ -13,6 +16,14 @@ pub(crate) struct JsonPath {
     literal: String,
 }
 
+/// Whether the SQLite library finds a member whose name has a double quote in it. Older ones end the name there, and find nothing.
+static FINDS_QUOTES: LazyLock<bool> = LazyLock::new(|| {
+    let asked = r#"SELECT json_extract('{"a\"b":1}', '$."a\"b"') IS 1"#;
+    Connection::open_in_memory()
+        .and_then(|connection| connection.query_row(asked, [], |row| row.get(0)))
+        .unwrap_or(false)
+});
+
 impl JsonPath {
     pub(crate) fn parse(pointer: &str) -> Result<Self, ViewError> {
         let invalid = |problem| ViewError::InvalidPath {
@@ -22,6 +33,11 @@ impl JsonPath {
         if pointer.contains('\0') {
             // SQLite ends a member's name there, and would find another one.
             return Err(invalid("no path here; it contains the character U+0000"));
+        }
+        if pointer.contains('"') && !*FINDS_QUOTES {
+            return Err(invalid(
+                "no path here; this SQLite library does not find members with a double quote, the bundled one does",
+            ));
         }
         let mut path = "$".to_owned();
         if !pointer.is_empty() {
