@@ -28,12 +28,13 @@ fn it_ends_when_it_is_asked_to_and_goes_on_where_it_stopped() {
         }
         last_seen = feed.until("order-placed", &format!("{round}-9")).id;
         // Its last orders may have no answer yet.
-        let status = service.end(signal);
+        let ended = service.end(signal);
         match signal {
-            Signal::SIGKILL => assert_eq!(status.code(), None),
+            Signal::SIGKILL => assert_eq!(ended.status.code(), None),
             _ => {
-                assert_eq!(status.code(), Some(0), "{signal}");
-                // The feed was brought to its end, and not cut off.
+                assert_eq!(ended.status.code(), Some(0), "{signal}");
+                // The feed was brought to its end at once, and not cut off.
+                assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
                 while let Some(message) = feed.next() {
                     last_seen = message.id;
                 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::service::{Message, PATIENCE, Service};
+use crate::service::{Message, PATIENCE, Service, order};
 
 #[test]
 fn orders_come_live_and_after_a_reconnect_without_a_gap() {
@@ -70,6 +70,22 @@ fn a_list_and_what_comes_behind_it_is_everything() {
     }
 }
 
+#[test]
+fn a_reconnect_in_the_midst_of_a_batch_goes_on_in_it() {
+    let folder = tempdir().unwrap();
+    let service = Service::start(folder.path());
+    // Imported, for instance: more than one order in one append.
+    let store = Store::open(folder.path().join("log.db")).unwrap();
+    let placed = |n: u32| NewEvent::new("order-placed", order(&format!("A-{n}"), "Anna", 1));
+    store.append_blocking((1..=3).map(placed)).unwrap();
+    let mut whole = service.feed("/feed", None);
+    let first = whole.until("order-placed", "A-1").id;
+    let mut behind = service.feed("/feed", Some(first));
+    let next: Vec<_> = (0..2).map(|_| behind.next().unwrap()).collect();
+    assert_eq!((next[0].id, &next[0].data["number"]), (first + 1, &json!("A-2")));
+    assert_eq!((next[1].id, &next[1].data["number"]), (first + 2, &json!("A-3")));
+}
+
 /// More than the buffers of a connection hold.
 const UNREAD_BATCHES: u32 = 200;
 const BATCH_BYTES: usize = 256 << 10;
@@ -96,5 +112,8 @@ fn who_does_not_read_holds_up_nobody_and_not_the_end() {
     let mut live = service.feed(&format!("/feed?after={head}"), None);
     assert_eq!(service.order("A-1", "Anna", 1).status, 201);
     live.until("order-placed", "A-1");
-    assert_eq!(service.end(Signal::SIGTERM).code(), Some(0));
+    let ended = service.end(Signal::SIGTERM);
+    assert_eq!(ended.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("did not take the answer in time"), "{said:?}");
 }

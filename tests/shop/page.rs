@@ -34,7 +34,7 @@ fn the_page_shows_new_orders_as_they_come() {
 
     // The service goes, and comes back with an order that the browser was not told of.
     let port = service.port();
-    assert_eq!(service.end(Signal::SIGTERM).code(), Some(0));
+    assert_eq!(service.end(Signal::SIGTERM).status.code(), Some(0));
     browser.until("document.getElementById('link').textContent === 'connecting'");
     let service = Service::start_on(folder.path(), port);
     service.order("A-3", "Chloe", 1);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -53,6 +53,7 @@ impl Service {
             .args(["--port", &port.to_string(), "--db"])
             .arg(folder)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -131,12 +132,12 @@ impl Service {
         Answer::of(request.header("Last-Event-ID", last_event_id).call().unwrap())
     }
 
-    /// Sends a signal, and waits for the end.
-    pub(crate) fn end(mut self, signal: Signal) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
+    /// Sends a signal, and waits for the end. Tells what was said on the standard error.
+    pub(crate) fn end(mut self, signal: Signal) -> Output {
+        let child = self.child.take().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         kill(pid, signal).unwrap();
-        within_patience(move || child.wait().unwrap()).unwrap_or_else(|| {
+        within_patience(move || child.wait_with_output().unwrap()).unwrap_or_else(|| {
             kill(pid, Signal::SIGKILL).unwrap();
             panic!("it goes on in spite of {signal}");
         })
@@ -147,7 +148,9 @@ impl Drop for Service {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
-            let _ = child.wait();
+            if let Ok(output) = child.wait_with_output() {
+                eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            }
         }
     }
 }
