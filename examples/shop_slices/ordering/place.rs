@@ -15,7 +15,7 @@ use crate::ordering::orders::{self, OrderRow};
 use crate::problem::Problem;
 use crate::shop::seen;
 
-/// An order's tags are its number and its articles, and an event has at most 64.
+/// Whoever answers an order may tag the answer with each article, and an event has at most 64 tags.
 const LINES_MAX: usize = 50;
 
 /// `POST /orders`. The customer's side chooses the number, so a request that is sent again, because its answer was lost, orders
