@@ -278,14 +278,23 @@ fn stops_in_upkeep(task: Task) -> bool {
     matches!(task, Task::StopAt { point, .. } if upkeep.contains(&POINTS[point].0))
 }
 
-/// Says on stdout that the point is reached, and stops the thread there.
 fn hook(task: Task) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
+    stop_at(match task {
+        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
+        Task::GoOn | Task::Finish => None,
+    })
+}
+
+/// Says on stdout that a point is passed for the given time, and stops the thread there.
+pub(crate) fn stop_at(
+    fatal: Option<(FaultPoint, u64)>,
+) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
     let passes = AtomicU64::new(0);
     move |at| {
-        let Task::StopAt { point, pass } = task else {
+        let Some((_, pass)) = fatal.filter(|(point, _)| *point == at) else {
             return false;
         };
-        if POINTS[point].0 != at || passes.fetch_add(1, Ordering::Relaxed) + 1 != pass {
+        if passes.fetch_add(1, Ordering::Relaxed) + 1 != pass {
             return false;
         }
         let mut stdout = io::stdout();

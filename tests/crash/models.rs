@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millstream::internals::{FaultPoint, with_faults};
@@ -18,7 +16,8 @@ use millstream::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::{AT_POINT, Dice, LINGER, Process};
+use crate::child::stop_at;
+use crate::{Dice, LINGER, Process};
 
 const ORDERS: &str = "MILLSTREAM_MODEL_CRASH_ORDERS";
 const KILLS_PER_FILE: u64 = 40;
@@ -138,7 +137,7 @@ async fn work(orders: Orders) {
     let builder = Store::builder()
         .durability(Durability::Relaxed)
         .window_bytes(1 << (12 + dice.below(10)));
-    let store = with_faults(builder, hook(orders.task))
+    let store = with_faults(builder, stop_at(fatal(orders.task)))
         .open(orders.dir.join("log.db"))
         .expect("the file opens after a crash");
     let models = ReadModels::open(orders.dir.join("views.db")).expect("the list opens after a crash");
@@ -225,21 +224,11 @@ async fn append(store: &Store, dice: &Dice, batches: u64) {
     }
 }
 
-fn hook(task: Task) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
-    let passes = AtomicU64::new(0);
-    move |at| {
-        let Task::StopAt { point, pass } = task else {
-            return false;
-        };
-        if POINTS[point].0 != at || passes.fetch_add(1, Ordering::Relaxed) + 1 != pass {
-            return false;
-        }
-        let mut stdout = io::stdout();
-        write!(stdout, "\n{AT_POINT}\n")
-            .and_then(|()| stdout.flush())
-            .expect("the parent listens");
-        std::thread::park_timeout(LIFETIME);
-        std::process::abort();
+/// Where the process is to be stopped.
+fn fatal(task: Task) -> Option<(FaultPoint, u64)> {
+    match task {
+        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
+        Task::GoOn | Task::Finish => None,
     }
 }
 
