@@ -1,9 +1,10 @@
 //! The process under test, and how it is talked to.
 
+use std::env;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -16,16 +17,42 @@ use ureq::{Agent, Body, BodyReader};
 /// Nothing takes as long as this, unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The example, as `cargo test` builds it beside the tests.
-pub(crate) fn binary() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let binary = tests.ancestors().nth(2).unwrap().join("examples/shop_slices");
-    assert!(
-        binary.exists(),
-        "{} is missing; `cargo build --example shop_slices` makes it",
-        binary.display()
-    );
-    binary
+/// The example as a program, built beside the tests and as they are: of an example that has tests of its own, `cargo test` builds
+/// these alone.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let tests = env::current_exe().unwrap();
+        let folder = tests.ancestors().nth(2).unwrap();
+        let profile = match folder.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .args([
+                "build",
+                "--quiet",
+                "--example",
+                "shop_slices",
+                "--profile",
+                profile,
+                "--target-dir",
+            ])
+            .arg(folder.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        // With other features everything would be built again.
+        if cfg!(feature = "metrics") {
+            cargo.arg("--all-features");
+        }
+        let built = cargo.output().unwrap();
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        folder.join("examples/shop_slices")
+    });
+    &BINARY
 }
 
 /// A running example. It is killed when this is dropped.
