@@ -76,8 +76,9 @@ fn status(hub: &Hub, row: &NamedCursor, head: u64, counts: LetterCounts) -> Stre
 }
 
 fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
-    let mut status = core.status();
+    // The epoch first: a status that is read afterwards is of that run, or of one after it.
     let epoch = core.cursor().map(|cell| cell.epoch);
+    let mut status = core.status();
     if let Some(pause) = &row.cursor.paused
         && !matches!(status.state, StreamState::Stopped(_))
     {
