@@ -43,12 +43,16 @@ pub enum FaultPoint {
     AfterUpkeep,
     /// What a read model makes of batches is written, its transaction is not yet committed. Failing makes the commit fail as if the
     /// file were busy.
+    #[cfg(feature = "sqlite")]
     BeforeModel,
     /// What a read model makes of batches is committed, the stream does not know yet.
+    #[cfg(feature = "sqlite")]
     AfterModel,
     /// A build of a read model is about to take the place of another.
+    #[cfg(feature = "sqlite")]
     BeforeSwitch,
     /// A build of a read model serves, what it replaced is still there.
+    #[cfg(feature = "sqlite")]
     AfterSwitch,
 }
 
