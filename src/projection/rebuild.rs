@@ -50,6 +50,9 @@ pub struct Rebuild {
 /// How often other processes are told how far a rebuild is.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How much is read and applied at once.
+const STEP_EVENTS: u64 = 2_000;
+
 /// How much may be left for the last step, during which the model's stream waits.
 const LAST_STEP_EVENTS: u64 = 1_000;
 
@@ -325,15 +328,18 @@ impl Work {
         let shared = &self.attempt.shared;
         let catch_up: &CatchUp = shared.catch_up();
         loop {
+            // In steps, so that nothing is read while they are applied: whoever is served meanwhile has a processor to themselves.
+            let step_through = through.min(writer.build.position() + STEP_EVENTS);
             let CaughtUp {
                 writer: given_back,
                 outcome,
             } = catch_up
-                .run(writer, through, lacking, |position| self.note(position))
+                .run(writer, step_through, lacking, |position| self.note(position))
                 .await;
             writer = given_back;
             match outcome {
-                Ok(()) => return Ok(writer),
+                Ok(()) if writer.build.position() >= through => return Ok(writer),
+                Ok(()) => {}
                 Err(Stuck::Failed { batch, failure }) if lacking.give_up(&batch) => {
                     tracing::info!(name = shared.name(), last_sequence = batch.last_sequence(), error = %failure.text, "a dead letter cannot be applied by the rebuild either");
                 }
