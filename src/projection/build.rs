@@ -18,6 +18,7 @@ use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::catalog::storage;
 use crate::projection::projection::Kept;
+use crate::store::Store;
 use crate::stream::failure::{Failure, HandlerError};
 use crate::stream::handler::panic_text;
 
@@ -78,6 +79,16 @@ pub(crate) struct Origin {
     pub(crate) log_id: String,
     pub(crate) head: u64,
     pub(crate) faults: Faults,
+}
+
+impl Origin {
+    pub(crate) fn of(store: &Store, head: u64) -> Self {
+        Self {
+            log_id: store.log_id().to_owned(),
+            head,
+            faults: store.faults().clone(),
+        }
+    }
 }
 
 /// Why batches were not applied. What was committed before stays.

@@ -153,11 +153,7 @@ impl Shared {
             });
         }
         let path = self.catalog.file_of(row);
-        let origin = Origin {
-            log_id: self.store().log_id().to_owned(),
-            head: extent.head,
-            faults: self.store().faults().clone(),
-        };
+        let origin = Origin::of(self.store(), extent.head);
         let build = blocking(move || Build::open(&path, spec, origin)).await??;
         Ok(Writer::new(build, projection, self.options.transaction()))
     }
@@ -171,10 +167,18 @@ impl Shared {
     }
 
     /// Lets the build serve, and ends what kept older versions.
-    async fn promote(&self) -> Result<(), ReadModelError> {
-        let (catalog, row) = (Arc::clone(&self.catalog), self.row.borrow().clone());
-        let (asked, faults) = (row.clone(), self.store().faults().clone());
-        match blocking(move || promote(&catalog, &asked, &faults)).await?? {
+    async fn promote(self: &Arc<Self>) -> Result<(), ReadModelError> {
+        let shared = Arc::clone(self);
+        // The list and this process say the same, also when nobody waits for it any more.
+        let promoted = blocking(move || {
+            let row = shared.row.borrow().clone();
+            let promoted = promote(&shared.catalog, &row, shared.store().faults())?;
+            if promoted != Promoted::No {
+                shared.serves(row);
+            }
+            Ok::<_, ReadModelError>(promoted)
+        });
+        match promoted.await?? {
             Promoted::No => {
                 let serving = self.catalog.serving(&self.name)?;
                 return Err(ReadModelError::OlderVersion {
@@ -188,14 +192,13 @@ impl Shared {
                 tracing::info!(name = %self.name, version = self.version, "a read model serves, older versions are retired");
             }
         }
-        self.serves(row);
         self.end_older_streams().await?;
         let catalog = Arc::clone(&self.catalog);
         blocking(move || catalog.sweep()).await
     }
 
     /// The same, when it was asked for from outside and the stream is close enough to the head.
-    pub(crate) async fn promote_if_caught_up(&self) -> Result<(), ReadModelError> {
+    pub(crate) async fn promote_if_caught_up(self: &Arc<Self>) -> Result<(), ReadModelError> {
         if self.is_serving() {
             return Ok(());
         }
@@ -451,8 +454,8 @@ impl ReadModel {
     /// ```
     ///
     /// # Errors
-    /// A rebuild is under way already; another version serves; the log was pruned, so that it lacks what the model was built from; the
-    /// log or the storage fails.
+    /// A rebuild is under way already; another version serves; the storage fails. What goes wrong later says
+    /// [`finished`](Rebuild::finished).
     ///
     /// # Cancel safety
     /// When the future is dropped there is no rebuild.

@@ -248,11 +248,7 @@ impl ReadModels {
         let active = self.inner.active.claim(&name, version).await?;
         let extent = store.log().extent().await?;
         let catalog = Arc::clone(&self.inner.catalog);
-        let origin = Origin {
-            log_id: store.log_id().to_owned(),
-            head: extent.head,
-            faults: store.faults().clone(),
-        };
+        let origin = Origin::of(store, extent.head);
         let (row, mut build) = blocking(move || {
             let row = catalog.claim(&spec.name, spec.version)?;
             let build = Build::open(&catalog.file_of(&row), spec, origin)?;

@@ -141,7 +141,7 @@ impl Rebuild {
     /// Waits until the new build serves.
     ///
     /// # Errors
-    /// The projection failed on a batch that is no dead letter; a newer version took over meanwhile; the log or the storage failed;
+    /// The log was pruned, so that it lacks what the model was built from; the projection failed on a batch that is no dead letter; a newer version took over meanwhile; the log or the storage failed;
     /// it was cancelled. What served before serves still.
     ///
     /// # Cancel safety
@@ -157,7 +157,7 @@ impl Rebuild {
         }
     }
 
-    /// Cancels the rebuild. It may have come to its end already.
+    /// Cancels the rebuild. It may have come to its end already, and its last step, once begun, is taken.
     pub fn cancel(self) {
         drop(self);
     }
@@ -216,6 +216,34 @@ impl Drop for Attempt {
     }
 }
 
+/// What it takes for a build to serve in place of another. The stream waits.
+struct Switch {
+    shared: Arc<Shared>,
+    row: BuildRow,
+    request: u64,
+    serving: OwnedMutexGuard<Writer>,
+    applier: Applier,
+}
+
+impl Switch {
+    fn run(mut self, mut writer: OwnedMutexGuard<Writer>, given_up: &[u64]) -> Result<(), ReadModelError> {
+        let shared = &self.shared;
+        writer.build.is_rebuilt(given_up)?;
+        drop(writer);
+        if promote(shared.catalog(), &self.row, shared.store().faults())? == Promoted::No {
+            return Err(ReadModelError::Cancelled {
+                name: shared.name().to_owned(),
+            });
+        }
+        let rebuilt = self.applier.into_writer().expect("the rebuild alone has it");
+        let earlier = self.serving.replace(rebuilt);
+        shared.serves(self.row);
+        drop((self.serving, earlier));
+        shared.catalog().sweep();
+        shared.catalog().end(self.request, None)
+    }
+}
+
 /// Says at intervals how far a rebuild is, until somebody cancels it.
 async fn report(
     catalog: &Arc<Catalog>,
@@ -271,39 +299,22 @@ impl Work {
             writer = self.catch_up(writer, through, &mut lacking).await?;
         }
         // From here on the stream waits, so that it is passed by nothing.
-        let mut serving = shared.applier().lock().await;
+        let serving = shared.applier().lock().await;
         let through = serving.build.position();
         self.note_total(through);
         lacking.replace(letters(&shared).await?);
         writer = self.catch_up(writer, through, &mut lacking).await?;
-        let (catalog, faults) = (Arc::clone(shared.catalog()), shared.store().faults().clone());
-        let given_up = lacking.given_up();
-        let (promoted, writer) = blocking(move || {
-            writer.build.is_rebuilt(&given_up)?;
-            Ok::<_, ReadModelError>((promote(&catalog, &row, &faults)?, writer))
-        })
-        .await??;
-        if promoted == Promoted::No {
-            return Err(ReadModelError::Cancelled {
-                name: shared.name().to_owned(),
-            });
-        }
-        let Some(row) = self.attempt.row.take() else {
-            return Ok(());
+        let switch = Switch {
+            shared: Arc::clone(&shared),
+            row,
+            request: self.attempt.request,
+            serving,
+            applier,
         };
-        drop(writer);
-        let rebuilt = applier.into_writer().expect("the rebuild alone has it");
-        let earlier = serving.replace(rebuilt);
-        shared.serves(row);
-        drop(serving);
-        blocking({
-            let catalog = Arc::clone(shared.catalog());
-            move || {
-                drop(earlier);
-                catalog.sweep();
-            }
-        })
-        .await?;
+        let given_up = lacking.given_up();
+        // Once it has begun it comes to its end, whoever cancels the rebuild: the list and this process are to say the same.
+        blocking(move || switch.run(writer, &given_up)).await??;
+        self.attempt.row = None;
         discard_applied(&shared, &lacking, through).await;
         self.give.send_modify(|progress| {
             progress.done = progress.total;

@@ -1,12 +1,15 @@
 //! R2: a read model is rebuilt, and a new version built, beside the one that serves.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 
 use futures::StreamExt;
+use millstream::internals::{FaultPoint, with_faults};
 use millstream::{
-    FailureCategory, FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError, Retry, StopCause,
-    Store,
+    FailureCategory, FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError, RequestState, Retry,
+    StopCause, Store,
 };
 
 use crate::common::{append, eventually, in_time};
@@ -266,4 +269,36 @@ async fn r2_a_rebuild_passes_over_what_was_set_aside_because_it_cannot_be_decode
         .unwrap();
     store.dead_letters("counts@1").retry(2).await.unwrap();
     assert_eq!(rows(&model).await["old"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_a_rebuild_that_is_cancelled_as_it_switches_leaves_a_model_that_goes_on() {
+    let place = Place::new();
+    let ((at_switch, is_at_switch), (go_on, may_go_on)) = (channel(), channel());
+    let (at_switch, may_go_on) = (Mutex::new(at_switch), Mutex::new(may_go_on));
+    let builder = with_faults(Store::builder(), move |point| {
+        if point == FaultPoint::AfterSwitch {
+            at_switch.lock().unwrap().send(()).unwrap();
+            may_go_on.lock().unwrap().recv().unwrap();
+        }
+        false
+    });
+    let store = builder.open(place.path("log.db")).unwrap();
+    let models = place.models();
+    append_types(&store, &["a"]).await;
+    let projection = Counts::new(1);
+    let query = projection.query();
+    let model = models.project(&store, projection).await.unwrap();
+    model.caught_up().await.unwrap();
+    let rebuild = model.rebuild().await.unwrap();
+    tokio::task::spawn_blocking(move || is_at_switch.recv().unwrap())
+        .await
+        .unwrap();
+    rebuild.cancel();
+    go_on.send(()).unwrap();
+    let last = append_types(&store, &["b"]).await;
+    in_time("the stream goes on", model.wait_for(last)).await.unwrap();
+    assert_eq!(rows(&model).await, folded(&store, &query).await);
+    let requests = models.requests().await.unwrap();
+    assert_eq!(requests[0].state, RequestState::Done, "{requests:?}");
 }

@@ -102,13 +102,14 @@ impl Catalog {
         })
     }
 
-    /// Says what a request came to, and forgets old ones.
+    /// Says what a request came to, and forgets old ones. What is done has not failed, whoever gave it up meanwhile.
     pub(crate) fn end(&self, number: u64, error: Option<&str>) -> Result<(), ReadModelError> {
         self.write("note what a request came to", |connection| {
             let state = error.map_or("done", |_| "failed");
             connection.execute(
                 "UPDATE request SET state = ?2, error = ?3, updated_at = ?4,
-                 done = CASE WHEN ?3 IS NULL THEN total ELSE done END WHERE number = ?1",
+                 done = CASE WHEN ?3 IS NULL THEN total ELSE done END
+                 WHERE number = ?1 AND (?3 IS NULL OR state != 'done')",
                 params![number as i64, state, error, Timestamp::now().as_micros()],
             )?;
             connection.execute(
