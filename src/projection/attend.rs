@@ -52,11 +52,16 @@ impl Attendance {
         }
     }
 
-    /// The models that are still kept.
-    fn models(&self) -> Vec<Arc<Shared>> {
+    /// The models that are still kept. Nothing: there are none, and whoever adds one begins another task.
+    fn models(&self) -> Option<Vec<Arc<Shared>>> {
         let mut state = self.state.lock();
+        let models: Vec<_> = state.models.values().filter_map(Weak::upgrade).collect();
         state.models.retain(|_, model| model.strong_count() > 0);
-        state.models.values().filter_map(Weak::upgrade).collect()
+        if models.is_empty() {
+            state.task = None;
+            return None;
+        }
+        Some(models)
     }
 
     fn has_grown(&self) -> bool {
@@ -71,10 +76,9 @@ async fn attend(attendance: Weak<Attendance>, catalog: Weak<Catalog>) {
         let (Some(attendance), Some(catalog)) = (attendance.upgrade(), catalog.upgrade()) else {
             return;
         };
-        let models = attendance.models();
-        if models.is_empty() {
+        let Some(models) = attendance.models() else {
             return;
-        }
+        };
         let names = models.iter().map(|model| model.name().to_owned()).collect();
         match look(&catalog, names, attendance.has_grown()).await {
             Ok(requests) => {

@@ -8,6 +8,7 @@ mod context;
 mod naive;
 mod program;
 mod property;
+mod reactors;
 mod streams;
 
 use std::path::Path;
