@@ -36,9 +36,9 @@ fn export_spans(service: &Resource) -> Result<SdkTracerProvider, Box<dyn Error>>
         .with_batch_exporter(opentelemetry_stdout::SpanExporter::default())
         .build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("shop"));
-    // The spans of handler calls are of the level INFO.
+    // The spans of handler calls are of the level DEBUG.
     tracing_subscriber::registry()
-        .with(LevelFilter::INFO)
+        .with(LevelFilter::DEBUG)
         .with(layer)
         .try_init()?;
     Ok(provider)

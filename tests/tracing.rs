@@ -329,7 +329,7 @@ async fn a_stream_that_falls_behind_a_thousand_times_says_so_a_few_times() {
 #[tokio::test(flavor = "current_thread")]
 async fn who_does_not_want_spans_gets_none() {
     let capture = Capture::default();
-    let subscriber = Registry::default().with(LevelFilter::WARN).with(capture.clone());
+    let subscriber = Registry::default().with(LevelFilter::INFO).with(capture.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
     let store = Store::in_memory().unwrap();
     let handle = HandleStream::new(|_batch: EventBatch| async {
