@@ -34,7 +34,12 @@ pub(crate) fn measure(folder: &Path, scale: Scale, report: &mut Report) -> Resul
         every_call.push((rate("debug")?, off));
     }
     report.add("status_cost", "events/s", &usual, Target::AtLeast(0.95));
-    report.add("status_cost_debug", "events/s", &every_call, Target::AtLeast(0.80));
+    report.add(
+        "status_cost_debug",
+        "events/s",
+        &every_call,
+        Target::AtLeast(0.80),
+    );
     Ok(())
 }
 

@@ -269,8 +269,37 @@ impl Build {
         Ok(())
     }
 
-    /// The rebuild that made it has ended here, without the dead letters that begin with these events.
+    /// A build that is thrown away when it does not come to its end needs no power cut to survive: until `is_rebuilt` nothing waits
+    /// for the disk, and no append behind it.
+    pub(crate) fn is_disposable(&self) -> Result<(), ReadModelError> {
+        self.synchronous("OFF")
+    }
+
+    fn synchronous(&self, level: &str) -> Result<(), ReadModelError> {
+        self.connection
+            .pragma_update(None, "synchronous", level)
+            .map_err(storage("choose what a read model waits for"))?;
+        Ok(())
+    }
+
+    /// The rebuild that made it has ended here, without the dead letters that begin with these events. The file is on the disk, whole.
     pub(crate) fn is_rebuilt(&mut self, lacking: &[u64]) -> Result<(), ReadModelError> {
+        // What is written from here on asks the disk for everything before it.
+        self.synchronous("FULL")?;
+        self.note_rebuilt(lacking)?;
+        let failed = storage("write a rebuilt read model to the disk");
+        let is_held = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+            .map_err(&failed)?;
+        if is_held {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(failed(rusqlite::Error::SqliteFailure(busy, None)).into());
+        }
+        self.synchronous("NORMAL")
+    }
+
+    fn note_rebuilt(&mut self, lacking: &[u64]) -> Result<(), ReadModelError> {
         self.note(|tx| {
             for first in lacking {
                 tx.execute(

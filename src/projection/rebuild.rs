@@ -51,7 +51,7 @@ pub struct Rebuild {
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How much is read and applied at once.
-const STEP_EVENTS: u64 = 2_000;
+const STEP_EVENTS: u64 = 500;
 
 /// How much may be left for the last step, during which the model's stream waits.
 const LAST_STEP_EVENTS: u64 = 1_000;
@@ -238,9 +238,11 @@ impl Switch {
         let rebuilt = self.applier.into_writer().expect("the rebuild alone has it");
         let earlier = self.serving.replace(rebuilt);
         shared.serves(self.row);
+        // Before the stream goes on, so that whoever sees what it does next sees this done.
+        let noted = shared.catalog().end(self.request, None);
         drop((self.serving, earlier));
         shared.catalog().sweep();
-        shared.catalog().end(self.request, None)
+        noted
     }
 }
 
@@ -288,6 +290,8 @@ impl Work {
         let applier = Applier::new(shared.writer_for(&row).await?);
         let mut lacking = Lacking::new(Vec::new());
         let mut writer = applier.lock().await;
+        // When it does not come to its end it is thrown away.
+        writer.build.is_disposable()?;
         // It goes as far as what serves. What comes then is the stream's, with all that it does when something fails.
         loop {
             let through = shared.applier().position();

@@ -5,6 +5,7 @@
 mod files;
 mod idle;
 mod model;
+mod read_models;
 mod room;
 
 #[path = "../common/mod.rs"]

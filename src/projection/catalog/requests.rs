@@ -79,7 +79,8 @@ impl Catalog {
     pub(crate) fn go_on(&self, step: &Step) -> Result<Wanted, ReadModelError> {
         self.write("note how far a rebuild is", |connection| {
             connection.execute(
-                "UPDATE request SET done = ?2, total = ?3, events_per_second = ?4, updated_at = ?5 WHERE number = ?1",
+                "UPDATE request SET done = ?2, total = ?3, events_per_second = ?4, updated_at = ?5
+                 WHERE number = ?1 AND state = 'begun'",
                 params![
                     step.number as i64,
                     step.done as i64,
@@ -96,7 +97,8 @@ impl Catalog {
                 )
                 .optional()?;
             Ok(match state.as_deref() {
-                Some("begun") => Wanted::Yes,
+                // It is done in its last step, and ends behind it.
+                Some("begun" | "done") => Wanted::Yes,
                 _ => Wanted::No,
             })
         })
