@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use crate::error::append::{AppendError, InvalidEvent};
+pub use crate::error::append::{AppendError, InvalidEvent, InvalidKey};
 #[cfg(feature = "sqlite")]
 pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};

@@ -1,6 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
 pub(crate) mod fold;
+mod once;
 mod operations;
 mod react;
 

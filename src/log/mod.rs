@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
 
@@ -21,6 +21,7 @@ pub(crate) mod committer;
 pub(crate) mod cursor;
 pub(crate) mod handle;
 pub(crate) mod letter;
+pub(crate) mod once;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
@@ -58,6 +59,9 @@ use crate::event::query::EventQuery;
 use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{LetterReader, LetterWriter};
+#[cfg(feature = "sqlite")]
+use crate::log::once::KeyReader;
+use crate::log::once::KeyWriter;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -105,7 +109,7 @@ pub(crate) enum Pace {
 
 /// The writing half of a log. Every method but `data_version`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
-pub(crate) trait LogWriter: LetterWriter + Send {
+pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
 
@@ -158,7 +162,8 @@ pub(crate) trait LogWriter: LetterWriter + Send {
     /// The batch of the newest event that is not after `sequence`.
     fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError>;
 
-    /// Prunes everything up to and with `through`, where a committed batch ends, and says how many events that were.
+    /// Prunes everything up to and with `through`, where a committed batch ends, with the idempotency keys of what it prunes, and
+    /// says how many events that were.
     fn remove_through(&mut self, through: u64) -> Result<u64, StorageError>;
 
     /// Makes the transaction permanent and visible.

@@ -6,6 +6,7 @@ mod follow;
 mod letters;
 mod listing;
 mod models;
+mod once;
 mod retries;
 mod service;
 mod steering;

@@ -115,6 +115,13 @@ impl From<AppendError> for Failure {
             AppendError::Conflict { expected, found } => Self::Conflict(format!(
                 "the context moved: expected {expected}, found {found}; nothing was appended, look again with `context` and decide again"
             )),
+            AppendError::KeyReused {
+                key,
+                first_sequence,
+                last_sequence,
+            } => Self::Conflict(format!(
+                "the key {key:?} was used for other events, which are {first_sequence} to {last_sequence} of the log; nothing was appended"
+            )),
             // What people are told of here is lines, not the crate's options.
             AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
             error => Self::Failed(error.to_string()),

@@ -1,7 +1,7 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
+//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `once`, `prune` and `checkpoint` (the committer's
 //! half), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
@@ -19,6 +19,7 @@ pub(crate) mod index;
 mod insert;
 mod letter;
 mod names;
+mod once;
 mod pages;
 mod prune;
 mod read;

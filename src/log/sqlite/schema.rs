@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -222,6 +222,20 @@ SELECT
     event.batch_size,
     event_type.schema_version
 FROM event JOIN event_type ON event_type.id = event.type;
+"#;
+
+const FORMAT_6: &str = r#"
+-- A row per batch that was appended under an idempotency key: what is asked for again with the key is that batch.
+CREATE TABLE idempotency_key (
+    first_sequence INTEGER PRIMARY KEY,
+    last_sequence INTEGER NOT NULL,
+    key TEXT NOT NULL UNIQUE,
+    -- 16 bytes that stand for what the events said.
+    fingerprint BLOB NOT NULL
+) STRICT;
+
+-- The id of the log of which this is a copy that has not ended; NULL: this is a whole log.
+ALTER TABLE log ADD COLUMN copy_of TEXT;
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left

@@ -34,7 +34,8 @@ pub(crate) enum Command {
         "millstream append < orders.jsonl",
         "echo '{\"type\":\"order-paid\",\"payload\":{\"order\":7}}' | millstream append",
         "millstream append --batch 100 < orders.jsonl",
-        "millstream append --expect 17 --tag account:3 < decision.jsonl"
+        "millstream append --expect 17 --tag account:3 < decision.jsonl",
+        "millstream append --key payment:81 < paid.jsonl"
     ])]
     Append(append::Arguments),
     #[command(after_help = examples![
@@ -111,7 +112,8 @@ pub(crate) enum Command {
     Export(export::Arguments),
     #[command(after_help = examples![
         "millstream import orders.jsonl",
-        "gunzip -c orders.jsonl.gz | millstream import"
+        "gunzip -c orders.jsonl.gz | millstream import",
+        "millstream import --key orders-of-may orders.jsonl"
     ])]
     Import(import::Arguments),
     #[command(after_help = examples![
