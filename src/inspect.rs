@@ -161,7 +161,7 @@ impl Store {
     /// Does long work on a thread where it holds up nobody; without a runtime, right here. The work is told when nobody waits
     /// for it any more. Nothing: the runtime ended first.
     #[cfg(feature = "sqlite")]
-    async fn on_a_thread<T: Send + 'static>(
+    pub(crate) async fn on_a_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn LogReader, &mut dyn FnMut() -> More) -> T + Send + 'static,
     ) -> Option<T> {

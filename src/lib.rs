@@ -33,7 +33,7 @@ pub use crate::error::{
     StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
-pub use crate::error::{NameProblem, ReadModelError, TenantError, ViewError};
+pub use crate::error::{CopyError, NameProblem, ReadModelError, TenantError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -42,8 +42,12 @@ pub use crate::event::query::{EventFilter, EventQuery};
 pub use crate::event::record::EventRecord;
 #[cfg(feature = "sqlite")]
 pub use crate::log::backup::{BackedUp, BackupProgress};
+#[cfg(feature = "sqlite")]
+pub use crate::log::copy::{Copied, CopyPhase, CopyProgress};
 pub use crate::log::cursor::{OnMismatch, Start};
 pub use crate::log::letter::{DeadLetter, DeadLetterState};
+#[cfg(feature = "sqlite")]
+pub use crate::log::location::LogLocation;
 pub use crate::log::once::AppendedOnce;
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};

@@ -6,6 +6,8 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
+#[cfg(feature = "sqlite")]
+use crate::log::copy::{CopySource, standing::Standing};
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{AttemptWrite, DeadLetter, LetterCounts, LetterRange, LetterReader, LetterWriter};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
@@ -300,6 +302,17 @@ impl LogReader for BrokenReader {
 impl KeyReader for BrokenReader {
     fn idempotency_keys(&self, range: Range) -> Result<Vec<NamedKey>, StorageError> {
         self.inner.idempotency_keys(range)
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl CopySource for BrokenReader {
+    fn stored_page(&self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.inner.stored_page(range, bounds)
+    }
+
+    fn standing(&self) -> Result<Standing, StorageError> {
+        self.inner.standing()
     }
 }
 

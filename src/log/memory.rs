@@ -1,9 +1,12 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
+#[cfg(feature = "sqlite")]
+mod copy;
 mod letter;
 mod once;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -34,13 +37,10 @@ pub(crate) fn open() -> (MemoryWriter, MemoryReader) {
     (writer, reader)
 }
 
-/// An id that no other log of this process has; no log in memory outlives its process.
+/// A random id, as a log in a file has one: a log in memory may become a file.
 fn log_id() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    // Relaxed: only the uniqueness matters.
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("memory-{}-{number}", std::process::id())
+    let half = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", half(), half())
 }
 
 #[derive(Default)]

@@ -2,6 +2,7 @@
 
 mod append;
 mod copies;
+mod copy;
 mod follow;
 mod letters;
 mod listing;

@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use millstream::{
-    AppendError, BackupError, CloseError, DeadLetterError, OpenError, ReadError, ReadModelError, SteerError,
+    AppendError, BackupError, CloseError, CopyError, DeadLetterError, OpenError, ReadError, ReadModelError, SteerError,
     VerifyError,
 };
 
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     Failed(String),
     Usage(String),
     Conflict(String),
-    /// The file is damaged so far that it cannot be looked at.
+    /// The file is damaged so far that it cannot be looked at, or a copy is not what its source is.
     Damaged(String),
     /// No process runs the stream, which it takes.
     NobodyRuns(String),
@@ -124,6 +124,15 @@ impl From<AppendError> for Failure {
             )),
             // What people are told of here is lines, not the crate's options.
             AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Differs { .. } => Self::Damaged(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }

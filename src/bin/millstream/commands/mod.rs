@@ -4,6 +4,7 @@ mod append;
 mod backup;
 mod completions;
 mod context;
+mod copy;
 mod dead_letters;
 mod delete;
 mod events;
@@ -121,6 +122,11 @@ pub(crate) enum Command {
     ])]
     Backup(backup::Arguments),
     #[command(after_help = examples![
+        "millstream copy shop.db /srv/shop/shop.db",
+        "millstream copy shop.db moved.db --json | jq .checksum"
+    ])]
+    Copy(copy::Arguments),
+    #[command(after_help = examples![
         "source <(millstream completions bash)",
         "millstream completions fish > ~/.config/fish/completions/millstream.fish"
     ])]
@@ -149,6 +155,7 @@ pub(crate) async fn run(command: Command, context: &mut Context) -> Result<Exit,
         Command::Export(arguments) => export::run(arguments, context).await,
         Command::Import(arguments) => import::run(arguments, context).await,
         Command::Backup(arguments) => backup::run(arguments, context).await,
+        Command::Copy(arguments) => copy::run(arguments, context).await,
         Command::Completions(arguments) => completions::run(arguments, context),
     }
 }
