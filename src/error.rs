@@ -105,7 +105,9 @@ pub enum OpenError {
         log_id: String,
     },
     /// The location is the address of a server, and the program was built without what it takes.
-    #[error("{location} cannot be opened: this program was built without the feature `{feature}`; build it with that, or name a file")]
+    #[error(
+        "{location} cannot be opened: this program was built without the feature `{feature}`; build it with that, or name a file"
+    )]
     NotBuiltIn {
         /// The location, without a password.
         location: String,

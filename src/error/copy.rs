@@ -54,7 +54,9 @@ pub enum CopyError {
         difference: String,
     },
     /// The source was pruned again and again while it was copied, faster than the rest of it could be read.
-    #[error("the source was pruned {attempts} times while its end was copied; copy again when it is not being pruned")]
+    #[error(
+        "the source was pruned {attempts} times while its end was copied; copy again when it is not being pruned"
+    )]
     PrunedMeanwhile {
         /// How often it was tried.
         attempts: u32,

@@ -67,7 +67,10 @@ impl fmt::Display for LogLocation {
 /// What stands before `://`, when that is a scheme. A single letter is a drive.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
-    let is_scheme = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let is_scheme = scheme.len() > 1
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
     is_scheme.then_some(scheme)
 }
 
@@ -96,11 +99,26 @@ mod tests {
 
     #[test]
     fn a_path_is_a_file_and_an_address_is_told_without_its_secrets() {
-        for path in ["shop.db", "/var/lib/shop.db", "C:\\shop.db", "c://shop.db", "a b://c", "://x", ""] {
-            assert_eq!(LogLocation::parse(path).unwrap(), LogLocation::file(path), "{path}");
+        for path in [
+            "shop.db",
+            "/var/lib/shop.db",
+            "C:\\shop.db",
+            "c://shop.db",
+            "a b://c",
+            "://x",
+            "",
+        ] {
+            assert_eq!(
+                LogLocation::parse(path).unwrap(),
+                LogLocation::file(path),
+                "{path}"
+            );
         }
         for (address, told) in [
-            ("postgres://anna:se@cret@host:5432/shop?password=x", "postgres://anna@host:5432/shop"),
+            (
+                "postgres://anna:se@cret@host:5432/shop?password=x",
+                "postgres://anna@host:5432/shop",
+            ),
             ("postgresql://host/shop?sslmode=require", "postgresql://host/shop"),
             ("mysql://u:p@h", "mysql://u@h"),
         ] {

@@ -213,8 +213,16 @@ fn a_long_command_shows_how_far_it_is_and_takes_the_bar_away() {
             "exported 10000 events in 2 batches",
         ),
         (&["backup", &backup], "copying", "copied the log through 10000"),
-        (&["copy", &source, &moved], "copying", "copied the log through 10000"),
-        (&["copy", &source, &format!("{moved}.2")], "verifying", "copied the log through 10000"),
+        (
+            &["copy", &source, &moved],
+            "copying",
+            "copied the log through 10000",
+        ),
+        (
+            &["copy", &source, &format!("{moved}.2")],
+            "verifying",
+            "copied the log through 10000",
+        ),
         (
             &["import", &export],
             "importing",

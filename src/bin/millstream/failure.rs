@@ -6,8 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use millstream::{
-    AppendError, BackupError, CloseError, CopyError, DeadLetterError, OpenError, ReadError, ReadModelError, SteerError,
-    VerifyError,
+    AppendError, BackupError, CloseError, CopyError, DeadLetterError, OpenError, ReadError, ReadModelError,
+    SteerError, VerifyError,
 };
 
 /// How a command ends. The numbers are promised in `docs/command-line.md`.

@@ -126,9 +126,30 @@ mod tests {
             of(&[batch(1, 5, vec![plain()]), batch(2, 5, vec![plain()])], &[]),
             of(&[batch(2, 5, vec![plain(), plain()])], &[]),
             of(&[batch(1, 6, vec![plain(), plain()])], &[]),
-            of(&[batch(1, 5, vec![plain(), NewEvent::raw("b", "1").tags(["x", "y"])])], &[]),
-            of(&[batch(1, 5, vec![plain(), NewEvent::raw("a", "1 ").tags(["x", "y"])])], &[]),
-            of(&[batch(1, 5, vec![plain(), NewEvent::raw("a", "1").tags(["y", "x"])])], &[]),
+            of(
+                &[batch(
+                    1,
+                    5,
+                    vec![plain(), NewEvent::raw("b", "1").tags(["x", "y"])],
+                )],
+                &[],
+            ),
+            of(
+                &[batch(
+                    1,
+                    5,
+                    vec![plain(), NewEvent::raw("a", "1 ").tags(["x", "y"])],
+                )],
+                &[],
+            ),
+            of(
+                &[batch(
+                    1,
+                    5,
+                    vec![plain(), NewEvent::raw("a", "1").tags(["y", "x"])],
+                )],
+                &[],
+            ),
             of(&[batch(1, 5, vec![plain(), plain().schema_version(2)])], &[]),
             of(&[batch(1, 5, vec![plain(), plain().correlation_id("c")])], &[]),
             of(&[batch(1, 5, vec![plain()])], &[]),
@@ -138,7 +159,11 @@ mod tests {
         for (place, sum) in sums.iter().enumerate() {
             for (other_place, other) in sums.iter().enumerate() {
                 let difference = sum.difference(other);
-                assert_eq!(difference.is_none(), place == other_place, "{place} {other_place}");
+                assert_eq!(
+                    difference.is_none(),
+                    place == other_place,
+                    "{place} {other_place}"
+                );
             }
         }
     }

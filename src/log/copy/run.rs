@@ -135,10 +135,19 @@ impl Copy<'_, '_> {
             if prunes {
                 target.remove_through(pruned_through)?;
             }
-            for batch in stretch.page.batches.iter().filter(|batch| is_left(batch.first_sequence)) {
+            for batch in stretch
+                .page
+                .batches
+                .iter()
+                .filter(|batch| is_left(batch.first_sequence))
+            {
                 target.append(batch)?;
             }
-            for key in stretch.keys.iter().filter(|key| is_left(key.stored.first_sequence)) {
+            for key in stretch
+                .keys
+                .iter()
+                .filter(|key| is_left(key.stored.first_sequence))
+            {
                 target.put_idempotency_key(&key.key, &key.stored)?;
             }
             Ok(stretch.page.batches.last().map_or(0, |batch| batch.last_sequence))

@@ -50,7 +50,10 @@ impl Standing {
     }
 
     pub(crate) fn dead_letters(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.letters.len() as u64).sum()
+        self.streams
+            .iter()
+            .map(|stream| stream.letters.len() as u64)
+            .sum()
     }
 
     /// What differs from what was to be, in words; nothing: they are the same.
@@ -59,12 +62,24 @@ impl Standing {
             (found != expected).then(|| format!("{name} is {found}, the source has {expected}"))
         };
         number("the head", self.head, expected.head)
-            .or_else(|| number("the end of what was pruned", self.pruned_through, expected.pruned_through))
+            .or_else(|| {
+                number(
+                    "the end of what was pruned",
+                    self.pruned_through,
+                    expected.pruned_through,
+                )
+            })
             .or_else(|| number("the newest epoch", self.epoch, expected.epoch))
             .or_else(|| {
-                let mut others = self.streams.iter().filter(|stream| !expected.streams.contains(stream));
+                let mut others = self
+                    .streams
+                    .iter()
+                    .filter(|stream| !expected.streams.contains(stream));
                 let other = others.next()?;
-                Some(format!("the stream {:?} or a dead letter of it differs", other.name))
+                Some(format!(
+                    "the stream {:?} or a dead letter of it differs",
+                    other.name
+                ))
             })
             .or_else(|| {
                 let (found, expected) = (self.streams.len() as u64, expected.streams.len() as u64);
@@ -133,10 +148,22 @@ mod tests {
         let expected = standing(vec![stream("a", Attempt::ENDED)]);
         assert_eq!(expected.clone().difference(&expected), None);
         let differing = [
-            Standing { head: 8, ..expected.clone() },
-            Standing { pruned_through: 1, ..expected.clone() },
-            Standing { epoch: 6, ..expected.clone() },
-            Standing { removed_through: 6, ..expected.clone() },
+            Standing {
+                head: 8,
+                ..expected.clone()
+            },
+            Standing {
+                pruned_through: 1,
+                ..expected.clone()
+            },
+            Standing {
+                epoch: 6,
+                ..expected.clone()
+            },
+            Standing {
+                removed_through: 6,
+                ..expected.clone()
+            },
             standing(vec![stream("a", Attempt::RUNNING)]),
             standing(vec![]),
             standing(vec![stream("a", Attempt::ENDED), stream("b", Attempt::ENDED)]),

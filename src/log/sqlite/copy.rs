@@ -83,7 +83,9 @@ impl CopySource for SqliteReader {
     }
 
     fn standing(&self) -> Result<Standing, StorageError> {
-        self.with_connection(|lent| standing(&lent.connection).map_err(storage("read what a copy takes over")))
+        self.with_connection(|lent| {
+            standing(&lent.connection).map_err(storage("read what a copy takes over"))
+        })
     }
 
     fn indexed_paths(&self) -> Result<Vec<String>, StorageError> {
