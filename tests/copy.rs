@@ -214,6 +214,21 @@ async fn a_copy_holds_whatever_the_source_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_which_a_part_is_missing_is_copied_as_it_is() {
+    let place = Place::new();
+    let store = place.source();
+    store.append_once("a", events("a", 4)).await.unwrap();
+    append(&store, "b", 2).await;
+    let file = Connection::open(place.path("source.db")).unwrap();
+    file.execute("DELETE FROM event WHERE sequence IN (2, 4)", [])
+        .unwrap();
+    let copied = store.copy_to(place.target()).await.unwrap();
+    assert_eq!((copied.events, copied.batches), (4, 2));
+    let [source, target] = [place.path("source.db"), place.target()].map(|path| dump(&path));
+    assert_eq!(source, target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_has_what_is_stored_and_not_what_upcasters_show() {
     let place = Place::new();
     let old = Store::open(place.path("source.db")).unwrap();
