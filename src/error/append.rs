@@ -189,7 +189,8 @@ pub enum AppendError {
     #[error("the store is closed")]
     Closed,
     /// The storage failed. When it failed while the transaction was being committed, for instance because the disk broke,
-    /// the outcome is unknown: the events may be in the log, and are then delivered.
+    /// the outcome is unknown: the events may be in the log, and are then delivered. An
+    /// [`append_once`](crate::Store::append_once) that is called again with the same key finds out.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

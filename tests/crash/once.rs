@@ -102,8 +102,8 @@ async fn work(orders: Orders) {
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let (worker, last) = (Arc::clone(&worker), begun.get(&writer).copied());
-        let goes_on = !matches!(orders.task, Task::Finish);
-        writers.spawn(async move { worker.write(writer, last, goes_on).await });
+        let task = orders.task;
+        writers.spawn(async move { worker.write(writer, last, task).await });
     }
     while let Some(outcome) = writers.join_next().await {
         outcome.expect("a writer works until the kill");
@@ -118,7 +118,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn write(&self, writer: u64, last: Option<u64>, goes_on: bool) {
+    async fn write(&self, writer: u64, last: Option<u64>, task: Task) {
         // Nobody knows what became of the last one; and of those before some are asked for again.
         if let Some(last) = last {
             self.make(writer, last).await;
@@ -126,15 +126,16 @@ impl Worker {
                 self.make(writer, self.dice.below(last + 1)).await;
             }
         }
+        if matches!(task, Task::Finish) {
+            return;
+        }
         let end = Instant::now() + LIFETIME;
-        let mut number = last.map_or(0, |last| last + 1);
-        while goes_on {
+        for number in last.map_or(0, |last| last + 1).. {
             assert!(Instant::now() < end, "nobody came to kill this process");
             self.make(writer, number).await;
             if self.dice.below(5) == 0 {
                 assert!(self.make(writer, number).await.is_repetition);
             }
-            number += 1;
         }
     }
 
