@@ -200,7 +200,7 @@ fn a_copy_that_is_killed_again_and_again_is_whole_in_the_end() {
         let mut copy = command(&source, &arguments);
         copy.stdout(Stdio::piped()).stderr(Stdio::null());
         // Later ones live longer, so that one comes to its end.
-        let time = Duration::from_millis(20 + 10 * kills);
+        let time = Duration::from_millis(20 + kills * kills / 2);
         if ends_within(copy.spawn().unwrap(), time) {
             break;
         }
