@@ -1,6 +1,8 @@
 //! The options of a store, and the wiring of its parts.
 
 mod evolution;
+#[cfg(feature = "sqlite")]
+mod location;
 
 use std::collections::HashMap;
 use std::fmt::Display;

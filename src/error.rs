@@ -4,6 +4,8 @@
 //! kept as the source. An error that several waiters receive is shared, so all of them are cheap to clone.
 
 mod append;
+#[cfg(feature = "sqlite")]
+mod copy;
 mod evolution;
 mod failure;
 #[cfg(feature = "sqlite")]
@@ -23,7 +25,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use crate::error::append::{AppendError, InvalidEvent};
+pub use crate::error::append::{AppendError, InvalidEvent, InvalidKey};
+#[cfg(feature = "sqlite")]
+pub use crate::error::copy::CopyError;
 #[cfg(feature = "sqlite")]
 pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
@@ -89,6 +93,34 @@ pub enum OpenError {
         path: PathBuf,
         /// The journal mode that SQLite offers instead.
         mode: String,
+    },
+    /// The file is a copy in the making: the process that made it has not ended it. It is no log before it is whole.
+    #[error(
+        "{path} is a copy of the log {log_id} that has not ended; make the same copy again, which goes on where it was, or remove the file"
+    )]
+    PartialCopy {
+        /// The file.
+        path: PathBuf,
+        /// The log that it is a copy of.
+        log_id: String,
+    },
+    /// The location is the address of a server, and the program was built without what it takes.
+    #[error(
+        "{location} cannot be opened: this program was built without the feature `{feature}`; build it with that, or name a file"
+    )]
+    NotBuiltIn {
+        /// The location, without a password.
+        location: String,
+        /// The feature of this crate.
+        feature: &'static str,
+    },
+    /// The location is an address of a kind that is not known.
+    #[error("{location} cannot be opened: no log has an address with {scheme:?}; name a file")]
+    UnknownScheme {
+        /// The location, without a password.
+        location: String,
+        /// What stands before `://`.
+        scheme: String,
     },
     /// The upcasters and renames do not fit together.
     #[error("the upcasters do not fit together: {0}")]

@@ -140,7 +140,7 @@ impl Store {
     /// Looked at are: SQLite's own integrity check; sequences without holes, beyond what was pruned or removed by hand; batches
     /// that are whole; recorded times that do not fall; types that have names; payloads, tags and metadata that can be read; runs
     /// of the index that can be searched, with an entry for whatever an event carries, and none else; cursors that are of this log
-    /// and inside it, and dead letters too. Every event is read, once.
+    /// and inside it, and dead letters and idempotency keys too. Every event is read, once.
     ///
     /// All of it is looked at in one snapshot. Appends and streams go on; the write-ahead log is not reset until the
     /// verification ends, and grows by what is appended meanwhile. A [backup](Store::backup_to) can be verified instead.
@@ -161,7 +161,7 @@ impl Store {
     /// Does long work on a thread where it holds up nobody; without a runtime, right here. The work is told when nobody waits
     /// for it any more. Nothing: the runtime ended first.
     #[cfg(feature = "sqlite")]
-    async fn on_a_thread<T: Send + 'static>(
+    pub(crate) async fn on_a_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn LogReader, &mut dyn FnMut() -> More) -> T + Send + 'static,
     ) -> Option<T> {

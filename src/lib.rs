@@ -29,11 +29,11 @@ pub mod testing;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
-    FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError,
-    StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
+    FailureCategory, InvalidEvent, InvalidKey, OpenError, PruneError, ReadError, SteerError, StopCause,
+    StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
-pub use crate::error::{NameProblem, ReadModelError, TenantError, ViewError};
+pub use crate::error::{CopyError, NameProblem, ReadModelError, TenantError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -42,8 +42,13 @@ pub use crate::event::query::{EventFilter, EventQuery};
 pub use crate::event::record::EventRecord;
 #[cfg(feature = "sqlite")]
 pub use crate::log::backup::{BackedUp, BackupProgress};
+#[cfg(feature = "sqlite")]
+pub use crate::log::copy::{Copied, CopyPhase, CopyProgress};
 pub use crate::log::cursor::{OnMismatch, Start};
 pub use crate::log::letter::{DeadLetter, DeadLetterState};
+#[cfg(feature = "sqlite")]
+pub use crate::log::location::LogLocation;
+pub use crate::log::once::AppendedOnce;
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 pub use crate::log::retry_request::RetryLetters;

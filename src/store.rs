@@ -1,6 +1,9 @@
 //! The store: what a program holds of its log and its streams.
 
+#[cfg(feature = "sqlite")]
+mod copy;
 pub(crate) mod fold;
+mod once;
 mod operations;
 mod react;
 

@@ -14,6 +14,8 @@ mod child;
 mod keyed;
 #[path = "crash/models.rs"]
 mod models;
+#[path = "crash/once.rs"]
+mod once;
 
 use std::env;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};

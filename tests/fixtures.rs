@@ -11,7 +11,8 @@ use millstream::{
 use serde_json::json;
 
 /// Two batches of three events, the cursor of a durable stream behind the first of them, and a dead letter of another stream for
-/// an event of the first, which was retried because somebody asked for it. The last event has a schema version of its own.
+/// an event of the first, which was retried because somebody asked for it. The last event has a schema version of its own, and its batch
+/// an idempotency key.
 async fn write(path: &Path) {
     let store = Store::open(path).unwrap();
     let placed = NewEvent::new("order-placed", json!({"order": 7, "total": 1250}));
@@ -43,13 +44,14 @@ async fn write(path: &Path) {
     assert_eq!((ended.state, ended.failed), (RetryState::Ended, 1));
     stream.unsubscribe();
     stream.stopped().await;
-    store
-        .append([NewEvent::new("order-paid", json!(null))
-            .tag("order:7")
-            .schema_version(2)])
-        .await
-        .unwrap();
+    store.append_once("payment:81", [last_event()]).await.unwrap();
     store.close().await.unwrap();
+}
+
+/// The event of the last batch, which has an idempotency key.
+fn last_event() -> NewEvent {
+    let paid = NewEvent::new("order-paid", json!(null)).tag("order:7");
+    paid.schema_version(2)
 }
 
 /// What a format holds beyond those before it.
@@ -59,6 +61,7 @@ enum Holds {
     Letters,
     Retries,
     Versions,
+    Keys,
 }
 
 async fn check(path: &Path, holds: Holds) {
@@ -94,6 +97,10 @@ async fn check(path: &Path, holds: Holds) {
     assert!(placed.has_tag("grüße \"x\""));
     assert_eq!(placed.payload().json().unwrap()["total"], 1250);
     assert_eq!(placed.metadata().unwrap().correlation_id(), Some("checkout-19"));
+    if holds >= Holds::Keys {
+        let again = store.append_once("payment:81", [last_event()]).await.unwrap();
+        assert_eq!((again.is_repetition, again.appended.first_sequence), (true, 3));
+    }
     let handle = HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) });
     let stream = store
         .stream_all_durable(&DurableStream::new("ledger"), handle)
@@ -111,6 +118,15 @@ async fn check(path: &Path, holds: Holds) {
     let paid = store.query(&EventQuery::types(["order-paid"])).await.unwrap();
     let sequences: Vec<_> = paid.events.iter().map(|event| event.sequence()).collect();
     assert_eq!(sequences, [3, 4]);
+    // A format without them has a place for them now.
+    store.append_once("payment:82", [last_event()]).await.unwrap();
+    assert!(
+        store
+            .append_once("payment:82", [last_event()])
+            .await
+            .unwrap()
+            .is_repetition
+    );
     store.close().await.unwrap();
     let log = rusqlite::Connection::open(path).unwrap();
     let version = "SELECT schema_version FROM events WHERE sequence = 4";
@@ -130,7 +146,7 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-5.sqlite")).await;
+        write(&fixtures.join("format-6.sqlite")).await;
     }
     for (name, holds) in [
         ("format-1.sqlite", Holds::Events),
@@ -138,6 +154,7 @@ async fn files_of_all_formats_can_be_opened() {
         ("format-3.sqlite", Holds::Letters),
         ("format-4.sqlite", Holds::Retries),
         ("format-5.sqlite", Holds::Versions),
+        ("format-6.sqlite", Holds::Keys),
     ] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();
@@ -150,5 +167,5 @@ async fn a_file_of_today_holds_what_the_fixtures_hold() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     write(&path).await;
-    check(&path, Holds::Versions).await;
+    check(&path, Holds::Keys).await;
 }

@@ -96,6 +96,31 @@ pub enum InvalidEvent {
     Undecodable(UpcastError),
 }
 
+/// An idempotency key was refused (L5).
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// There is no text.
+    #[error("it is empty; name what is to be done once, such as \"payment:81\"")]
+    Empty,
+    /// It is too long.
+    #[error(
+        "it has {bytes} bytes, at most {max} are allowed; use an id, not what it stands for, or raise `Limits::key_bytes_max`"
+    )]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// It has a line feed or another control character in it.
+    #[error("{key:?} contains a control character; remove it")]
+    ControlCharacter {
+        /// The key.
+        key: Box<str>,
+    },
+}
+
 /// An append was refused or failed. Nothing of it is in the log, unless the variant says otherwise.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -145,11 +170,27 @@ pub enum AppendError {
     /// decision is not known.
     #[error("the context cannot be checked: {0}")]
     Undecodable(UndecodableEvent),
+    /// The idempotency key of an [`append_once`](crate::Store::append_once) was refused.
+    #[error("the idempotency key is refused: {0}")]
+    InvalidKey(#[source] InvalidKey),
+    /// The idempotency key of an [`append_once`](crate::Store::append_once) was used before, for events that say something else.
+    #[error(
+        "the idempotency key {key:?} was used for other events, which are {first_sequence} to {last_sequence} of the log; retry with the same events, or give these a key of their own"
+    )]
+    KeyReused {
+        /// The key.
+        key: Box<str>,
+        /// The first of the events that were appended under it.
+        first_sequence: u64,
+        /// The last of them.
+        last_sequence: u64,
+    },
     /// The store was closed before the append was queued.
     #[error("the store is closed")]
     Closed,
     /// The storage failed. When it failed while the transaction was being committed, for instance because the disk broke,
-    /// the outcome is unknown: the events may be in the log, and are then delivered.
+    /// the outcome is unknown: the events may be in the log, and are then delivered. An
+    /// [`append_once`](crate::Store::append_once) that is called again with the same key finds out.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

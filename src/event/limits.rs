@@ -1,6 +1,6 @@
 //! What is refused before it reaches a log (L5).
 
-use crate::error::InvalidEvent;
+use crate::error::{InvalidEvent, InvalidKey};
 
 /// How large events and batches may be. Everything over a limit is refused before it is queued.
 ///
@@ -20,6 +20,7 @@ pub struct Limits {
     pub(crate) tag_bytes_max: usize,
     pub(crate) payload_bytes_max: usize,
     pub(crate) metadata_bytes_max: usize,
+    pub(crate) key_bytes_max: usize,
 }
 
 /// How deep JSON may be nested: what `serde_json` can read back.
@@ -35,6 +36,7 @@ impl Default for Limits {
             tag_bytes_max: 255,
             payload_bytes_max: 1 << 20,
             metadata_bytes_max: 64 << 10,
+            key_bytes_max: 255,
         }
     }
 }
@@ -89,8 +91,15 @@ impl Limits {
         self
     }
 
+    /// Bytes of one [idempotency key](crate::Store::append_once). Default 255.
+    #[must_use]
+    pub fn key_bytes_max(mut self, bytes: usize) -> Self {
+        self.key_bytes_max = bytes;
+        self
+    }
+
     /// The options in the form the builder checks: name and value.
-    pub(crate) fn options(&self) -> [(&'static str, usize); 7] {
+    pub(crate) fn options(&self) -> [(&'static str, usize); 8] {
         [
             ("batch_events_max", self.batch_events_max),
             ("batch_bytes_max", self.batch_bytes_max),
@@ -99,7 +108,23 @@ impl Limits {
             ("tag_bytes_max", self.tag_bytes_max),
             ("payload_bytes_max", self.payload_bytes_max),
             ("metadata_bytes_max", self.metadata_bytes_max),
+            ("key_bytes_max", self.key_bytes_max),
         ]
+    }
+
+    pub(crate) fn check_key(&self, key: &str) -> Result<(), InvalidKey> {
+        if key.is_empty() {
+            return Err(InvalidKey::Empty);
+        }
+        let (bytes, max) = (key.len(), self.key_bytes_max);
+        if bytes > max {
+            return Err(InvalidKey::TooLong { bytes, max });
+        }
+        if key.chars().any(char::is_control) {
+            let key = key.into();
+            return Err(InvalidKey::ControlCharacter { key });
+        }
+        Ok(())
     }
 
     pub(crate) fn check_type(&self, event_type: &str) -> Result<(), InvalidEvent> {

@@ -20,7 +20,6 @@ pub(crate) struct Lineage {
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) event_type: Arc<str>,
-    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only a file keeps it"))]
     pub(crate) version: u32,
     /// In the buffer of the payload that is shown.
     pub(crate) payload: TextRange,

@@ -9,14 +9,17 @@
 //! - `batch`: the events of one append, committed and delivered as one;
 //! - `limits`: what is refused before it reaches a log;
 //! - `query` and `matching`: which events matter, as data and as the one function that decides it;
+//! - `digest` and `fingerprint`: whether two appends say the same;
 //! - `lineage` and `evolution`: events of older schema versions, and how they become events of today;
 //! - `codec`: serde enums as typed events.
 
 pub(crate) mod batch;
 pub(crate) mod cause;
 pub(crate) mod codec;
+pub(crate) mod digest;
 pub(crate) mod draft;
 pub(crate) mod evolution;
+pub(crate) mod fingerprint;
 pub(crate) mod intake;
 pub(crate) mod limits;
 pub(crate) mod lineage;

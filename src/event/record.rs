@@ -85,7 +85,6 @@ impl EventRecord {
     }
 
     /// What is to be stored as its schema version.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn stored_version(&self) -> u32 {
         self.lineage
             .as_deref()
@@ -96,7 +95,6 @@ impl EventRecord {
     }
 
     /// What is to be stored as its payload.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn stored_payload(&self) -> &str {
         let stored = self
             .lineage

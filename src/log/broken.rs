@@ -6,9 +6,14 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
+#[cfg(feature = "sqlite")]
+use crate::log::copy::{CopySource, standing::Standing};
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{AttemptWrite, DeadLetter, LetterCounts, LetterRange, LetterReader, LetterWriter};
 use crate::log::memory::{self, MemoryReader, MemoryWriter};
+#[cfg(feature = "sqlite")]
+use crate::log::once::{KeyReader, NamedKey};
+use crate::log::once::{KeyWriter, StoredKey};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -32,6 +37,8 @@ pub enum Sabotage {
     ForgetsCursors,
     /// Dead letters are not stored, and the cursor passes what they stand for.
     LosesLetters,
+    /// Idempotency keys are never found again.
+    ForgetsKeys,
 }
 
 pub(crate) fn open(sabotage: Sabotage) -> (BrokenWriter, BrokenReader) {
@@ -164,6 +171,19 @@ impl LogWriter for BrokenWriter {
     }
 }
 
+impl KeyWriter for BrokenWriter {
+    fn idempotency_key(&mut self, key: &str) -> Result<Option<StoredKey>, StorageError> {
+        if self.sabotage == Sabotage::ForgetsKeys {
+            return Ok(None);
+        }
+        self.inner.idempotency_key(key)
+    }
+
+    fn put_idempotency_key(&mut self, key: &str, stored: &StoredKey) -> Result<(), StorageError> {
+        self.inner.put_idempotency_key(key, stored)
+    }
+}
+
 impl LetterWriter for BrokenWriter {
     fn letter(&mut self, name: &str, first_sequence: u64) -> Result<Option<DeadLetter>, StorageError> {
         self.inner.letter(name, first_sequence)
@@ -235,7 +255,8 @@ impl LogReader for BrokenReader {
             Sabotage::PublishesEarly
             | Sabotage::IgnoresConditions
             | Sabotage::ForgetsCursors
-            | Sabotage::LosesLetters => {}
+            | Sabotage::LosesLetters
+            | Sabotage::ForgetsKeys => {}
         }
         Ok(page)
     }
@@ -274,6 +295,24 @@ impl LogReader for BrokenReader {
 
     fn is_blocking(&self) -> bool {
         self.inner.is_blocking()
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl KeyReader for BrokenReader {
+    fn idempotency_keys(&self, range: Range) -> Result<Vec<NamedKey>, StorageError> {
+        self.inner.idempotency_keys(range)
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl CopySource for BrokenReader {
+    fn stored_page(&self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
+        self.inner.stored_page(range, bounds)
+    }
+
+    fn standing(&self) -> Result<Standing, StorageError> {
+        self.inner.standing()
     }
 }
 

@@ -4,6 +4,7 @@
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
 //! an `append` future loses nothing.
 
+mod append;
 mod durable;
 mod hear;
 mod react;
@@ -23,7 +24,7 @@ use crate::log::letter::LetterRequest;
 use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
 use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
-use crate::log::request::{Answer, Appended, Condition, Expectation, Request};
+use crate::log::request::{Answer, Condition, Expectation, Request};
 use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
 use crate::log::{LogWriter, Pace, Sync, Tail};
@@ -256,26 +257,9 @@ impl<W: LogWriter> Committer<W> {
     ) -> Result<(), StorageError> {
         match request {
             Request::Append(mut request) => {
-                let events = std::mem::take(&mut request.events);
-                let outcome = match self.check(request.condition.as_ref(), tail.pruned_through) {
-                    Ok(()) => {
-                        let batch = CommittedBatch::stamp(events, tail.head + 1, tail.recorded_at);
-                        let appended = Appended {
-                            first_sequence: batch.first_sequence,
-                            last_sequence: batch.last_sequence,
-                            committed_count: batch.events.len(),
-                        };
-                        let batch = Arc::new(batch);
-                        let written = self.writer.append(&batch);
-                        batches.push(batch);
-                        tail.head = appended.last_sequence;
-                        written.map(|()| Ok(appended))
-                    }
-                    Err(AppendError::Storage(error)) => Err(error),
-                    Err(refusal) => Ok(Err(refusal)),
-                };
+                let appended = self.append(&mut request, tail, batches);
                 keep(
-                    outcome,
+                    appended,
                     |outcome| {
                         answers.push(Answer::Append(request, outcome));
                     },

@@ -9,12 +9,15 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::evolution::Evolution;
+use crate::event::fingerprint::Fingerprint;
 use crate::event::intake;
 use crate::event::limits::Limits;
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
+use crate::log::once::{AppendedOnce, Once};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
@@ -57,6 +60,34 @@ impl LogHandle {
         condition: Option<Condition>,
     ) -> Result<Appended, AppendError> {
         let (events, bytes) = intake::check(events, &self.limits, self.evolution.as_deref())?;
+        let appended = self.queue_append(events, bytes, condition, None).await;
+        appended.map(|once| once.appended)
+    }
+
+    /// The same, once for each key.
+    pub(crate) async fn append_once(
+        &self,
+        key: &str,
+        events: impl IntoIterator<Item = NewEvent>,
+        condition: Option<Condition>,
+    ) -> Result<AppendedOnce, AppendError> {
+        self.limits.check_key(key).map_err(AppendError::InvalidKey)?;
+        let (events, bytes) = intake::check(events, &self.limits, self.evolution.as_deref())?;
+        let once = Once {
+            key: key.into(),
+            fingerprint: Fingerprint::of(&events),
+        };
+        self.queue_append(events, bytes, condition, Some(Box::new(once)))
+            .await
+    }
+
+    async fn queue_append(
+        &self,
+        events: Vec<EventRecord>,
+        bytes: usize,
+        condition: Option<Condition>,
+        once: Option<Box<Once>>,
+    ) -> Result<AppendedOnce, AppendError> {
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [
             take_room(&self.room_requests, 1).await?,
@@ -66,6 +97,7 @@ impl LogHandle {
         let request = Request::Append(AppendRequest {
             events,
             condition,
+            once,
             reply,
             room,
         });

@@ -1,8 +1,12 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
+#[cfg(feature = "sqlite")]
+mod copy;
 mod letter;
+mod once;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -12,6 +16,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::LetterWriter;
 use crate::log::memory::letter::Letters;
+use crate::log::memory::once::Keys;
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
 use crate::log::statistics::LogStatistics;
@@ -32,13 +37,10 @@ pub(crate) fn open() -> (MemoryWriter, MemoryReader) {
     (writer, reader)
 }
 
-/// An id that no other log of this process has; no log in memory outlives its process.
+/// A random id, as a log in a file has one: a log in memory may become a file.
 fn log_id() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    // Relaxed: only the uniqueness matters.
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("memory-{}-{number}", std::process::id())
+    let half = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", half(), half())
 }
 
 #[derive(Default)]
@@ -46,6 +48,8 @@ struct Contents {
     batches: VecDeque<Arc<CommittedBatch>>,
     /// In what is staged: all letters, once the transaction has changed one.
     letters: Option<Letters>,
+    /// In `staged`, those that the transaction used first.
+    keys: Keys,
     /// In `staged`, those that the transaction changed: nothing stands for one that it removed.
     cursors: HashMap<String, Option<StoredCursor>>,
     /// The newest number that was given; in `staged` 0, if none was.
@@ -297,9 +301,11 @@ impl LogWriter for MemoryWriter {
                 .batches
                 .partition_point(|batch| batch.last_sequence <= pruned.0);
             shared.batches.drain(..kept);
+            shared.keys.remove_through(pruned.0);
             shared.pruned = Some(pruned);
         }
         shared.batches.append(&mut self.staged.batches);
+        shared.keys.take(&mut self.staged.keys);
         for (name, cursor) in self.staged.cursors.drain() {
             match cursor {
                 Some(cursor) => shared.cursors.insert(name, Some(cursor)),
@@ -369,6 +375,7 @@ impl LogReader for MemoryReader {
             }
         }
         let times = |batch: &Arc<CommittedBatch>| batch.recorded_at.into();
+        statistics.idempotency_keys = contents.keys.len() as u64;
         statistics.first_recorded_at = contents.batches.front().map(times);
         statistics.last_recorded_at = contents.batches.back().map(times);
         statistics.take_types(types);

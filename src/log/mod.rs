@@ -11,16 +11,21 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
-//! streams read), `statistics`, `verification` and `backup` (what is said of a whole log), and the implementations.
+//! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
 #[cfg(feature = "sqlite")]
 pub(crate) mod backup;
 pub(crate) mod committer;
+#[cfg(feature = "sqlite")]
+pub(crate) mod copy;
 pub(crate) mod cursor;
 pub(crate) mod handle;
 pub(crate) mod letter;
+#[cfg(feature = "sqlite")]
+pub(crate) mod location;
+pub(crate) mod once;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
@@ -56,8 +61,11 @@ use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
+#[cfg(feature = "sqlite")]
+use crate::log::copy::CopySource;
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{LetterReader, LetterWriter};
+use crate::log::once::KeyWriter;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -105,7 +113,7 @@ pub(crate) enum Pace {
 
 /// The writing half of a log. Every method but `data_version`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
-pub(crate) trait LogWriter: LetterWriter + Send {
+pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
 
@@ -158,7 +166,8 @@ pub(crate) trait LogWriter: LetterWriter + Send {
     /// The batch of the newest event that is not after `sequence`.
     fn batch_at(&mut self, sequence: u64) -> Result<Option<Range>, StorageError>;
 
-    /// Prunes everything up to and with `through`, where a committed batch ends, and says how many events that were.
+    /// Prunes everything up to and with `through`, where a committed batch ends, with the idempotency keys of what it prunes, and
+    /// says how many events that were.
     fn remove_through(&mut self, through: u64) -> Result<u64, StorageError>;
 
     /// Makes the transaction permanent and visible.
@@ -186,8 +195,14 @@ pub(crate) trait LogWriter: LetterWriter + Send {
     fn data_version(&mut self) -> Result<i64, StorageError>;
 }
 
+/// Without a log that can be copied to, nothing is asked of one that could be copied.
+#[cfg(not(feature = "sqlite"))]
+pub(crate) trait CopySource {}
+#[cfg(not(feature = "sqlite"))]
+impl<T> CopySource for T {}
+
 /// The reading half of a log, shared by all threads.
-pub(crate) trait LogReader: LetterReader + Send + std::marker::Sync {
+pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync {
     /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it. A range that begins
     /// before what pruning left is refused: nobody passes over pruned events without being told.
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;

@@ -7,6 +7,7 @@ use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, OpenedCursor};
 use crate::log::letter::LetterRequest;
+use crate::log::once::{AppendedOnce, Once};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::reaction::{ReactRequest, Reacted};
 use crate::log::steer::{Obeyed, Order};
@@ -72,7 +73,8 @@ pub(crate) enum Request {
 pub(crate) struct AppendRequest {
     pub(crate) events: Vec<EventRecord>,
     pub(crate) condition: Option<Condition>,
-    pub(crate) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(crate) once: Option<Box<Once>>,
+    pub(crate) reply: oneshot::Sender<Result<AppendedOnce, AppendError>>,
     /// The request's place in the bounded queue, given back when it is answered.
     pub(crate) room: [OwnedSemaphorePermit; 2],
 }
@@ -100,7 +102,7 @@ pub(crate) struct SteerRequest {
 
 /// The answers of a group, which leave when the group is committed or has failed.
 pub(crate) enum Answer {
-    Append(AppendRequest, Result<Appended, AppendError>),
+    Append(AppendRequest, Result<AppendedOnce, AppendError>),
     React(Box<ReactRequest>, Result<Reacted, StorageError>),
     OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
@@ -123,10 +125,13 @@ impl Answer {
         }
     }
 
-    /// Turns an answer into a failure: the group it belonged to is not in the log. A refusal stays a refusal.
+    /// Turns an answer into a failure: the group it belonged to is not in the log. A refusal stays a refusal, but for one that names
+    /// a batch, which may be of this group.
     pub(crate) fn fail(self, error: &StorageError) {
         match self {
-            Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
+            Self::Append(request, Ok(_) | Err(AppendError::KeyReused { .. })) => {
+                Self::Append(request, Err(error.clone().into()))
+            }
             Self::React(request, Ok(Reacted::Done(_))) => Self::React(request, Err(error.clone())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),

@@ -24,6 +24,8 @@ pub struct LogStatistics {
     pub bytes: u64,
     /// How much of that is free, and is used again before the file grows.
     pub free_bytes: u64,
+    /// How many [idempotency keys](crate::Store::append_once) are remembered.
+    pub idempotency_keys: u64,
     /// The types of which there are events, the most frequent first.
     pub types: Vec<TypeStatistics>,
     /// The days of UTC on which events were recorded, in order.

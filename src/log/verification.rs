@@ -22,6 +22,8 @@ pub struct Verification {
     pub index_entries: u64,
     /// How many cursors were looked at.
     pub cursors: u64,
+    /// How many idempotency keys were looked at.
+    pub idempotency_keys: u64,
     /// What is wrong, in the order in which it was found: the first thousand.
     pub findings: Vec<Finding>,
     /// How many findings there are, those that are not listed among them.
@@ -175,6 +177,14 @@ pub enum Finding {
         stream: String,
         /// The first event that it stands for.
         first_sequence: i64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An idempotency key stands for something that is no batch of the log (L6).
+    #[error("the idempotency key {key:?} is damaged: {problem}")]
+    IdempotencyKeyDamaged {
+        /// The key.
+        key: String,
         /// What is wrong with it.
         problem: String,
     },

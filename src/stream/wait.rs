@@ -7,6 +7,7 @@ use std::task::Poll;
 use crate::error::{StopCause, WaitError};
 use crate::event::query::EventQuery;
 use crate::log::cursor::CursorCell;
+use crate::log::once::AppendedOnce;
 use crate::log::queue::Due;
 use crate::log::request::Appended;
 use crate::stream::board::News;
@@ -27,6 +28,12 @@ impl From<u64> for Until {
 impl From<Appended> for Until {
     fn from(appended: Appended) -> Self {
         Self(appended.last_sequence)
+    }
+}
+
+impl From<AppendedOnce> for Until {
+    fn from(once: AppendedOnce) -> Self {
+        Self(once.appended.last_sequence)
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod append;
 mod copies;
+mod copy;
 mod follow;
 mod letters;
 mod listing;
 mod models;
+mod once;
 mod retries;
 mod service;
 mod steering;

@@ -205,20 +205,31 @@ fn a_long_command_shows_how_far_it_is_and_takes_the_bar_away() {
     place.append_batches(&[5000, 5000]);
     let path = |name: &str| place.path(name).to_str().unwrap().to_owned();
     let (export, backup) = (path("export.jsonl"), path("backup.db"));
+    let (source, moved) = (path("log.db"), path("moved.db"));
     for (arguments, verb, result) in [
         (
-            ["export", &export],
+            &["export", &export][..],
             "exporting",
             "exported 10000 events in 2 batches",
         ),
-        (["backup", &backup], "copying", "copied the log through 10000"),
+        (&["backup", &backup], "copying", "copied the log through 10000"),
         (
-            ["import", &export],
+            &["copy", &source, &moved],
+            "copying",
+            "copied the log through 10000",
+        ),
+        (
+            &["copy", &source, &format!("{moved}.2")],
+            "verifying",
+            "copied the log through 10000",
+        ),
+        (
+            &["import", &export],
             "importing",
             "imported 10000 events in 2 batches",
         ),
     ] {
-        let (code, shown) = in_terminal(&place, &arguments, &[], "");
+        let (code, shown) = in_terminal(&place, arguments, &[], "");
         assert_eq!(code, 0, "{shown}");
         let bar = shown.find(verb).unwrap_or_else(|| panic!("{verb} in {shown:?}"));
         assert!(shown[bar..].contains("left"), "{shown:?}");

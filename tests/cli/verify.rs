@@ -157,6 +157,10 @@ fn damage_is_found_and_named_with_exit_code_4() {
              VALUES ('ledger', 9999, 10001, 'parked', 1, 1)",
             &["dead-letter-damaged"],
         ),
+        (
+            "INSERT INTO idempotency_key (first_sequence, last_sequence, key, fingerprint) VALUES (1, 10001, 'k', zeroblob(16))",
+            &["idempotency-key-damaged"],
+        ),
         ("UPDATE log SET log_id = 'x'", &["log-row", "cursor-foreign"]),
         ("UPDATE log SET pruned_through = 2", &["event-outlived-pruning"]),
         (

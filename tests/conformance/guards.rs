@@ -97,6 +97,11 @@ async fn a_log_that_loses_letters_is_caught_by_setting_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_forgets_keys_is_caught_by_repeated_appends() {
+    is_caught(Sabotage::ForgetsKeys, "l6").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_wake_ups_without_the_poll_are_caught_by_completeness() {
     let an_hour = Duration::from_secs(3_600);
     let is_completeness = |name: &str| name.starts_with("s3") || name.starts_with("d8");

@@ -12,6 +12,7 @@ mod history;
 mod keyed;
 mod letters;
 mod log;
+mod once;
 mod poison;
 mod reactors;
 mod requests;
@@ -102,6 +103,14 @@ conformance! {
         log::l4_what_was_delivered_is_what_was_appended,
         log::l5_bad_input_is_refused_with_the_field_and_the_limit,
         log::l5_a_batch_over_a_limit_is_refused,
+        once::l6_a_repeated_append_returns_the_first_result,
+        once::l6_a_repetition_does_not_ask_for_its_condition_again,
+        once::l6_other_events_under_a_key_are_refused_by_its_name,
+        once::l6_of_calls_that_race_one_appends,
+        once::l6_a_failed_commit_forgets_its_keys,
+        once::l6_a_commit_that_was_reported_to_have_failed_is_found_by_the_retry,
+        once::l6_a_bad_key_is_refused_before_it_is_queued,
+        once::l6_a_key_is_remembered_as_long_as_its_events,
         streams::s1_a_batch_is_delivered_as_one_with_its_selected_part,
         streams::s1_a_replayed_batch_shows_only_its_selected_part,
         streams::s1_what_is_not_committed_is_not_delivered,
@@ -252,6 +261,9 @@ conformance! {
     only files {
         log::l4_events_cannot_be_changed,
         log::l4_sequences_of_removed_events_are_not_given_again,
+        once::l6_keys_of_another_store_are_seen,
+        once::l6_upcasters_that_came_meanwhile_change_no_key,
+        once::l6_a_backup_knows_the_keys,
         streams::s3_commits_of_another_store_are_delivered,
         streams::s3_two_stores_that_append_at_once_deliver_everything_once,
         durable::d1_now_is_stored_before_the_call_returns,

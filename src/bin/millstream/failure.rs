@@ -6,8 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use millstream::{
-    AppendError, BackupError, CloseError, DeadLetterError, OpenError, ReadError, ReadModelError, SteerError,
-    VerifyError,
+    AppendError, BackupError, CloseError, CopyError, DeadLetterError, OpenError, ReadError, ReadModelError,
+    SteerError, VerifyError,
 };
 
 /// How a command ends. The numbers are promised in `docs/command-line.md`.
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     Failed(String),
     Usage(String),
     Conflict(String),
-    /// The file is damaged so far that it cannot be looked at.
+    /// The file is damaged so far that it cannot be looked at, or a copy is not what its source is.
     Damaged(String),
     /// No process runs the stream, which it takes.
     NobodyRuns(String),
@@ -115,8 +115,24 @@ impl From<AppendError> for Failure {
             AppendError::Conflict { expected, found } => Self::Conflict(format!(
                 "the context moved: expected {expected}, found {found}; nothing was appended, look again with `context` and decide again"
             )),
+            AppendError::KeyReused {
+                key,
+                first_sequence,
+                last_sequence,
+            } => Self::Conflict(format!(
+                "the key {key:?} was used for other events, which are {first_sequence} to {last_sequence} of the log; nothing was appended"
+            )),
             // What people are told of here is lines, not the crate's options.
             AppendError::InvalidEvent { source, .. } => Self::Failed(without_position(&source)),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Differs { .. } => Self::Damaged(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }

@@ -8,9 +8,9 @@ Exit codes:
   0  done; also when nobody reads the output any more
   1  failed; the reason is on the standard error
   2  the command line makes no sense
-  3  conflict: the context of the append or the cursor of the stream moved, or somebody else is
-     retrying its letters; nothing was changed
-  4  the verification found damage
+  3  conflict: the context of the append or the cursor of the stream moved, the key of the append
+     was used for other events, or somebody else is retrying the letters; nothing was changed
+  4  the verification found damage, or a copy that is not what its source is
   5  dead letters failed again, or were not tried because an earlier one failed
   6  no process runs the stream: nothing was retried, and no request is left
   7  the retry goes on, and is not waited for any longer"

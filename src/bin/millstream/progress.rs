@@ -42,6 +42,13 @@ impl Progress {
         Self(self.0.clone())
     }
 
+    /// What is being done from now on.
+    pub(crate) fn does(&self, verb: &'static str) {
+        if self.0.prefix() != verb {
+            self.0.set_prefix(verb);
+        }
+    }
+
     pub(crate) fn reached(&self, position: u64) {
         self.0.set_position(position);
     }

@@ -45,6 +45,12 @@ fn waits(letter: &DeadLetter) -> bool {
 }
 
 impl Contents {
+    /// The letters of a stream, in the order of the log.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn letters_of(&self, name: &str) -> Vec<DeadLetter> {
+        self.read_letters(|letters| of(letters, name, 0).cloned().collect())
+    }
+
     fn read_letters<T>(&self, read: impl FnOnce(&Letters) -> T) -> T {
         match &self.letters {
             Some(letters) => read(letters),

@@ -70,6 +70,16 @@ pub(super) fn next_epoch(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) -> rusqlite::Result<()> {
+    put_at(connection, name, cursor, Timestamp::now())
+}
+
+/// The same, as it was written at a time.
+pub(super) fn put_at(
+    connection: &Connection,
+    name: &str,
+    cursor: &StoredCursor,
+    updated_at: Timestamp,
+) -> rusqlite::Result<()> {
     let paused = cursor.paused.as_ref();
     let retry = cursor.retry.as_ref().map(serde_json::to_string).transpose();
     let retry = retry.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -83,7 +93,7 @@ pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) ->
         cursor.steering as i64,
         paused.map(paused_by),
         paused.map(|pause| pause.since.as_micros()),
-        Timestamp::now().as_micros(),
+        updated_at.as_micros(),
         cursor.attempt.at as i64,
         cursor.attempt.count,
         retry,

@@ -62,7 +62,7 @@ fn insert_with(
     {
         insert.raw_bind_parameter(next(), event.sequence as i64)?;
         insert.raw_bind_parameter(next(), (event.sequence - batch.first_sequence) as i64)?;
-        insert.raw_bind_parameter(next(), batch.events.len() as i64)?;
+        insert.raw_bind_parameter(next(), (batch.last_sequence - batch.first_sequence + 1) as i64)?;
         insert.raw_bind_parameter(next(), batch.recorded_at.as_micros())?;
         insert.raw_bind_parameter(next(), type_id)?;
         tags_json.clear();

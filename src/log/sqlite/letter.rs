@@ -132,7 +132,7 @@ fn one(connection: &Connection, name: &str, first_sequence: u64) -> rusqlite::Re
         .optional()
 }
 
-fn put(connection: &Connection, name: &str, letter: &DeadLetter) -> rusqlite::Result<()> {
+pub(super) fn put(connection: &Connection, name: &str, letter: &DeadLetter) -> rusqlite::Result<()> {
     let micros = |time| Timestamp::from(time).as_micros();
     let sequences = letter.sequences.as_ref().map(|sequences| {
         let texts: Vec<String> = sequences.iter().map(u64::to_string).collect();
@@ -153,6 +153,13 @@ fn put(connection: &Connection, name: &str, letter: &DeadLetter) -> rusqlite::Re
         micros(letter.parked_at),
     ])?;
     Ok(())
+}
+
+/// All letters of a stream, in the order of the log.
+pub(super) fn all_of(connection: &Connection, name: &str) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut statement = connection.prepare_cached(PAGE)?;
+    let rows = statement.query_map(params![name, 0, i64::MAX], letter)?;
+    rows.collect()
 }
 
 fn counts(connection: &Connection, name: &str) -> rusqlite::Result<LetterCounts> {

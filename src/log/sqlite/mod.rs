@@ -1,9 +1,9 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
+//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `once`, `prune` and `checkpoint` (the committer's
 //! half), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
-//! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
+//! readers' half), `survey`, `statistics`, `backup`, `copy` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
@@ -12,6 +12,7 @@ mod backup;
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
+pub(crate) mod copy;
 mod cursor;
 #[cfg(test)]
 mod explain;
@@ -19,6 +20,7 @@ pub(crate) mod index;
 mod insert;
 mod letter;
 mod names;
+mod once;
 mod pages;
 mod prune;
 mod read;
@@ -34,6 +36,8 @@ mod write;
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::Connection;
+
 use crate::error::OpenError;
 #[cfg(feature = "internals")]
 use crate::event::batch::CommittedBatch;
@@ -48,6 +52,7 @@ use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::read::SqliteReader;
+use crate::log::sqlite::schema::Made;
 use crate::log::sqlite::write::SqliteWriter;
 #[cfg(feature = "internals")]
 use crate::log::{LogWriter, Sync};
@@ -70,7 +75,21 @@ pub(crate) struct Options {
 /// Opens a log, or makes one, and gives its two halves.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, SqliteReader), OpenError> {
     let mut connection = connection::open_writer(path, options.durability, options.absent)?;
-    let log_id = schema::prepare(&mut connection, path, options.absent)?;
+    let log_id = schema::prepare(&mut connection, path, options.absent, Made::Log)?;
+    if let Some(log_id) = schema::copy_of(&connection).map_err(storage("read the log's row"))? {
+        let path = path.to_owned();
+        return Err(OpenError::PartialCopy { path, log_id });
+    }
+    halves(connection, path, log_id, options)
+}
+
+/// The two halves of a log whose file is prepared.
+fn halves(
+    mut connection: Connection,
+    path: &Path,
+    log_id: String,
+    options: &Options,
+) -> Result<(SqliteWriter, SqliteReader), OpenError> {
     schema::declare_paths(&mut connection, &options.paths)?;
     if let Some(pages_max) = options.pages_max {
         connection
@@ -97,7 +116,7 @@ pub(crate) fn select(queries: &[EventQuery], paths: &[PayloadPath], batch: Commi
         batches_max: 1,
         bytes_max: usize::MAX,
     };
-    let mut connection = rusqlite::Connection::open_in_memory().expect("memory can be opened");
+    let mut connection = Connection::open_in_memory().expect("memory can be opened");
     schema::prepare_tables(&mut connection, "memory".as_ref()).expect("an empty database can be prepared");
     schema::declare_paths(&mut connection, paths).expect("there are few paths");
     let index = Upkeep::new(index::view::shared(), Sizes::default());

@@ -44,7 +44,7 @@ struct Idle {
 pub(super) struct ReadConnection {
     pub(super) connection: Connection,
     type_names: TypeNames,
-    index: IndexView,
+    pub(super) index: IndexView,
 }
 
 impl SqliteReader {

@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -224,9 +224,66 @@ SELECT
 FROM event JOIN event_type ON event_type.id = event.type;
 "#;
 
+const FORMAT_6: &str = r#"
+-- A row per batch that was appended under an idempotency key: what is asked for again with the key is that batch.
+CREATE TABLE idempotency_key (
+    first_sequence INTEGER PRIMARY KEY,
+    last_sequence INTEGER NOT NULL,
+    key TEXT NOT NULL UNIQUE,
+    -- 16 bytes that stand for what the events said.
+    fingerprint BLOB NOT NULL
+) STRICT;
+
+-- The id of the log of which this is a copy that has not ended; NULL: this is a whole log.
+ALTER TABLE log ADD COLUMN copy_of TEXT;
+"#;
+
+/// What an empty file becomes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Made<'a> {
+    Log,
+    /// A copy in the making of the log with this id.
+    CopyOf(&'a str),
+}
+
+/// What stands in a file, before anything of it is changed.
+pub(super) enum Found {
+    Nothing,
+    Log(String),
+    CopyOf(String),
+}
+
+/// Looks at a file, of whatever format, and changes nothing. A foreign or newer one is refused.
+pub(super) fn look(connection: &Connection, path: &Path) -> Result<Found, OpenError> {
+    if read_format(connection, path)? == 0 {
+        return Ok(Found::Nothing);
+    }
+    let failed = storage("read the log's row");
+    let has_mark = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('log') WHERE name = 'copy_of')";
+    let has_mark: bool = connection
+        .query_row(has_mark, [], |row| row.get(0))
+        .map_err(&failed)?;
+    if has_mark && let Some(log_id) = copy_of(connection).map_err(&failed)? {
+        return Ok(Found::CopyOf(log_id));
+    }
+    let log_id = connection.query_row("SELECT log_id FROM log", [], |row| row.get(0));
+    Ok(Found::Log(log_id.map_err(failed)?))
+}
+
+/// The log that a file of the newest format is a copy in the making of; nothing: it is a whole log.
+pub(super) fn copy_of(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare_cached("SELECT copy_of FROM log")?;
+    statement.query_row([], |row| row.get(0))
+}
+
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
 /// untouched.
-pub(super) fn prepare(connection: &mut Connection, path: &Path, absent: Absent) -> Result<String, OpenError> {
+pub(super) fn prepare(
+    connection: &mut Connection,
+    path: &Path,
+    absent: Absent,
+    made: Made<'_>,
+) -> Result<String, OpenError> {
     if read_format(connection, path)? == 0 && absent == Absent::Refused {
         return Err(OpenError::ForeignFile {
             path: path.to_owned(),
@@ -241,14 +298,19 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path, absent: Absent) 
         let path = path.to_owned();
         return Err(OpenError::NoWriteAheadLog { path, mode });
     }
-    prepare_tables(connection, path)
+    make_tables(connection, path, made)
 }
 
 /// Brings the tables to the newest format and returns the log's id.
+#[cfg(any(test, feature = "internals"))]
 pub(super) fn prepare_tables(connection: &mut Connection, path: &Path) -> Result<String, OpenError> {
+    make_tables(connection, path, Made::Log)
+}
+
+fn make_tables(connection: &mut Connection, path: &Path, made: Made<'_>) -> Result<String, OpenError> {
     let supported = i64::try_from(MIGRATIONS.len()).expect("there are few migrations");
     if read_format(connection, path)? < supported {
-        migrate(connection, path)?;
+        migrate(connection, path, made)?;
     }
     connection
         .query_row("SELECT log_id FROM log", [], |row| row.get(0))
@@ -313,7 +375,7 @@ fn read_format(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     })
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+fn migrate(connection: &mut Connection, path: &Path, made: Made<'_>) -> Result<(), OpenError> {
     let failed = storage("migrate the file");
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -325,6 +387,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
         if index == 0 {
             initialise(&transaction).map_err(&failed)?;
         }
+    }
+    if let (0, Made::CopyOf(log_id)) = (done, made) {
+        // In the transaction that makes it a log: nobody finds one that is neither.
+        let marked = transaction.execute("UPDATE log SET log_id = ?1, copy_of = ?1", [log_id]);
+        marked.map_err(&failed)?;
     }
     let format = MIGRATIONS.len();
     transaction

@@ -12,6 +12,9 @@ use crate::log::statistics::LogStatistics;
 const BY_TYPE: &str =
     "SELECT name, sum((SELECT count(*) FROM event WHERE type = event_type.id)) FROM event_type GROUP BY name";
 
+/// Along the smaller index: there is a row per key.
+const KEYS: &str = "SELECT count(*) FROM idempotency_key";
+
 /// By the primary key.
 const NEXT: &str = "SELECT sequence, recorded_at FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT 1";
 
@@ -29,6 +32,7 @@ pub(super) fn statistics(connection: &Connection) -> rusqlite::Result<LogStatist
     let page_bytes = number("PRAGMA page_size")?;
     statistics.bytes = (number("PRAGMA page_count")? * page_bytes).unsigned_abs();
     statistics.free_bytes = (number("PRAGMA freelist_count")? * page_bytes).unsigned_abs();
+    statistics.idempotency_keys = number(KEYS)?.unsigned_abs();
     let mut by_type = connection.prepare(BY_TYPE)?;
     let counts = by_type.query_map([], |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs()))

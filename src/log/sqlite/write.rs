@@ -21,7 +21,7 @@ use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::Source;
-use crate::log::sqlite::{prune, read};
+use crate::log::sqlite::{once, prune, read};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {
@@ -302,6 +302,7 @@ impl LogWriter for SqliteWriter {
 
     fn remove_through(&mut self, through: u64) -> Result<u64, StorageError> {
         let removed = prune::remove_through(&self.connection, through).map_err(storage("prune"))?;
+        once::remove_through(&self.connection, through).map_err(storage("prune"))?;
         self.index.pruned(through);
         Ok(removed)
     }

@@ -22,6 +22,10 @@ pub(crate) struct Arguments {
     /// Make one batch of this many lines
     #[arg(long, value_name = "LINES", default_value = "1")]
     batch: NonZeroUsize,
+    /// Append the whole input as one batch, once: with a key that was used before nothing is appended, and the command tells where
+    /// the events are. So it can be run again when nobody knows whether it got through
+    #[arg(long, value_name = "KEY", conflicts_with = "batch")]
+    key: Option<String>,
     /// Append the whole input as one batch, and only if no event that the options below select was appended since this
     /// command began; without them: no event at all
     #[arg(long, conflicts_with_all = ["batch", "expect"])]
@@ -34,15 +38,21 @@ pub(crate) struct Arguments {
     query: QueryOptions,
 }
 
-/// How the input is cut into batches, and on which condition they are appended.
+/// How the input is cut into batches, and how they are appended.
 enum Plan {
     Batches {
         lines: usize,
     },
-    Decision {
-        query: EventQuery,
-        expected: ExpectedContext,
+    Whole {
+        key: Option<String>,
+        condition: Option<Condition>,
     },
+}
+
+/// On what an append depends.
+struct Condition {
+    query: EventQuery,
+    expected: ExpectedContext,
 }
 
 /// Events that become a batch, with the line that each comes from.
@@ -60,17 +70,20 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
         )));
     }
     let store = context.open_or_make()?;
-    let plan = match arguments.expect {
-        None if !is_conditional => Plan::Batches {
+    let expected = match arguments.expect {
+        Some(version) => Some(ExpectedContext::version(version)),
+        None if is_conditional => Some(ExpectedContext::nothing_after(store.head())),
+        None => None,
+    };
+    let condition = expected.map(|expected| Condition {
+        query: arguments.query.query(),
+        expected,
+    });
+    let plan = match (arguments.key, condition) {
+        (None, None) => Plan::Batches {
             lines: arguments.batch.get(),
         },
-        version => Plan::Decision {
-            query: arguments.query.query(),
-            expected: match version {
-                Some(version) => ExpectedContext::version(version),
-                None => ExpectedContext::nothing_after(store.head()),
-            },
-        },
+        (key, condition) => Plan::Whole { key, condition },
     };
     let mut tally = Tally::default();
     let appended = append(&store, &plan, Lines::of_stdin(), &mut tally).await;
@@ -113,24 +126,42 @@ async fn commit(store: &Store, plan: &Plan, draft: &mut Draft, tally: &mut Tally
     let (Some(first), Some(last)) = (lines.first(), lines.last()) else {
         return Ok(());
     };
-    let appended = match plan {
-        Plan::Batches { .. } => store.append(events).await,
-        Plan::Decision { query, expected } => store.append_if(events, query, *expected).await,
-    };
-    match appended {
-        Ok(appended) => {
-            tally.add(appended);
-            Ok(())
-        }
+    match made(store, plan, events, tally).await {
+        Ok(()) => Ok(()),
         Err(AppendError::InvalidEvent { index, source }) => {
             let line = lines.get(index).unwrap_or(last);
             let problem = without_position(&source);
             let text = format!("line {line}: {problem}; nothing of its batch was appended");
             Err(Failure::Failed(text))
         }
-        Err(error @ AppendError::Conflict { .. }) => Err(error.into()),
+        Err(error @ (AppendError::Conflict { .. } | AppendError::KeyReused { .. })) => Err(error.into()),
         Err(error) => Err(Failure::Failed(format!("lines {first} to {last}: {error}"))),
     }
+}
+
+/// Appends a batch as planned, and counts it.
+async fn made(
+    store: &Store,
+    plan: &Plan,
+    events: Vec<NewEvent>,
+    tally: &mut Tally,
+) -> Result<(), AppendError> {
+    let Plan::Whole { key, condition } = plan else {
+        tally.add(store.append(events).await?);
+        return Ok(());
+    };
+    match (key, condition) {
+        (None, None) => tally.add(store.append(events).await?),
+        (None, Some(Condition { query, expected })) => {
+            tally.add(store.append_if(events, query, *expected).await?);
+        }
+        (Some(key), None) => tally.add_once(store.append_once(key, events).await?),
+        (Some(key), Some(Condition { query, expected })) => {
+            let once = store.append_once_if(key, events, query, *expected).await?;
+            tally.add_once(once);
+        }
+    }
+    Ok(())
 }
 
 impl Draft {

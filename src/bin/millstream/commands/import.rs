@@ -20,6 +20,10 @@ use crate::tally::Tally;
 pub(crate) struct Arguments {
     /// The file to read [default: the standard input]
     file: Option<PathBuf>,
+    /// Import each batch once: under the idempotency key KEY:LINE, with the line that it begins in. An import that was cut off is
+    /// taken up again by the same command, and passes over what is there
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
 }
 
 /// A batch as it was exported.
@@ -43,7 +47,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
         _ => Lines::of_stdin(),
     };
     let mut tally = Tally::default();
-    let imported = import(context, input, &mut tally).await;
+    let imported = import(context, input, arguments.key.as_deref(), &mut tally).await;
     imported.map_err(|failure| failure.after(format_args!("imported before: {tally}")))?;
     match context.output.format() {
         Format::Json => context.output.json(&tally)?,
@@ -53,7 +57,12 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
 }
 
 /// Appends batch after batch without a disk sync for each. The last one asks for a sync, which makes all before it durable too.
-async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<(), Failure> {
+async fn import(
+    context: &Context,
+    input: Lines,
+    key: Option<&str>,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
     let store = context.open_for_import(Durability::Relaxed)?;
     let (verb, total) = ("importing", input.total_bytes());
     let progress = match total {
@@ -66,7 +75,7 @@ async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<()
         match batches.next() {
             Ok(Some(batch)) => {
                 if let Some(batch) = last.replace(batch) {
-                    append(&store, batch, tally).await?;
+                    append(&store, batch, key, tally).await?;
                 }
             }
             Ok(None) => break Ok(()),
@@ -75,26 +84,30 @@ async fn import(context: &Context, input: Lines, tally: &mut Tally) -> Result<()
         }
         progress.reached(match total {
             Some(_) => batches.input.bytes(),
-            None => tally.events,
+            None => tally.events(),
         });
     };
     store.close().await?;
     if let Some(batch) = last {
         let store = context.open_for_import(Durability::Full)?;
-        append(&store, batch, tally).await?;
+        append(&store, batch, key, tally).await?;
         store.close().await?;
     }
     outcome
 }
 
-async fn append(store: &Store, batch: Batch, tally: &mut Tally) -> Result<(), Failure> {
+async fn append(store: &Store, batch: Batch, key: Option<&str>, tally: &mut Tally) -> Result<(), Failure> {
     let Batch { events, lines } = batch;
     let first = lines.first().copied().unwrap_or(0);
-    match store.append(events).await {
-        Ok(appended) => {
-            tally.add(appended);
-            Ok(())
+    let appended = match key {
+        None => store.append(events).await.map(|appended| tally.add(appended)),
+        Some(key) => {
+            let once = store.append_once(format!("{key}:{first}"), events).await;
+            once.map(|once| tally.add_once(once))
         }
+    };
+    match appended {
+        Ok(()) => Ok(()),
         Err(AppendError::InvalidEvent { index, source }) => {
             let line = lines.get(index).copied().unwrap_or(first);
             Err(refused(line, &without_position(&source)))

@@ -4,6 +4,7 @@ mod append;
 mod backup;
 mod completions;
 mod context;
+mod copy;
 mod dead_letters;
 mod delete;
 mod events;
@@ -34,7 +35,8 @@ pub(crate) enum Command {
         "millstream append < orders.jsonl",
         "echo '{\"type\":\"order-paid\",\"payload\":{\"order\":7}}' | millstream append",
         "millstream append --batch 100 < orders.jsonl",
-        "millstream append --expect 17 --tag account:3 < decision.jsonl"
+        "millstream append --expect 17 --tag account:3 < decision.jsonl",
+        "millstream append --key payment:81 < paid.jsonl"
     ])]
     Append(append::Arguments),
     #[command(after_help = examples![
@@ -111,13 +113,19 @@ pub(crate) enum Command {
     Export(export::Arguments),
     #[command(after_help = examples![
         "millstream import orders.jsonl",
-        "gunzip -c orders.jsonl.gz | millstream import"
+        "gunzip -c orders.jsonl.gz | millstream import",
+        "millstream import --key orders-of-may orders.jsonl"
     ])]
     Import(import::Arguments),
     #[command(after_help = examples![
         "millstream backup /backup/shop-2026-05-01.db"
     ])]
     Backup(backup::Arguments),
+    #[command(after_help = examples![
+        "millstream copy shop.db /srv/shop/shop.db",
+        "millstream copy shop.db moved.db --json | jq .checksum"
+    ])]
+    Copy(copy::Arguments),
     #[command(after_help = examples![
         "source <(millstream completions bash)",
         "millstream completions fish > ~/.config/fish/completions/millstream.fish"
@@ -147,6 +155,7 @@ pub(crate) async fn run(command: Command, context: &mut Context) -> Result<Exit,
         Command::Export(arguments) => export::run(arguments, context).await,
         Command::Import(arguments) => import::run(arguments, context).await,
         Command::Backup(arguments) => backup::run(arguments, context).await,
+        Command::Copy(arguments) => copy::run(arguments, context).await,
         Command::Completions(arguments) => completions::run(arguments, context),
     }
 }

@@ -55,6 +55,7 @@ fn as_json(statistics: &LogStatistics) -> Value {
         "last_recorded_at": statistics.last_recorded_at.map(time::exact),
         "bytes": statistics.bytes,
         "free_bytes": statistics.free_bytes,
+        "idempotency_keys": statistics.idempotency_keys,
         "types": types
             .map(|counted| json!({ "type": counted.event_type, "events": counted.events }))
             .collect::<Vec<_>>(),
@@ -73,6 +74,9 @@ fn totals(statistics: &LogStatistics, output: &mut Output) -> Result<(), Failure
     line("head", statistics.head.to_string())?;
     if statistics.pruned_through > 0 {
         line("pruned", format!("through {}", statistics.pruned_through))?;
+    }
+    if statistics.idempotency_keys > 0 {
+        line("keys", statistics.idempotency_keys.to_string())?;
     }
     let free = match statistics.free_bytes {
         0 => String::new(),

@@ -73,6 +73,13 @@ fn tell(verification: &Verification, output: &mut Output) -> Result<(), Failure>
         counted(verification.index_entries, "index entry", "index entries"),
         counted(verification.cursors, "cursor", "cursors"),
     ];
+    if verification.idempotency_keys > 0 {
+        looked_at.push(counted(
+            verification.idempotency_keys,
+            "idempotency key",
+            "idempotency keys",
+        ));
+    }
     if verification.removed_events > 0 {
         looked_at.push(format!("{} removed by hand", verification.removed_events));
     }

@@ -1,12 +1,13 @@
 //! Whether a file holds what millstream relies on: everything that `docs/format.md` says of it, looked at in one snapshot.
 //!
 //! Nothing is written and nothing is mended. In reading order: `walk` (the rows of `event` one after the other, as a pure
-//! machine), `events` (which reads them), `fingerprint` (whether entries and events fit, in little memory), `index`, `cursors`.
+//! machine), `events` (which reads them), `fingerprint` (whether entries and events fit, in little memory), `index`, `cursors`, `keys`.
 
 mod cursors;
 mod events;
 mod fingerprint;
 mod index;
+mod keys;
 mod walk;
 
 use rusqlite::{Connection, Row};
@@ -48,6 +49,7 @@ pub(super) fn verify(
         };
         check_log_row(&log, verification);
         cursors::verify(connection, &log, verification)?;
+        keys::verify(connection, &log, verification)?;
         index::verify(connection, &log, seen, verification, is_wanted)
     };
     match parts(&mut verification) {

@@ -1,0 +1,129 @@
+//! Where a log is: a path, or later an address. One function reads what somebody wrote, for every command and every program.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::OpenError;
+
+/// Where a log is, as somebody wrote it down: the path of a file. A text with a scheme before `://` is an address.
+///
+/// ```
+/// use millstream::{LogLocation, OpenError};
+///
+/// assert_eq!(LogLocation::parse("shop.db")?.to_string(), "shop.db");
+/// let mistaken = LogLocation::parse("https://example.com/shop.db");
+/// assert!(matches!(mistaken, Err(OpenError::UnknownScheme { .. })));
+/// # Ok::<(), OpenError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLocation(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    File(PathBuf),
+}
+
+impl LogLocation {
+    /// Reads a location: a path, or an address such as `postgres://user@host/database`.
+    ///
+    /// # Errors
+    /// [`OpenError::NotBuiltIn`] for the address of a PostgreSQL server, when this program was built without it;
+    /// [`OpenError::UnknownScheme`] for another address.
+    pub fn parse(text: impl AsRef<OsStr>) -> Result<Self, OpenError> {
+        let text = text.as_ref();
+        match text.to_str().and_then(|text| Some((text, scheme(text)?))) {
+            None => Ok(Self::file(Path::new(text))),
+            Some((text, "postgres" | "postgresql")) => Err(OpenError::NotBuiltIn {
+                location: without_secrets(text),
+                feature: "postgres",
+            }),
+            Some((text, scheme)) => Err(OpenError::UnknownScheme {
+                location: without_secrets(text),
+                scheme: scheme.to_owned(),
+            }),
+        }
+    }
+
+    /// The file at this path, whatever it is called.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self(Place::File(path.into()))
+    }
+
+    /// The path, when it is a file.
+    pub(crate) fn path(&self) -> &Path {
+        let Place::File(path) = &self.0;
+        path
+    }
+}
+
+/// The path; of an address all but what is secret in it.
+impl fmt::Display for LogLocation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.path().display())
+    }
+}
+
+/// What stands before `://`, when that is a scheme. A single letter is a drive.
+fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = scheme.len() > 1
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    is_scheme.then_some(scheme)
+}
+
+/// An address without its password, and without what follows a question mark, where there may be another one.
+fn without_secrets(address: &str) -> String {
+    let address = address.split('?').next().unwrap_or(address);
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_owned();
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(end) => rest.split_at(end),
+        None => (rest, ""),
+    };
+    match authority.rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split(':').next().unwrap_or(user);
+            format!("{scheme}://{user}@{host}{path}")
+        }
+        None => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_file_and_an_address_is_told_without_its_secrets() {
+        for path in [
+            "shop.db",
+            "/var/lib/shop.db",
+            "C:\\shop.db",
+            "c://shop.db",
+            "a b://c",
+            "://x",
+            "",
+        ] {
+            assert_eq!(
+                LogLocation::parse(path).unwrap(),
+                LogLocation::file(path),
+                "{path}"
+            );
+        }
+        for (address, told) in [
+            (
+                "postgres://anna:se@cret@host:5432/shop?password=x",
+                "postgres://anna@host:5432/shop",
+            ),
+            ("postgresql://host/shop?sslmode=require", "postgresql://host/shop"),
+            ("mysql://u:p@h", "mysql://u@h"),
+        ] {
+            let refused = LogLocation::parse(address).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("{told} ")), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Crashes of processes that append under idempotency keys: whatever was on its way when one of them died is asked for again by
+//! the next one, and every key has exactly one batch in the log, which all answers for it name (L6).
+//!
+//! Often two processes work at once, and go through the same keys.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millstream::internals::{FaultPoint, with_faults};
+use millstream::{AppendedOnce, Durability, EventQuery, NewEvent, Store};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::child::stop_at;
+use crate::{Dice, LINGER, Process};
+
+const ORDERS: &str = "MILLSTREAM_ONCE_CRASH_ORDERS";
+const KILLS_PER_FILE: u64 = 30;
+const KILL_WITHIN: Duration = Duration::from_millis(150);
+const LIFETIME: Duration = Duration::from_secs(60);
+const WRITERS: u64 = 4;
+
+const POINTS: [(FaultPoint, u64); 3] = [
+    (FaultPoint::BeforeCommit, 40),
+    (FaultPoint::AfterCommit, 40),
+    (FaultPoint::AfterPublish, 40),
+];
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Orders {
+    dir: PathBuf,
+    seed: u64,
+    task: Task,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Task {
+    GoOn,
+    StopAt {
+        point: usize,
+        pass: u64,
+    },
+    /// Asks for what was on its way again, and ends.
+    Finish,
+}
+
+/// The journals: which keys were begun, and what was answered.
+const BEGUN: &str = "begun";
+const ANSWERED: &str = "answered";
+
+/// A key is used by one writer, and says what is appended with it.
+fn key(writer: u64, number: u64) -> String {
+    format!("writer:{writer}:{number}")
+}
+
+fn events_of(writer: u64, number: u64) -> impl Iterator<Item = NewEvent> {
+    let count = 1 + (number * 7 + writer) % 5;
+    (0..count).map(move |index| {
+        let key = key(writer, number);
+        NewEvent::new("made-once", json!({ "key": key, "index": index })).tag(key)
+    })
+}
+
+/// Not a test of its own: what the killed process runs.
+#[test]
+fn child() {
+    let Ok(orders) = env::var(ORDERS) else { return };
+    let orders: Orders = serde_json::from_str(&orders).expect("the orders are those of the parent");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(work(orders));
+}
+
+async fn work(orders: Orders) {
+    let dice = Dice::new(orders.seed);
+    let fatal = match orders.task {
+        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
+        Task::GoOn | Task::Finish => None,
+    };
+    let builder = Store::builder().durability(Durability::Relaxed);
+    let store = with_faults(builder, stop_at(fatal))
+        .open(orders.dir.join("log.db"))
+        .expect("the file opens after a crash");
+    let begun = read_begun(&orders.dir);
+    let journals = [BEGUN, ANSWERED].map(|name| journal(&orders.dir, name));
+    let worker = Arc::new(Worker {
+        store,
+        dice,
+        journals,
+    });
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let (worker, last) = (Arc::clone(&worker), begun.get(&writer).copied());
+        let task = orders.task;
+        writers.spawn(async move { worker.write(writer, last, task).await });
+    }
+    while let Some(outcome) = writers.join_next().await {
+        outcome.expect("a writer works until the kill");
+    }
+    worker.store.close().await.expect("nothing hinders closing");
+}
+
+struct Worker {
+    store: Store,
+    dice: Dice,
+    journals: [File; 2],
+}
+
+impl Worker {
+    async fn write(&self, writer: u64, last: Option<u64>, task: Task) {
+        // Nobody knows what became of the last one; and of those before some are asked for again.
+        if let Some(last) = last {
+            self.make(writer, last).await;
+            for _ in 0..3 {
+                self.make(writer, self.dice.below(last + 1)).await;
+            }
+        }
+        if matches!(task, Task::Finish) {
+            return;
+        }
+        let end = Instant::now() + LIFETIME;
+        for number in last.map_or(0, |last| last + 1).. {
+            assert!(Instant::now() < end, "nobody came to kill this process");
+            self.make(writer, number).await;
+            if self.dice.below(5) == 0 {
+                assert!(self.make(writer, number).await.is_repetition);
+            }
+        }
+    }
+
+    /// Appends what belongs to a key, sometimes on the condition that it is not there.
+    async fn make(&self, writer: u64, number: u64) -> AppendedOnce {
+        self.note(0, &format!("{writer} {number}"));
+        let (key, events) = (key(writer, number), events_of(writer, number));
+        let once = if self.dice.below(2) == 0 {
+            self.store.append_once(&key, events).await
+        } else {
+            let of_key = EventQuery::tags([key.as_str()]);
+            self.store.append_once_if(&key, events, &of_key, 0).await
+        };
+        let once = once.expect("an append works until the kill");
+        let (first, last) = (once.appended.first_sequence, once.appended.last_sequence);
+        self.note(1, &format!("{key} {first} {last}"));
+        once
+    }
+
+    /// A line is one write, so that a kill leaves whole lines.
+    fn note(&self, journal: usize, line: &str) {
+        let line = format!("{line}\n");
+        (&self.journals[journal])
+            .write_all(line.as_bytes())
+            .expect("the journal takes lines");
+    }
+}
+
+fn journal(dir: &Path, name: &str) -> File {
+    let file = File::options().append(true).create(true).open(dir.join(name));
+    file.expect("the journal opens")
+}
+
+/// The last number that each writer has begun with.
+fn read_begun(dir: &Path) -> BTreeMap<u64, u64> {
+    let text = fs::read_to_string(dir.join(BEGUN)).unwrap_or_default();
+    let mut begun = BTreeMap::new();
+    for line in text.lines() {
+        let (writer, number) = line.split_once(' ').expect("two numbers");
+        let number: u64 = number.parse().expect("a number");
+        let newest = begun.entry(writer.parse().expect("a number")).or_insert(number);
+        *newest = number.max(*newest);
+    }
+    begun
+}
+
+#[test]
+fn appends_under_keys_are_made_once_whatever_is_killed_and_asked_for_again() {
+    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(90);
+    let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(2));
+    let mut seen = Seen::default();
+    for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
+        let last = kills.min(first + KILLS_PER_FILE);
+        series(seed ^ first, first..last, &mut seen);
+    }
+    println!("{kills} kills of appends under keys: {seen:?}; seed {seed}");
+    assert!(seen.got_through > 0 || kills < KILLS_PER_FILE, "{seen:?}");
+}
+
+/// What there was to see, so that a run which proves nothing is noticed.
+#[derive(Debug, Default)]
+struct Seen {
+    keys: usize,
+    /// Appends that were committed although nobody was answered.
+    got_through: usize,
+}
+
+fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
+    let mut dir = TempDir::with_prefix_in("once-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    dir.disable_cleanup(true);
+    let dice = Dice::new(seed);
+    for kill in kills {
+        let task = match (kill % 5) as usize {
+            point if point < POINTS.len() => Task::StopAt {
+                point,
+                pass: 1 + dice.below(POINTS[point].1),
+            },
+            _ => Task::GoOn,
+        };
+        live(dir.path(), task, &dice);
+        seen.got_through += check(dir.path(), task);
+    }
+    live(dir.path(), Task::Finish, &dice);
+    check(dir.path(), Task::Finish);
+    seen.keys += batches_by_key(dir.path()).len();
+    dir.disable_cleanup(false);
+}
+
+/// One life of a process, or of two, of which the other one is killed with the first.
+fn live(dir: &Path, task: Task, dice: &Dice) {
+    let orders = |task| Orders {
+        dir: dir.to_owned(),
+        seed: dice.roll(),
+        task,
+    };
+    let told = orders(task);
+    let is_last = matches!(task, Task::Finish);
+    let other =
+        (!is_last && dice.below(2) == 0).then(|| Process::spawn("once::child", ORDERS, &orders(Task::GoOn)));
+    let mut process = Process::spawn("once::child", ORDERS, &told);
+    let pause = |longest: Duration| Duration::from_micros(dice.below(longest.as_micros() as u64));
+    let lived = match task {
+        Task::Finish => process.finished(),
+        Task::StopAt { .. } => process.stopped_at_point(pause(LINGER)),
+        Task::GoOn => process.lives_for(pause(KILL_WITHIN)),
+    };
+    drop(other);
+    drop(process);
+    lived.unwrap_or_else(|problem| panic!("{problem}\nafter {told:?}"));
+}
+
+/// The batches that SQL finds, by the key in the payload: the first and the last event of each.
+fn batches_by_key(dir: &Path) -> BTreeMap<String, Vec<(u64, u64)>> {
+    let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    let log = Connection::open(dir.join("log.db")).unwrap();
+    let batches = "SELECT payload ->> 'key', sequence - batch_index, sequence - batch_index + batch_size - 1
+        FROM event WHERE batch_index = 0";
+    // The process may have died before it made the tables.
+    let Ok(mut statement) = log.prepare(batches) else {
+        return found;
+    };
+    let rows = statement.query_map([], |row| {
+        Ok((
+            row.get(0)?,
+            (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64),
+        ))
+    });
+    for row in rows.unwrap() {
+        let (key, range) = row.unwrap();
+        found.entry(key).or_default().push(range);
+    }
+    found
+}
+
+/// Compares the log with the journals, and says how many appends are in it that nobody was told of.
+fn check(dir: &Path, task: Task) -> usize {
+    let found = batches_by_key(dir);
+    for (key, batches) in &found {
+        assert_eq!(batches.len(), 1, "{key} was appended at {batches:?}");
+    }
+    let answered = fs::read_to_string(dir.join(ANSWERED)).unwrap_or_default();
+    let mut told = BTreeMap::new();
+    for line in answered.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let range = (words[1].parse::<u64>().unwrap(), words[2].parse::<u64>().unwrap());
+        let first = told.entry(words[0].to_owned()).or_insert(range);
+        assert_eq!(*first, range, "two answers for {}", words[0]);
+        assert_eq!(
+            found.get(words[0]),
+            Some(&vec![range]),
+            "{} was answered",
+            words[0]
+        );
+    }
+    if matches!(task, Task::Finish) {
+        for (writer, last) in read_begun(dir) {
+            for number in 0..=last {
+                let key = key(writer, number);
+                assert!(found.contains_key(&key), "{key} was begun, and is not there");
+            }
+        }
+    }
+    found.keys().filter(|key| !told.contains_key(*key)).count()
+}
