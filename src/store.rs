@@ -3,6 +3,8 @@
 pub(crate) mod fold;
 mod operations;
 mod react;
+#[cfg(feature = "postgres")]
+mod server;
 
 use std::fmt;
 #[cfg(feature = "sqlite")]

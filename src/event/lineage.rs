@@ -20,7 +20,10 @@ pub(crate) struct Lineage {
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) event_type: Arc<str>,
-    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only a file keeps it"))]
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "only a file keeps it")
+    )]
     pub(crate) version: u32,
     /// In the buffer of the payload that is shown.
     pub(crate) payload: TextRange,
@@ -51,7 +54,7 @@ impl Lineage {
         }
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn undecodable(version: u32, fault: UndecodableEvent) -> Self {
         Self {
             fault: Some(fault),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::error::ReadError;
 use crate::error::{DecodeError, UndecodableEvent};
 use crate::event::codec;
@@ -67,7 +67,7 @@ impl EventRecord {
     }
 
     /// Refuses one that could not be brought up to date.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn decodable(&self) -> Result<&Self, ReadError> {
         match self.fault() {
             None => Ok(self),
@@ -85,7 +85,7 @@ impl EventRecord {
     }
 
     /// What is to be stored as its schema version.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn stored_version(&self) -> u32 {
         self.lineage
             .as_deref()
@@ -96,7 +96,7 @@ impl EventRecord {
     }
 
     /// What is to be stored as its payload.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn stored_payload(&self) -> &str {
         let stored = self
             .lineage

@@ -35,7 +35,7 @@ impl TextRange {
         }
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn is_empty(self) -> bool {
         self.start == self.end
     }
