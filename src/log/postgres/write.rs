@@ -62,6 +62,8 @@ pub(crate) struct PostgresWriter {
 struct Transaction {
     /// Its number at the server, by which the server knows later what became of it.
     id: String,
+    /// The last sequence of the log, as the transaction shows it.
+    head: u64,
     /// The last batch that was appended: its last sequence, and when it was recorded.
     newest: Option<(u64, Timestamp)>,
     /// Whether others are to hear of it.
@@ -175,6 +177,7 @@ impl PostgresWriter {
         })?;
         let transaction = Transaction {
             id: row.try_get(3)?,
+            head: number(&row, 0)?,
             ..Transaction::default()
         };
         self.transaction = Some(transaction);
@@ -317,6 +320,7 @@ impl LogWriter for PostgresWriter {
         self.unwritten_bytes += batch.weight_bytes();
         self.note_news();
         if let Some(transaction) = &mut self.transaction {
+            transaction.head = batch.last_sequence;
             transaction.newest = Some((batch.last_sequence, batch.recorded_at));
         }
         if self.unwritten_bytes > UNWRITTEN_BYTES_MAX {
@@ -329,7 +333,10 @@ impl LogWriter for PostgresWriter {
         let evolution = self.evolution.clone();
         let range = Range {
             after,
-            through: i64::MAX as u64,
+            through: self
+                .transaction
+                .as_ref()
+                .map_or(after, |transaction| transaction.head),
         };
         self.look("look for a context", async |session| {
             pages::first_match(session, query, evolution.as_deref(), range).await
