@@ -35,7 +35,7 @@ impl TextRange {
         }
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_empty(self) -> bool {
         self.start == self.end
     }

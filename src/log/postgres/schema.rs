@@ -150,9 +150,15 @@ pub(super) async fn prepare(
 }
 
 async fn look(session: &mut Session, server: &Server) -> Result<Found, Trouble> {
-    let is_there = "SELECT to_regclass($1) IS NOT NULL";
-    let table = format!("{}.millstream_log", server.quoted_schema());
-    if session.client.query_one(is_there, &[&table]).await?.try_get(0)? {
+    // Asked of the catalogs as they are now: what a session once looked up by name it may remember.
+    let is_there = "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = $1 AND relname = 'millstream_log')";
+    if session
+        .client
+        .query_one(is_there, &[&server.schema])
+        .await?
+        .try_get(0)?
+    {
         let row = session
             .client
             .query_one("SELECT format FROM millstream_log", &[])
@@ -212,9 +218,14 @@ async fn migrate_alone(session: &mut Session, server: &Server) -> Result<Option<
     };
     if done == 0 {
         // Asked first: who may use the schema need not be allowed to make one.
-        let exists = "SELECT to_regnamespace($1) IS NOT NULL";
+        let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
         let schema = server.quoted_schema();
-        if !session.client.query_one(exists, &[&schema]).await?.try_get(0)? {
+        if !session
+            .client
+            .query_one(exists, &[&server.schema])
+            .await?
+            .try_get(0)?
+        {
             session
                 .client
                 .batch_execute(&format!("CREATE SCHEMA {schema}"))
