@@ -3,6 +3,8 @@
 mod evolution;
 #[cfg(feature = "sqlite")]
 mod location;
+#[cfg(feature = "postgres")]
+mod server;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -22,13 +24,15 @@ use crate::event::limits::Limits;
 use crate::fault::Faults;
 use crate::log::committer::Committer;
 use crate::log::handle::LogHandle;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::log::opening::{Absent, Durability};
 use crate::log::page::PageBounds;
+#[cfg(feature = "postgres")]
+use crate::log::postgres;
 use crate::log::queue::Queue;
 use crate::log::shared::SharedPages;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
-#[cfg(feature = "sqlite")]
-use crate::log::sqlite::connection::{Absent, Durability};
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::path::PayloadPath;
 #[cfg(feature = "sqlite")]
@@ -59,14 +63,16 @@ use crate::log::broken::{self, Sabotage};
 #[derive(Clone)]
 #[must_use = "a builder opens nothing before `open` or `in_memory`"]
 pub struct StoreBuilder {
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     durability: Durability,
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     absent: Absent,
     #[cfg(feature = "sqlite")]
     index_sizes: Sizes,
     #[cfg(feature = "sqlite")]
     pages_max: Option<u32>,
+    #[cfg(feature = "postgres")]
+    server: postgres::Options,
     indexed_paths: Vec<String>,
     evolution: Registrations,
     limits: Limits,
@@ -87,14 +93,16 @@ pub struct StoreBuilder {
 impl Default for StoreBuilder {
     fn default() -> Self {
         Self {
-            #[cfg(feature = "sqlite")]
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             durability: Durability::default(),
-            #[cfg(feature = "sqlite")]
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             absent: Absent::default(),
             #[cfg(feature = "sqlite")]
             index_sizes: Sizes::default(),
             #[cfg(feature = "sqlite")]
             pages_max: None,
+            #[cfg(feature = "postgres")]
+            server: postgres::Options::default(),
             indexed_paths: Vec::new(),
             evolution: Registrations::default(),
             limits: Limits::default(),
@@ -116,14 +124,14 @@ impl Default for StoreBuilder {
 
 impl StoreBuilder {
     /// What a commit survives. Default: [`Durability::Full`], power cuts.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Opens a log that is there, and makes none: [`open`](Self::open) then refuses a path where there is no file with
-    /// [`OpenError::Missing`], and an empty file with [`OpenError::ForeignFile`]. For whoever only reads, so that a mistyped
+    /// Opens a log that is there, and makes none: `open` then refuses a path where there is no file with
+    /// [`OpenError::Missing`], and an empty file with [`OpenError::ForeignFile`]; `connect` refuses a server without the log. For whoever only reads, so that a mistyped
     /// path is an error and not an empty log.
     ///
     /// ```
@@ -136,7 +144,7 @@ impl StoreBuilder {
     /// assert!(!path.exists());
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn must_exist(mut self) -> Self {
         self.absent = Absent::Refused;
         self
@@ -366,6 +374,10 @@ impl StoreBuilder {
         let head = writer.tail()?.head;
         let log_id = reader.log_id().to_owned();
         let queue = Arc::new(Queue::new());
+        writer.call_on_news(Arc::new({
+            let queue = Arc::clone(&queue);
+            move || queue.announce_news()
+        }));
         let tempo = Arc::new(Tempo::new());
         let room_bytes = self.queue_bytes.max(self.limits.batch_bytes_max);
         let log = Arc::new(LogHandle {

@@ -29,12 +29,12 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn as_micros(self) -> i64 {
         self.0
     }

@@ -28,7 +28,7 @@ use thiserror::Error;
 pub use crate::error::append::{AppendError, InvalidEvent, InvalidKey};
 #[cfg(feature = "sqlite")]
 pub use crate::error::copy::CopyError;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;
@@ -122,6 +122,55 @@ pub enum OpenError {
         /// What stands before `://`.
         scheme: String,
     },
+    /// The text does not say which server is meant. It is not repeated here: there may be a password in it.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "this is not the address of a server: {problem}; give it as postgres://user:password@host:5432/database, with special characters percent-encoded"
+    )]
+    InvalidAddress {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// There is no log in this schema, and none is to be made: the builder was told
+    /// [`must_exist`](crate::StoreBuilder::must_exist).
+    #[cfg(feature = "postgres")]
+    #[error(
+        "there is no log in the schema {schema} at {server}; check both, or leave `must_exist` out to make one"
+    )]
+    MissingLog {
+        /// The server, as `host:port/database`.
+        server: String,
+        /// The schema.
+        schema: String,
+    },
+    /// The schema belongs to something else.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the schema {schema} at {server} is not a millstream log: there are {found} in it; choose another one with `StoreBuilder::schema`"
+    )]
+    ForeignSchema {
+        /// The server, as `host:port/database`.
+        server: String,
+        /// The schema.
+        schema: String,
+        /// What was found in it.
+        found: String,
+    },
+    /// The log was written by a newer version of this crate.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the log in the schema {schema} at {server} has format {found}, this version reads formats up to {supported}; upgrade the program"
+    )]
+    NewerSchema {
+        /// The server, as `host:port/database`.
+        server: String,
+        /// The schema.
+        schema: String,
+        /// The format of the log.
+        found: i64,
+        /// The newest format that this version reads.
+        supported: i64,
+    },
     /// The upcasters and renames do not fit together.
     #[error("the upcasters do not fit together: {0}")]
     Evolution(#[from] EvolutionError),
@@ -140,6 +189,7 @@ pub struct StorageError {
     #[source]
     source: Arc<dyn Error + Send + Sync>,
     kind: StorageFault,
+    server: Option<Arc<str>>,
 }
 
 /// What is known of a failure of the storage.
@@ -148,6 +198,10 @@ enum StorageFault {
     Unknown,
     Busy,
     Damage,
+    #[cfg(feature = "postgres")]
+    Unreachable,
+    #[cfg(feature = "postgres")]
+    OutcomeUnknown,
 }
 
 impl StorageError {
@@ -158,6 +212,7 @@ impl StorageError {
             message: source.to_string(),
             source: Arc::new(source),
             kind: StorageFault::Unknown,
+            server: None,
         }
     }
 
@@ -179,7 +234,51 @@ impl StorageError {
         self
     }
 
-    /// Whether another process held the file for longer than the wait for it, so that a retry may succeed.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn at_server(mut self, server: &Arc<str>) -> Self {
+        self.server = Some(Arc::clone(server));
+        self
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn unreachable(mut self) -> Self {
+        self.kind = StorageFault::Unreachable;
+        self
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn outcome_unknown(mut self) -> Self {
+        self.kind = StorageFault::OutcomeUnknown;
+        self
+    }
+
+    /// The server that it happened at, as `host:port/database`; nothing, when the log is no server's.
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// Whether the same may succeed when it is tried again, and has not happened yet: somebody else was in the way, or the server
+    /// could not be reached.
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            StorageFault::Busy => true,
+            #[cfg(feature = "postgres")]
+            StorageFault::Unreachable => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is not known if it happened: the connection to the server was lost during the commit, and the server could not
+    /// be asked in time what became of it. What was committed all the same is in the log, and is delivered.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self.kind {
+            #[cfg(feature = "postgres")]
+            StorageFault::OutcomeUnknown => true,
+            _ => false,
+        }
+    }
+
+    /// Whether another process held the log for longer than the wait for it, so that a retry may succeed.
     pub fn is_busy(&self) -> bool {
         self.kind == StorageFault::Busy
     }
@@ -242,6 +341,15 @@ pub enum BackupError {
     /// The log is in memory alone.
     #[error("a log in memory has no file to copy; open the log in a file")]
     NotAFile,
+    /// The log is on a server, whose own tools make backups.
+    #[cfg(feature = "postgres")]
+    #[error("the log is on the server {server}; back it up with `pg_dump --schema={schema}`")]
+    OnServer {
+        /// The server, as `host:port/database`.
+        server: String,
+        /// The schema of the log.
+        schema: String,
+    },
     /// There is a file already, which is not overwritten.
     #[error("{target} exists already; choose another target, or remove it first")]
     TargetExists {
@@ -271,6 +379,13 @@ pub enum VerifyError {
     /// The log is in memory alone.
     #[error("a log in memory has no file to verify; open the log in a file")]
     NotAFile,
+    /// The log is on a server, which checks its own files.
+    #[cfg(feature = "postgres")]
+    #[error("the log is on the server {server}; check its tables with `pg_amcheck`")]
+    OnServer {
+        /// The server, as `host:port/database`.
+        server: String,
+    },
     /// The store is closed, or the verification was given up.
     #[error("the store is closed")]
     Closed,

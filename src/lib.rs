@@ -49,11 +49,11 @@ pub use crate::log::letter::{DeadLetter, DeadLetterState};
 #[cfg(feature = "sqlite")]
 pub use crate::log::location::LogLocation;
 pub use crate::log::once::AppendedOnce;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::log::opening::Durability;
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 pub use crate::log::retry_request::RetryLetters;
-#[cfg(feature = "sqlite")]
-pub use crate::log::sqlite::connection::Durability;
 pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]

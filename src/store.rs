@@ -6,6 +6,8 @@ pub(crate) mod fold;
 mod once;
 mod operations;
 mod react;
+#[cfg(feature = "postgres")]
+mod server;
 
 use std::fmt;
 #[cfg(feature = "sqlite")]

@@ -2,7 +2,7 @@
 
 use crate::builder::StoreBuilder;
 use crate::error::OpenError;
-use crate::log::location::LogLocation;
+use crate::log::location::{LogLocation, Place};
 use crate::store::Store;
 
 impl StoreBuilder {
@@ -22,11 +22,15 @@ impl StoreBuilder {
     /// ```
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), or as `connect` for the address of a server.
     ///
     /// # Cancel safety
     /// When the future is dropped nothing is open.
     pub async fn open_at(self, location: &LogLocation) -> Result<Store, OpenError> {
-        self.open(location.path())
+        match location.place() {
+            Place::File(path) => self.open(path),
+            #[cfg(feature = "postgres")]
+            Place::Server(address) => self.connect(address.clone()).await,
+        }
     }
 }

@@ -30,7 +30,7 @@ pub enum FailureCategory {
 }
 
 impl FailureCategory {
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) const ALL: [Self; 6] = [
         Self::Error,
         Self::Panic,

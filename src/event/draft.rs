@@ -80,7 +80,7 @@ impl Drafts {
         self.text.len()
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn events(&self) -> usize {
         self.events.len()
     }
@@ -136,7 +136,7 @@ impl Drafts {
     }
 
     /// The tags, joined, and the payload of an event that was placed.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn texts(&self, place: &Place) -> (&str, &str) {
         (&self.text[place.tags.clone()], &self.text[place.payload.clone()])
     }
@@ -163,7 +163,7 @@ impl Drafts {
     }
 
     /// Takes the texts of the event placed last out again.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn discard(&mut self, place: &Place) {
         self.text.truncate(place.tags.start);
     }

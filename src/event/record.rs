@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::error::ReadError;
 use crate::error::{DecodeError, UndecodableEvent};
 use crate::event::codec;
@@ -67,7 +67,7 @@ impl EventRecord {
     }
 
     /// Refuses one that could not be brought up to date.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn decodable(&self) -> Result<&Self, ReadError> {
         match self.fault() {
             None => Ok(self),

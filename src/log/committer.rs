@@ -105,6 +105,7 @@ impl<W: LogWriter> Committer<W> {
             });
             let is_idle = work.requests.is_empty() && work.cursors.is_empty();
             let is_done = work.is_closed && is_idle;
+            let has_news = work.has_news;
             expected = self.work(work, expected);
             // The callers are answered: whatever the log has to do for itself is done here, in small steps.
             self.keep_up(if is_idle && !is_done {
@@ -116,6 +117,8 @@ impl<W: LogWriter> Committer<W> {
             if Instant::now() >= look_at {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
+            } else if has_news && let Err(error) = self.follow_others() {
+                tracing::debug!(%error, "news could not be looked at, the next look tries again");
             }
             if is_done {
                 return;

@@ -30,7 +30,7 @@ pub enum DeadLetterState {
 }
 
 impl DeadLetterState {
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) const ALL: [Self; 3] = [Self::Parked, Self::Queued, Self::Skipped];
 
     /// The word that stands for it in the file.

@@ -1,4 +1,4 @@
-//! Where a log is: a path, or later an address. One function reads what somebody wrote, for every command and every program.
+//! Where a log is: a path, or the address of a server. One function reads what somebody wrote, for every command and every program.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
 
-/// Where a log is, as somebody wrote it down: the path of a file. A text with a scheme before `://` is an address.
+/// Where a log is, as somebody wrote it down: the path of a file, or the address of a PostgreSQL server. A text with a scheme before `://`
+/// is an address.
 ///
 /// ```
 /// use millstream::{LogLocation, OpenError};
@@ -20,8 +21,11 @@ use crate::error::OpenError;
 pub struct LogLocation(Place);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     File(PathBuf),
+    /// The address of a server, as it was written down.
+    #[cfg(feature = "postgres")]
+    Server(String),
 }
 
 impl LogLocation {
@@ -34,6 +38,9 @@ impl LogLocation {
         let text = text.as_ref();
         match text.to_str().and_then(|text| Some((text, scheme(text)?))) {
             None => Ok(Self::file(Path::new(text))),
+            #[cfg(feature = "postgres")]
+            Some((text, "postgres" | "postgresql")) => Ok(Self(Place::Server(text.to_owned()))),
+            #[cfg(not(feature = "postgres"))]
             Some((text, "postgres" | "postgresql")) => Err(OpenError::NotBuiltIn {
                 location: without_secrets(text),
                 feature: "postgres",
@@ -51,16 +58,27 @@ impl LogLocation {
     }
 
     /// The path, when it is a file.
-    pub(crate) fn path(&self) -> &Path {
-        let Place::File(path) = &self.0;
-        path
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::File(path) => Some(path),
+            #[cfg(feature = "postgres")]
+            Place::Server(_) => None,
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.0
     }
 }
 
 /// The path; of an address all but what is secret in it.
 impl fmt::Display for LogLocation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.path().display())
+        match &self.0 {
+            Place::File(path) => write!(formatter, "{}", path.display()),
+            #[cfg(feature = "postgres")]
+            Place::Server(address) => write!(formatter, "{}", without_secrets(address)),
+        }
     }
 }
 
@@ -122,8 +140,11 @@ mod tests {
             ("postgresql://host/shop?sslmode=require", "postgresql://host/shop"),
             ("mysql://u:p@h", "mysql://u@h"),
         ] {
-            let refused = LogLocation::parse(address).unwrap_err().to_string();
-            assert!(refused.starts_with(&format!("{told} ")), "{refused}");
+            let read = match LogLocation::parse(address) {
+                Ok(location) => format!("{location} "),
+                Err(refused) => refused.to_string(),
+            };
+            assert!(read.starts_with(&format!("{told} ")), "{read}");
         }
     }
 }

@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
@@ -26,6 +26,8 @@ pub(crate) mod letter;
 #[cfg(feature = "sqlite")]
 pub(crate) mod location;
 pub(crate) mod once;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod opening;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
@@ -34,6 +36,8 @@ pub(crate) mod request;
 pub(crate) mod retry_request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod show;
 pub(crate) mod statistics;
 pub(crate) mod steer;
 pub(crate) mod survey;
@@ -45,6 +49,8 @@ pub(crate) mod verification;
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
 pub(crate) mod memory;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -193,6 +199,10 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;
+
+    /// Takes what is to be called when somebody else has committed, by a log that is told so. The others are asked for their
+    /// `data_version` at the poll interval, and so is this one: a call that never comes delays, and loses nothing (D8).
+    fn call_on_news(&mut self, _call: Arc<dyn Fn() + Send + std::marker::Sync>) {}
 }
 
 /// Without a log that can be copied to, nothing is asked of one that could be copied.

@@ -37,6 +37,8 @@ struct State<R> {
     /// Whether one of them waits for nothing but a group.
     rides_with_group: bool,
     is_closed: bool,
+    /// Somebody else is said to have committed.
+    has_news: bool,
     /// Nobody takes anything from the queue any more.
     has_ended: bool,
     /// Whether the committer sleeps and has to be notified, and until when.
@@ -49,6 +51,8 @@ pub(crate) struct Work<R> {
     pub(crate) cursors: Vec<Arc<CursorCell>>,
     /// No more requests will come.
     pub(crate) is_closed: bool,
+    /// Somebody else is said to have committed.
+    pub(crate) has_news: bool,
 }
 
 /// How the committer waits.
@@ -96,6 +100,7 @@ impl<R> Queue<R> {
                 cursors_due: None,
                 rides_with_group: false,
                 is_closed: false,
+                has_news: false,
                 has_ended: false,
                 sleeps_until: None,
             }),
@@ -175,6 +180,13 @@ impl<R> Queue<R> {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Has the committer look at once for what others committed. Many such words before it looks are one.
+    pub(crate) fn announce_news(&self) {
+        let mut state = self.state.lock();
+        state.has_news = true;
+        self.rouse(state);
+    }
+
     /// Takes no more requests. What is queued is still worked off.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
@@ -196,7 +208,7 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Waits for work: requests, cursors that are due, the end, or the time to be back.
+    /// Waits for work: requests, cursors that are due, news, the end, or the time to be back.
     pub(crate) fn take(&self, wait: Wait) -> Work<R> {
         if !wait.spin.is_zero() {
             self.look_for_work(Instant::now() + wait.spin, wait.meanwhile);
@@ -205,7 +217,7 @@ impl<R> Queue<R> {
         loop {
             let now = Instant::now();
             let until = state.cursors_due.map_or(wait.until, |due| due.min(wait.until));
-            if !state.requests.is_empty() || state.is_closed || until <= now {
+            if !state.requests.is_empty() || state.is_closed || state.has_news || until <= now {
                 return self.work(state, now);
             }
             state.sleeps_until = Some(until);
@@ -235,6 +247,7 @@ impl<R> Queue<R> {
             requests: mem::take(&mut state.requests),
             cursors,
             is_closed: state.is_closed,
+            has_news: mem::take(&mut state.has_news),
         }
     }
 

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use crate::error::CopyError;
 use crate::log::LogReader;
 use crate::log::copy::run::{self, Sides};
-use crate::log::copy::{Copied, CopyProgress};
-use crate::log::location::LogLocation;
+use crate::log::copy::{Copied, CopyProgress, CopyTarget};
+use crate::log::location::{LogLocation, Place};
 use crate::log::page::More;
+#[cfg(feature = "postgres")]
+use crate::log::postgres;
 use crate::log::sqlite;
 use crate::store::Store;
 
@@ -74,11 +76,11 @@ impl Store {
         self.check_open().map_err(|_| CopyError::Closed)?;
         let target = LogLocation::parse(target)?;
         let work = move |source: &dyn LogReader, is_wanted: &mut dyn FnMut() -> More| {
-            let (mut writer, reader) = sqlite::copy::open_target(target.path(), source)?;
+            let (mut writer, reader) = open_target(&target, source)?;
             let sides = Sides {
                 source,
-                target: &mut writer,
-                target_reader: &reader,
+                target: &mut *writer,
+                target_reader: &*reader,
             };
             run::run(sides, &mut |progress| {
                 tell(progress);
@@ -86,5 +88,24 @@ impl Store {
             })
         };
         self.on_a_thread(work).await.unwrap_or(Err(CopyError::Closed))
+    }
+}
+
+/// Both halves of what is to become a copy.
+fn open_target(
+    target: &LogLocation,
+    source: &dyn LogReader,
+) -> Result<(Box<dyn CopyTarget>, Box<dyn LogReader>), CopyError> {
+    match target.place() {
+        Place::File(path) => {
+            let (writer, reader) = sqlite::copy::open_target(path, source)?;
+            Ok((Box::new(writer), Box::new(reader)))
+        }
+        #[cfg(feature = "postgres")]
+        Place::Server(address) => {
+            let options = postgres::Options::default();
+            let (writer, reader) = postgres::copy::open_target(address, &options, source.log_id())?;
+            Ok((Box::new(writer), Box::new(reader)))
+        }
     }
 }

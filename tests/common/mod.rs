@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test target uses all of it")]
 
 pub(crate) mod hands;
+pub(crate) mod postgres;
 
 use std::sync::Arc;
 use std::time::Duration;

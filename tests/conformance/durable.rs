@@ -9,7 +9,6 @@ use millstream::{
     Checkpoint, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream, OnMismatch,
     Start, StopCause, Store, StreamError, StreamState, WaitError,
 };
-use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use crate::common::{Recorder, append, events, eventually, hasty, in_time, takes_all};
@@ -33,11 +32,9 @@ fn cursor(stream: &EventStream) -> u64 {
     stream.status().cursor.expect("a durable stream has a cursor")
 }
 
-/// The cursor as it stands in the file.
+/// The cursor as it stands in the log.
 fn stored(subject: &Subject, name: &str) -> i64 {
-    let file = Connection::open(subject.path()).unwrap();
-    let sql = "SELECT position FROM cursor WHERE name = ?1";
-    file.query_row(sql, [name], |row| row.get(0)).unwrap()
+    subject.number(&format!("SELECT position FROM cursor WHERE name = '{name}'"))
 }
 
 pub(crate) async fn d1_delivery_resumes_after_the_cursor(subject: &Subject) {
@@ -597,8 +594,7 @@ async fn tampered(subject: &Subject, change: &str) -> (Store, DurableStream) {
     let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
     stream.caught_up().await.unwrap();
     end(stream).await;
-    let file = Connection::open(subject.path()).unwrap();
-    assert_eq!(file.execute(change, []).unwrap(), 1);
+    assert_eq!(subject.execute(change), Ok(1));
     (subject.reopen(store).await, name)
 }
 

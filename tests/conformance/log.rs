@@ -8,7 +8,6 @@ use millstream::internals::FaultPoint;
 use millstream::{
     AppendError, EventFilter, EventQuery, ExpectedContext, InvalidEvent, Limits, NewEvent, Store,
 };
-use rusqlite::Connection;
 use serde_json::json;
 
 use crate::common::{Recorder, append, events, log, sequences};
@@ -233,13 +232,12 @@ pub(crate) async fn l4_what_was_delivered_is_what_was_appended(subject: &Subject
 pub(crate) async fn l4_events_cannot_be_changed(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 3).await;
-    let file = Connection::open(subject.path()).unwrap();
     for change in [
         "UPDATE event SET payload = '9'",
         "UPDATE event SET sequence = sequence + 10",
         "UPDATE event SET tags = NULL WHERE sequence = 2",
     ] {
-        let error = file.execute(change, []).unwrap_err().to_string();
+        let error = subject.execute(change).unwrap_err();
         assert!(error.contains("events never change"), "{change}: {error}");
     }
     assert_eq!(sequences(&log(&store, &EventQuery::all()).await), [1, 2, 3]);
@@ -248,10 +246,9 @@ pub(crate) async fn l4_events_cannot_be_changed(subject: &Subject) {
 pub(crate) async fn l4_sequences_of_removed_events_are_not_given_again(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 5).await;
-    let file = Connection::open(subject.path()).unwrap();
-    file.execute("DELETE FROM event WHERE sequence >= 4", []).unwrap();
+    subject.execute("DELETE FROM event WHERE sequence >= 4").unwrap();
     assert_eq!(append(&store, "b", 1).await, (6, 6));
-    file.execute("DELETE FROM event WHERE sequence >= 3", []).unwrap();
+    subject.execute("DELETE FROM event WHERE sequence >= 3").unwrap();
     let store = subject.reopen(store).await;
     assert_eq!(store.head(), 6);
     let recorder = Recorder::new();
@@ -259,7 +256,7 @@ pub(crate) async fn l4_sequences_of_removed_events_are_not_given_again(subject: 
     assert_eq!(append(&store, "c", 2).await, (7, 8));
     stream.caught_up().await.unwrap();
     assert_eq!(recorder.sequences(), [7, 8]);
-    file.execute("DELETE FROM event", []).unwrap();
+    subject.execute("DELETE FROM event").unwrap();
     let store = subject.reopen(store).await;
     assert_eq!(append(&store, "d", 1).await, (9, 9));
     assert_eq!(sequences(&log(&store, &EventQuery::all()).await), [9]);

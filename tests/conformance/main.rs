@@ -1,6 +1,7 @@
 //! One suite of the promises, which every log has to keep.
 //!
-//! A test is named after the promise that it proves. The tests run on the log in memory and on the one in an SQLite file;
+//! A test is named after the promise that it proves. The tests run on the log in memory, in an SQLite file and on a
+//! PostgreSQL server;
 //! `guards` runs them on logs that are broken on purpose, and demands that they notice.
 
 #[path = "../common/mod.rs"]
@@ -41,10 +42,17 @@ async fn run(proof: Proof, subject: Subject) {
     assert!(outcome.is_ok(), "not done within {LIMIT:?}");
 }
 
+async fn run_on_server(proof: Proof) {
+    if let Some(subject) = Subject::postgres() {
+        run(proof, subject).await;
+    }
+}
+
 /// Makes a test of each function and log, and the list of those that run on every log.
 macro_rules! conformance {
     (
         every log { $($folder:ident :: $name:ident),* $(,)? }
+        only shared { $($shared_folder:ident :: $shared_name:ident),* $(,)? }
         only files { $($file_folder:ident :: $file_name:ident),* $(,)? }
     ) => {
         /// The tests that run on every log, by name.
@@ -78,12 +86,37 @@ macro_rules! conformance {
             )*
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $shared_name() {
+                    crate::run(
+                        |subject| Box::pin(crate::$shared_folder::$shared_name(subject)),
+                        crate::Subject::sqlite(),
+                    )
+                    .await;
+                }
+            )*
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $file_name() {
                     crate::run(
                         |subject| Box::pin(crate::$file_folder::$file_name(subject)),
                         crate::Subject::sqlite(),
                     )
                     .await;
+                }
+            )*
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    crate::run_on_server(|subject| Box::pin(crate::$folder::$name(subject))).await;
+                }
+            )*
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $shared_name() {
+                    crate::run_on_server(|subject| Box::pin(crate::$shared_folder::$shared_name(subject))).await;
                 }
             )*
         }
@@ -258,7 +291,7 @@ conformance! {
         retention::a_prune_that_fails_leaves_the_step_undone,
         retention::a_pruned_log_finds_what_is_left_by_type_tag_and_payload,
     }
-    only files {
+    only shared {
         log::l4_events_cannot_be_changed,
         log::l4_sequences_of_removed_events_are_not_given_again,
         once::l6_keys_of_another_store_are_seen,
@@ -281,6 +314,8 @@ conformance! {
         steering::d6_a_reset_gives_a_lost_name_back_to_nobody,
         takeover::d6_an_older_stream_elsewhere_can_store_nothing_after_the_takeover,
         requests::d9_a_request_is_heard_by_the_store_that_runs_the_stream,
+    }
+    only files {
         requests::d9_a_request_after_a_crash_is_begun_in_time_or_never,
     }
 }

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use millstream::internals::{FaultPoint, Sabotage, with_broken_log, with_faults};
 use millstream::{Store, StoreBuilder};
+use rusqlite::Connection;
 use tempfile::TempDir;
+
+use crate::common::postgres::{Database, database};
 
 /// Which log it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Memory,
     Sqlite,
+    Postgres,
     Broken(Sabotage),
 }
 
@@ -20,6 +24,8 @@ enum Kind {
 pub(crate) struct Subject {
     kind: Kind,
     folder: TempDir,
+    /// Where a log on a server lies.
+    database: Option<Database>,
     /// The store of a log in memory, which ends with it.
     store: OnceLock<Store>,
     wake_ups: WakeUps,
@@ -41,6 +47,15 @@ impl Subject {
         Self::new(Kind::Sqlite)
     }
 
+    /// Nothing, when there is no server; then the test says that it is skipped.
+    pub(crate) fn postgres() -> Option<Self> {
+        let database = database()?;
+        Some(Self {
+            database: Some(database),
+            ..Self::new(Kind::Postgres)
+        })
+    }
+
     pub(crate) fn broken(sabotage: Sabotage) -> Self {
         Self::new(Kind::Broken(sabotage))
     }
@@ -55,6 +70,7 @@ impl Subject {
         Self {
             kind,
             folder: tempfile::tempdir().expect("makes a folder"),
+            database: None,
             store: OnceLock::new(),
             wake_ups: WakeUps::Arrive,
         }
@@ -64,6 +80,32 @@ impl Subject {
     pub(crate) fn path(&self) -> PathBuf {
         assert_eq!(self.kind, Kind::Sqlite, "only a file can be looked at by others");
         self.folder.path().join("log.db")
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("only a log on a server has one")
+    }
+
+    /// Changes the tables of a log, past the store: how many rows, or what the database says against it.
+    pub(crate) fn execute(&self, sql: &str) -> Result<usize, String> {
+        match self.kind {
+            Kind::Postgres => self.database().execute(sql),
+            _ => {
+                let file = Connection::open(self.path()).expect("opens the file");
+                file.execute(sql, []).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// A number that stands in the tables of a log.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        match self.kind {
+            Kind::Postgres => self.database().number(sql),
+            _ => {
+                let file = Connection::open(self.path()).expect("opens the file");
+                file.query_row(sql, [], |row| row.get(0)).expect("there is a row")
+            }
+        }
     }
 
     /// Opens the log with default options.
@@ -98,13 +140,14 @@ impl Subject {
             Kind::Memory => in_memory(builder),
             Kind::Broken(sabotage) => in_memory(with_broken_log(builder, sabotage)),
             Kind::Sqlite => builder.open(self.path()).expect("opens the file"),
+            Kind::Postgres => self.database().open(builder),
         }
     }
 
     /// Ends what runs, and opens the log again. A log in memory goes on with the same store, so that the test has to end
     /// its streams itself.
     pub(crate) async fn reopen(&self, store: Store) -> Store {
-        if self.kind == Kind::Sqlite {
+        if matches!(self.kind, Kind::Sqlite | Kind::Postgres) {
             store.close().await.expect("closes");
         }
         drop(store);

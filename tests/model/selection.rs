@@ -1,16 +1,18 @@
 //! The bus finds by its index what asking each query about each event finds, whatever the payloads look like.
 //!
 //! Predicates are parts of the payloads beside them, spelled differently, so that most of them meet something; some have
-//! one value changed, so that they just miss it.
+//! one value changed, so that they just miss it. The same is asked of the log on a server.
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt;
 use millstream::internals::{select_by_index, select_naively};
-use millstream::{EventFilter, EventQuery, NewEvent};
+use millstream::{EventBatch, EventFilter, EventQuery, NewEvent, Store};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use proptest::test_runner::TestRunner;
 
+use crate::common::postgres::{Database, database};
 use crate::config;
 
 const TYPES: &[&str] = &["a", "b"];
@@ -206,6 +208,46 @@ fn the_index_selects_by_payload_what_asking_everyone_selects() {
             .filter(|&query| !naive[query].is_empty())
             .collect();
         prop_assert_eq!(select_by_index(&asked, to_append), concerned);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// The sequences behind a position that the server's log gives for each query.
+async fn read(store: &Store, queries: &[EventQuery], after: u64) -> Vec<Vec<u64>> {
+    let mut selected = Vec::new();
+    for query in queries {
+        let batches: Vec<EventBatch> = store.read(query).after(after).try_collect().await.expect("reads");
+        let events = batches.iter().flat_map(EventBatch::iter);
+        selected.push(events.map(|event| event.sequence() - after).collect());
+    }
+    selected
+}
+
+#[test]
+fn the_server_selects_what_asking_everyone_selects() {
+    let Some(database) = database() else { return };
+    let store: Store = Database::open(&database, Store::builder());
+    let runtime = tokio::runtime::Runtime::new().expect("makes a runtime");
+    let events = prop::collection::vec(event(), 1..5);
+    let queries = prop::collection::vec(prop::collection::vec(filter(), 0..3), 1..12);
+    let outcome = TestRunner::new(config(200)).run(&(events, queries), |(events, queries)| {
+        let asked: Vec<EventQuery> = queries
+            .iter()
+            .map(|query| EventQuery::any(query.iter().map(|filter| filter.to_ask(&events))))
+            .collect();
+        let to_append: Vec<NewEvent> = events
+            .iter()
+            .map(|event| NewEvent::raw(event.event_type, event.payload.text()).tags(&event.tags))
+            .collect();
+        let naive = select_naively(&asked, to_append.clone());
+        let selected = runtime.block_on(async {
+            let appended = store.append(to_append).await.expect("appends");
+            read(&store, &asked, appended.first_sequence - 1).await
+        });
+        prop_assert_eq!(selected, naive);
         Ok(())
     });
     if let Err(error) = outcome {

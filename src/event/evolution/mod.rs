@@ -9,7 +9,7 @@
 //! under the new name with the version that it has then.
 
 mod register;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod stored;
 
 use std::collections::HashMap;

@@ -7,18 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::{OpenError, StorageError};
-
-/// What a commit survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Durability {
-    /// Power cuts: every commit of a group is synced to the disk (`synchronous=FULL`).
-    #[default]
-    Full,
-    /// The death of the process, but not a power cut, which may cost the newest commits (`synchronous=NORMAL`). The log
-    /// stays consistent.
-    Relaxed,
-}
+use crate::log::opening::{Absent, Durability};
 
 impl Durability {
     /// The pragma for a commit that is to be as durable as the store says.
@@ -28,14 +17,6 @@ impl Durability {
             Self::Relaxed => ORDERED,
         }
     }
-}
-
-/// What becomes of a file that is not there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Absent {
-    #[default]
-    Made,
-    Refused,
 }
 
 /// The pragma for a commit that need not be synced.

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `once`, `prune` and `checkpoint` (the committer's
-//! half), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
+//! half), `candidates` (which events a query can concern), `statement`, `names`, `row` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup`, `copy` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
@@ -26,7 +26,6 @@ mod prune;
 mod read;
 mod row;
 mod schema;
-mod show;
 mod statement;
 mod statistics;
 mod survey;
@@ -44,10 +43,11 @@ use crate::event::batch::CommittedBatch;
 use crate::event::evolution::Evolution;
 #[cfg(feature = "internals")]
 use crate::event::query::EventQuery;
+use crate::log::opening::{Absent, Durability};
 #[cfg(feature = "internals")]
 use crate::log::page::{PageBounds, Range};
 use crate::log::sqlite::checkpoint::Checkpoints;
-use crate::log::sqlite::connection::{Absent, Durability, storage};
+use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::names::TypeNames;

@@ -6,23 +6,13 @@ use rusqlite::Connection;
 
 use crate::event::evolution::Evolution;
 use crate::event::lineage::Lineage;
+use crate::log::show::Kind;
 
 /// The types that were met. The one met last comes first: a log has few types, and they come in runs.
 #[derive(Default)]
 pub(super) struct TypeNames {
     known: Vec<(i64, Kind)>,
     evolution: Option<Arc<Evolution>>,
-}
-
-/// What a number of a row stands for.
-#[derive(Clone)]
-pub(super) struct Kind {
-    pub(super) name: Arc<str>,
-    pub(super) version: u32,
-    /// What there is to say of an event of this version that is shown as it is stored.
-    pub(super) lineage: Option<Arc<Lineage>>,
-    /// Whether it is shown as it is stored.
-    pub(super) is_current: bool,
 }
 
 /// How many types are kept.
@@ -73,13 +63,7 @@ impl TypeNames {
                 let (name, version): (String, u32) = connection
                     .prepare_cached("SELECT name, schema_version FROM event_type WHERE id = ?1")?
                     .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                let evolution = self.evolution.as_deref();
-                let kind = Kind {
-                    version,
-                    lineage: Lineage::of_version(version),
-                    is_current: evolution.is_none_or(|evolution| evolution.is_current(&name, version)),
-                    name: name.into(),
-                };
+                let kind = Kind::new(&name, version, self.evolution.as_deref());
                 self.known.truncate(TYPE_NAMES_MAX - 1);
                 self.known.insert(0, (id, kind));
             }

@@ -12,13 +12,13 @@ use crate::event::draft::{Drafts, weight_bytes};
 use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds, Range};
+use crate::log::show::{self, RowView, ShownRow};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::scan::Sequences;
 use crate::log::sqlite::index::view::{IndexView, Search};
 use crate::log::sqlite::names::{TypeNames, ids_of_type};
-use crate::log::sqlite::row::{RowView, StoredTags, stored_tags};
-use crate::log::sqlite::show::{self, ShownRow};
+use crate::log::sqlite::row::{StoredTags, stored_tags};
 use crate::log::sqlite::statement::{ROW, ROWS_OF_TYPE, SCAN, Snapshot};
 
 /// What a page is read with.

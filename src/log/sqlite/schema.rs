@@ -6,7 +6,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
 use crate::error::OpenError;
-use crate::log::sqlite::connection::{Absent, storage};
+use crate::log::opening::Absent;
+use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::path::{PATHS_MAX, PayloadPath};
 use crate::log::sqlite::index::run;
 

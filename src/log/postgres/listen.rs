@@ -1,0 +1,130 @@
+//! Wake-ups between processes: what was committed here is told to the others, and what they say is passed on.
+//!
+//! A word says only that there is something to look at, and goes over a connection of its own, after the commit. In the transaction
+//! itself it would take a lock that all transactions of the database with words share, and hold it through the sync of the commit. A
+//! word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::log::postgres::server::{Role, Server};
+use crate::log::postgres::session::Session;
+use crate::log::postgres::trouble::Trouble;
+
+/// The pauses between two tries to listen.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How many words may wait. One says as much as many.
+const WORDS_MAX: usize = 16;
+
+/// Tells, listens, and connects again when the connection is lost.
+pub(super) struct Herald {
+    pub(super) server: Arc<Server>,
+    pub(super) channel: String,
+    /// Something was committed here.
+    pub(super) own: Arc<Notify>,
+    /// Somebody else has committed something.
+    pub(super) call: Arc<dyn Fn() + Send + Sync>,
+    pub(super) closing: watch::Receiver<bool>,
+}
+
+/// The channel of a log: no other log has it, not even one in the same database.
+pub(super) fn channel(log_id: &str) -> String {
+    format!("millstream_{log_id}")
+}
+
+/// How a stretch of listening ended.
+enum End {
+    Closing,
+    Lost,
+}
+
+impl Herald {
+    pub(super) async fn run(self) {
+        let mut is_told = false;
+        let mut pauses = pauses();
+        loop {
+            match self.listen(&mut is_told).await {
+                Ok(End::Closing) => return,
+                Ok(End::Lost) => {
+                    // It worked for a while, so it will again soon.
+                    pauses = self::pauses();
+                    tracing::info!(server = %self.server.name, "the connection for wake-ups was lost, it is made anew");
+                }
+                Err(trouble) if !is_told => {
+                    is_told = true;
+                    tracing::warn!(
+                        server = %self.server.name, %trouble,
+                        "wake-ups of other processes cannot be heard, they are looked for at the poll interval"
+                    );
+                }
+                Err(_) => {}
+            }
+            let pause = pauses.next().unwrap_or(PAUSE_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = closed(&self.closing) => return,
+            }
+        }
+    }
+
+    async fn listen(&self, is_told: &mut bool) -> Result<End, Trouble> {
+        let (heard, mut words) = mpsc::channel(WORDS_MAX);
+        let connecting = tokio::time::timeout(self.server.patience(), self.connect(heard));
+        let limit = self.server.patience();
+        let (session, own_number) = tokio::select! {
+            connected = connecting => connected.map_err(|_| Trouble::NoAnswer { limit })??,
+            () = closed(&self.closing) => return Ok(End::Closing),
+        };
+        *is_told = false;
+        // What was said before nobody heard.
+        (self.call)();
+        let tell = format!("NOTIFY {}", self.channel);
+        loop {
+            tokio::select! {
+                () = closed(&self.closing) => return Ok(End::Closing),
+                word = words.recv() => match word {
+                    None => return Ok(End::Lost),
+                    Some(number) if number == own_number => {}
+                    Some(_) => (self.call)(),
+                },
+                () = self.own.notified() => {
+                    let told = tokio::time::timeout(limit, session.client.batch_execute(&tell)).await;
+                    match told {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => return Ok(End::Lost),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A session that listens, and its number.
+    async fn connect(&self, heard: mpsc::Sender<i32>) -> Result<(Session, i32), Trouble> {
+        let session = self.server.connect(Role::Listener, Some(heard)).await?;
+        session
+            .client
+            .batch_execute(&format!("LISTEN {}", self.channel))
+            .await?;
+        let row = session.client.query_one("SELECT pg_backend_pid()", &[]).await?;
+        let number = row.try_get(0)?;
+        Ok((session, number))
+    }
+}
+
+async fn closed(closing: &watch::Receiver<bool>) {
+    // The sender's end is the end, too.
+    let _ = closing.clone().wait_for(|is_closing| *is_closing).await;
+}
+
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(PAUSE_MIN)
+        .with_max_delay(PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

@@ -1,0 +1,9 @@
+//! What is particular to a log on a PostgreSQL server: many processes, a network that fails, a schema that others may have.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod opening;
+mod outages;
+mod proxy;
+mod sharing;
+mod wake_ups;
