@@ -181,14 +181,20 @@ pub enum OpenError {
 
 /// The storage of a log failed, or that of read models.
 #[derive(Clone, Debug, Error)]
-#[error("{subject} could not {operation}: {message}")]
+#[error("{subject} could not {operation}: {}", told.message)]
 pub struct StorageError {
     subject: &'static str,
     operation: &'static str,
-    message: String,
+    told: Arc<Told>,
     #[source]
     source: Arc<dyn Error + Send + Sync>,
     kind: StorageFault,
+}
+
+/// What is told of a failure of the storage.
+#[derive(Clone, Debug)]
+struct Told {
+    message: String,
     server: Option<Arc<str>>,
 }
 
@@ -209,10 +215,12 @@ impl StorageError {
         Self {
             subject: "the log",
             operation,
-            message: source.to_string(),
+            told: Arc::new(Told {
+                message: source.to_string(),
+                server: None,
+            }),
             source: Arc::new(source),
             kind: StorageFault::Unknown,
-            server: None,
         }
     }
 
@@ -236,7 +244,7 @@ impl StorageError {
 
     #[cfg(feature = "postgres")]
     pub(crate) fn at_server(mut self, server: &Arc<str>) -> Self {
-        self.server = Some(Arc::clone(server));
+        Arc::make_mut(&mut self.told).server = Some(Arc::clone(server));
         self
     }
 
@@ -254,7 +262,7 @@ impl StorageError {
 
     /// The server that it happened at, as `host:port/database`; nothing, when the log is no server's.
     pub fn server(&self) -> Option<&str> {
-        self.server.as_deref()
+        self.told.server.as_deref()
     }
 
     /// Whether the same may succeed when it is tried again, and has not happened yet: somebody else was in the way, or the server

@@ -8,8 +8,8 @@
 
 mod cluster;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::executor::block_on;
@@ -28,16 +28,21 @@ pub(crate) struct Database {
 
 /// A new schema; nothing, when there is no server.
 pub(crate) fn database() -> Option<Database> {
-    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
     let (address, is_lasting) = match std::env::var("DATABASE_URL") {
         Ok(address) => (address, true),
-        Err(_) => (CLUSTER.get_or_init(cluster).as_ref()?.address(), false),
+        Err(_) => (shared_cluster()?.address(), false),
     };
     Some(Database {
         address,
         schema: new_schema(),
         is_lasting,
     })
+}
+
+/// The server that the tests of this process share; nothing, when no programs are installed.
+pub(crate) fn shared_cluster() -> Option<Arc<Cluster>> {
+    static CLUSTER: OnceLock<Option<Arc<Cluster>>> = OnceLock::new();
+    CLUSTER.get_or_init(|| cluster().map(Arc::new)).clone()
 }
 
 /// A server for one test alone, which may be stopped and started; nothing, when no programs are installed.

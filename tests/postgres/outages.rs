@@ -1,30 +1,39 @@
 //! The connection is lost, the server stops, somebody holds the log: nothing is lost, nothing is doubled, nothing hangs, and what is
 //! said is what is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use millstream::{AppendError, DurableStream, EventQuery, StorageError, Store, StoreBuilder};
 
-use crate::common::postgres::{Cluster, cluster, new_schema, on_connection};
+use crate::common::postgres::{Cluster, cluster, new_schema, on_connection, shared_cluster};
 use crate::common::{Recorder, append, events, eventually, in_time, log, sequences};
 use crate::proxy::{Mode, Proxy};
 
 /// A store that speaks to its server through a proxy.
 struct Fixture {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     proxy: Proxy,
     schema: String,
 }
 
 impl Fixture {
     async fn new() -> Option<Self> {
-        let cluster = cluster()?;
-        Some(Self {
+        Some(Self::at(shared_cluster()?).await)
+    }
+
+    /// With a server that only this test has.
+    async fn alone() -> Option<Self> {
+        Some(Self::at(Arc::new(cluster()?)).await)
+    }
+
+    async fn at(cluster: Arc<Cluster>) -> Self {
+        Self {
             proxy: Proxy::to(cluster.port()).await,
             schema: new_schema(),
             cluster,
-        })
+        }
     }
 
     async fn open(&self, options: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Store {
@@ -112,7 +121,7 @@ async fn an_outcome_that_nobody_can_find_out_is_said_to_be_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_and_starts_loses_nothing() {
-    let Some(fixture) = Fixture::new().await else {
+    let Some(fixture) = Fixture::alone().await else {
         return;
     };
     let store = fixture.open(|builder| builder.window_bytes(0)).await;

@@ -132,19 +132,23 @@ impl Wake for Unpark {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[test]
     fn one_waits_with_and_without_a_runtime_and_not_for_ever() {
         let driver = Driver::start().unwrap();
         let long = Duration::from_secs(25);
-        let sleep = || async {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Ok(7)
+        // Whoever waits is woken by a task that runs on the other thread.
+        let answer = || {
+            let (give, answer) = oneshot::channel();
+            driver.spawn(async move { give.send(7).expect("somebody waits") });
+            async { answer.await.map_err(|_| Trouble::TransactionIsGone) }
         };
-        assert!(matches!(driver.wait(long, sleep()), Ok(7)));
+        assert!(matches!(driver.wait(long, answer()), Ok(7)));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let nested = runtime.block_on(async { driver.wait(long, sleep()) });
+        let nested = runtime.block_on(async { driver.wait(long, answer()) });
         assert!(matches!(nested, Ok(7)));
         let short = Duration::from_millis(1);
         let never = driver.wait(short, std::future::pending::<Result<(), Trouble>>());

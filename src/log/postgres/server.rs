@@ -55,7 +55,7 @@ impl Server {
         let mut config: Config = address
             .parse()
             .map_err(|_| OpenError::InvalidAddress { problem })?;
-        if config.get_hosts().is_empty() {
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             let problem = "it names no host";
             return Err(OpenError::InvalidAddress { problem });
         }
@@ -208,19 +208,23 @@ fn tls() -> Result<MakeRustlsConnect, OpenError> {
 /// Where it is, without who one is there.
 fn name(config: &Config) -> String {
     let mut name = String::new();
-    for (index, host) in config.get_hosts().iter().enumerate() {
+    let of_host = |host: &Host| match host {
+        Host::Tcp(host) => host.clone(),
+        #[cfg(unix)]
+        Host::Unix(folder) => folder.to_string_lossy().into_owned(),
+    };
+    let mut hosts: Vec<String> = config.get_hosts().iter().map(of_host).collect();
+    if hosts.is_empty() {
+        hosts.extend(config.get_hostaddrs().iter().map(ToString::to_string));
+    }
+    for (index, host) in hosts.iter().enumerate() {
         if index > 0 {
             name.push(',');
-        }
-        match host {
-            Host::Tcp(host) => name.push_str(host),
-            #[cfg(unix)]
-            Host::Unix(folder) => name.push_str(&folder.to_string_lossy()),
         }
         let ports = config.get_ports();
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
         // Writing into a text does not fail.
-        let _ = write!(name, ":{port}");
+        let _ = write!(name, "{host}:{port}");
     }
     // Without a name of its own the database is called like the user.
     if let Some(database) = config.get_dbname().or(config.get_user()) {
@@ -246,6 +250,8 @@ mod tests {
     fn a_server_is_named_without_its_password() {
         let found = server("postgres://anna:secret@db.example:5433/shop", "millstream").unwrap();
         assert_eq!(&*found.name, "db.example:5433/shop");
+        let found = server("hostaddr=127.0.0.1 user=anna password=secret", "millstream").unwrap();
+        assert_eq!(&*found.name, "127.0.0.1:5432/anna");
         let found = server("host=/run/pg,db user=anna password=secret", "millstream").unwrap();
         assert_eq!(&*found.name, "/run/pg:5432,db:5432/anna");
     }
