@@ -13,7 +13,7 @@ use crate::store::Store;
 
 impl StoreBuilder {
     /// The schema that the log on a PostgreSQL server lies in, so that a database can hold several. Default `millstream`. It is made
-    /// when it is not there.
+    /// when it is not there. A URL that names one, as `postgres://host/database?schema=shop` does, goes before this.
     pub fn schema(mut self, name: impl Into<String>) -> Self {
         self.server.schema = name.into();
         self

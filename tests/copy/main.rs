@@ -5,4 +5,6 @@ mod common;
 mod cut_off;
 mod in_use;
 mod place;
+#[cfg(feature = "postgres")]
+mod server;
 mod whole;

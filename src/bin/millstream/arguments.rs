@@ -20,8 +20,14 @@ pub(crate) struct Arguments {
 /// What every command takes.
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The file of the log
-    #[arg(long, global = true, env = "MILLSTREAM_DB", value_name = "PATH")]
+    /// The file of the log, or the address of a PostgreSQL server
+    #[arg(
+        long,
+        visible_alias = "store",
+        global = true,
+        env = "MILLSTREAM_DB",
+        value_name = "PATH"
+    )]
     pub(crate) db: Option<PathBuf>,
     /// Write JSON: one object, or one line for each event
     #[arg(long, global = true)]

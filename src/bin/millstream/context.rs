@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use millstream::{Limits, Store};
+use millstream::{Limits, LogLocation, Store};
 
 use crate::arguments::Common;
 use crate::failure::Failure;
@@ -29,27 +29,28 @@ impl Context {
         }
     }
 
-    /// The file of the log.
-    pub(crate) fn db(&self) -> Result<&Path, Failure> {
-        self.db.as_deref().ok_or_else(|| {
+    /// Where the log is.
+    pub(crate) fn location(&self) -> Result<LogLocation, Failure> {
+        let told = self.db.as_deref().ok_or_else(|| {
             Failure::Usage(String::from(
                 "which log? give --db PATH, or set the variable MILLSTREAM_DB",
             ))
-        })
+        })?;
+        Ok(LogLocation::parse(told)?)
     }
 
     /// Opens the log, which has to be there.
-    pub(crate) fn open(&self) -> Result<Store, Failure> {
-        Ok(Store::builder().must_exist().open(self.db()?)?)
+    pub(crate) async fn open(&self) -> Result<Store, Failure> {
+        Ok(Store::builder().must_exist().open_at(&self.location()?).await?)
     }
 
     /// Opens the log, or makes it.
-    pub(crate) fn open_or_make(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.db()?)?)
+    pub(crate) async fn open_or_make(&self) -> Result<Store, Failure> {
+        Ok(Store::builder().open_at(&self.location()?).await?)
     }
 
     /// Opens the log, or makes it, for batches of another log.
-    pub(crate) fn open_for_import(&self, durability: millstream::Durability) -> Result<Store, Failure> {
+    pub(crate) async fn open_for_import(&self, durability: millstream::Durability) -> Result<Store, Failure> {
         let limits = Limits::default()
             .batch_events_max(IMPORT_EVENTS_MAX)
             .batch_bytes_max(IMPORT_BYTES_MAX)
@@ -59,12 +60,15 @@ impl Context {
             .tag_bytes_max(IMPORT_BYTES_MAX)
             .type_bytes_max(IMPORT_BYTES_MAX);
         let builder = Store::builder().limits(limits).durability(durability);
-        Ok(builder.open(self.db()?)?)
+        Ok(builder.open_at(&self.location()?).await?)
     }
 
     /// Refuses to read or write the log itself as an ordinary file, which would drop the locks that protect it.
     pub(crate) fn refuse_log_as_file(&self, file: &Path) -> Result<(), Failure> {
-        let db = self.db()?;
+        let location = self.location()?;
+        let Some(db) = location.path() else {
+            return Ok(());
+        };
         let of_log = ["", "-wal", "-shm"].map(|suffix| {
             let mut path = db.as_os_str().to_owned();
             path.push(suffix);

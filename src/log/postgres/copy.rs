@@ -117,7 +117,9 @@ impl CopyTarget for PostgresWriter {
 
     fn end_copy(&mut self) -> Result<(), StorageError> {
         self.with("end the copy", async |session| {
-            session.execute("UPDATE millstream_log SET copy_of = NULL", &[]).await?;
+            session
+                .execute("UPDATE millstream_log SET copy_of = NULL", &[])
+                .await?;
             Ok(())
         })
     }

@@ -89,7 +89,8 @@ struct Columns<'a> {
 impl<'a> Columns<'a> {
     fn take(&mut self, batch: &'a CommittedBatch) {
         // Of a batch that is copied events may be missing.
-        let place = |sequence| i32::try_from(sequence - batch.first_sequence).expect("a batch has less than 4 GiB");
+        let place =
+            |sequence| i32::try_from(sequence - batch.first_sequence).expect("a batch has less than 4 GiB");
         let size = place(batch.last_sequence + 1);
         for event in &batch.events {
             self.sequences.push(event.sequence as i64);

@@ -4,11 +4,12 @@
 //! their own. Nothing of a lost connection is hidden: who writes is told whether the outcome is known, and who reads reads again.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `trouble` (what goes wrong, and what is known then),
-//! `driver` (the thread of the connections), `server` and `session` (how a connection is made, and used), `text` (what the server cannot
+//! `driver` (the thread of the connections), `address`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
 //! hold), `write`, `insert` and `cursor` (the committer's half), `letter`, `once`, `select` (which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
 //! `listen` (wake-ups between processes).
 
+mod address;
 mod assembly;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;

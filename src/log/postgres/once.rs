@@ -4,9 +4,9 @@ use tokio_postgres::Row;
 
 use crate::error::StorageError;
 use crate::event::fingerprint::Fingerprint;
-use crate::log::once::{KeyWriter, StoredKey};
 #[cfg(feature = "sqlite")]
 use crate::log::once::{KeyReader, NamedKey};
+use crate::log::once::{KeyWriter, StoredKey};
 #[cfg(feature = "sqlite")]
 use crate::log::page::Range;
 use crate::log::postgres::place::bounded;

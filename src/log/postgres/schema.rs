@@ -138,7 +138,10 @@ fn supported() -> i64 {
 pub(super) enum Made<'a> {
     Log,
     /// A copy in the making of the log with this id.
-    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only a build with files copies"))]
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(dead_code, reason = "only a build with files copies")
+    )]
     CopyOf(&'a str),
 }
 

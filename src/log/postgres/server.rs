@@ -15,6 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::error::OpenError;
 use crate::log::opening::Durability;
 use crate::log::postgres::Options;
+use crate::log::postgres::address::split_schema;
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
 
@@ -52,6 +53,7 @@ impl Server {
     pub(super) fn new(address: &str, options: &Options, durability: Durability) -> Result<Self, OpenError> {
         // What the driver says of an address may quote it, and so the password.
         let problem = "it cannot be read";
+        let (address, schema) = split_schema(address);
         let mut config: Config = address
             .parse()
             .map_err(|_| OpenError::InvalidAddress { problem })?;
@@ -59,7 +61,7 @@ impl Server {
             let problem = "it names no host";
             return Err(OpenError::InvalidAddress { problem });
         }
-        let schema = &options.schema;
+        let schema = schema.unwrap_or_else(|| options.schema.clone());
         if schema.is_empty() || schema.len() > SCHEMA_BYTES_MAX || schema.chars().any(char::is_control) {
             return Err(OpenError::InvalidOption {
                 option: "schema",
@@ -85,7 +87,7 @@ impl Server {
         };
         Ok(Self {
             name: name(&config).into(),
-            schema: schema.clone(),
+            schema,
             durability,
             limit: options.limit,
             tls,

@@ -69,7 +69,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
             "--type, --tag and --payload describe the context of a condition; give --if-unchanged or --expect, too",
         )));
     }
-    let store = context.open_or_make()?;
+    let store = context.open_or_make().await?;
     let expected = match arguments.expect {
         Some(version) => Some(ExpectedContext::version(version)),
         None if is_conditional => Some(ExpectedContext::nothing_after(store.head())),

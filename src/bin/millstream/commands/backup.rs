@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let progress = Progress::start("copying", Unit::Bytes, Some(0));
     let shown = progress.share();
     let backed_up = store

@@ -25,7 +25,7 @@ struct Told {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let mut told = Told {
         context_version: 0,
         head: store.head(),

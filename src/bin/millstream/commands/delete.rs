@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let control = store.stream(&arguments.name).await?;
     let status = control.status().await?;
     let (name, cursor) = (&arguments.name, standing::cursor(&status));

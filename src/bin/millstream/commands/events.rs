@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let range = arguments.range.find(&store).await?;
     let query = arguments.query.query();
     let limit = arguments.limit.unwrap_or(u64::MAX);

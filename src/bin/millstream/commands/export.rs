@@ -42,7 +42,7 @@ enum Target<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let range = arguments.range.find(&store).await?;
     let target = match &arguments.file {
         Some(path) => Target::File(create(path, context)?, path),

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let mut interrupted = terminal::interruption().await;
-    let store = context.open()?;
+    let store = context.open().await?;
     let head = store.head();
     let after = arguments.after.unwrap_or(head);
     if context.output.format() == Format::Text {

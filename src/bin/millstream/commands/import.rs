@@ -63,7 +63,7 @@ async fn import(
     key: Option<&str>,
     tally: &mut Tally,
 ) -> Result<(), Failure> {
-    let store = context.open_for_import(Durability::Relaxed)?;
+    let store = context.open_for_import(Durability::Relaxed).await?;
     let (verb, total) = ("importing", input.total_bytes());
     let progress = match total {
         Some(total) => Progress::start(verb, Unit::Bytes, Some(total)),
@@ -89,7 +89,7 @@ async fn import(
     };
     store.close().await?;
     if let Some(batch) = last {
-        let store = context.open_for_import(Durability::Full)?;
+        let store = context.open_for_import(Durability::Full).await?;
         append(&store, batch, key, tally).await?;
         store.close().await?;
     }

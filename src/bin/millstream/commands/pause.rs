@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let control = store.stream(&arguments.name).await?;
     control.pause(&arguments.who.by).await?;
     let status = control.status().await?;

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let Arguments { name, new } = arguments;
-    let store = context.open()?;
+    let store = context.open().await?;
     store.stream(&name).await?.rename(new.as_str()).await?;
     store.close().await?;
     context

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let control = store.stream(&arguments.name).await?;
     let status = control.status().await?;
     let expected = arguments.expect.unwrap_or_else(|| standing::cursor(&status));

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let control = store.stream(&arguments.name).await?;
     let found = standing::cursor(&control.status().await?);
     let name = &arguments.name;

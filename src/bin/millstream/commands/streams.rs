@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     match arguments.watch {
         true => watch(context).await?,
         false => {
-            let store = context.open()?;
+            let store = context.open().await?;
             let look = Look::take(&store).await?;
             store.close().await?;
             show(&look, None, &mut context.output)?;
@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
 
 async fn watch(context: &mut Context) -> Result<(), Failure> {
     let mut interrupted = terminal::interruption().await;
-    let store = context.open()?;
+    let store = context.open().await?;
     let output = &mut context.output;
     let mut last: Option<Look> = None;
     loop {

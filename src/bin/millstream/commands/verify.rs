@@ -1,9 +1,7 @@
 //! `verify`: whether the file is sound.
 
-use std::path::Path;
-
 use clap::Args;
-use millstream::{OpenError, Store, Verification};
+use millstream::{LogLocation, OpenError, Store, Verification};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -29,7 +27,7 @@ struct Told<'a> {
 }
 
 pub(crate) async fn run(_: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = open(context.db()?)?;
+    let store = open(&context.location()?).await?;
     let verification = store.verify().await?;
     store.close().await?;
     let is_sound = verification.is_sound();
@@ -44,11 +42,10 @@ pub(crate) async fn run(_: Arguments, context: &mut Context) -> Result<Exit, Fai
 }
 
 /// A log that SQLite cannot open because of damage is a finding, and not a wrong path.
-fn open(db: &Path) -> Result<Store, Failure> {
-    match Store::builder().must_exist().open(db) {
+async fn open(location: &LogLocation) -> Result<Store, Failure> {
+    match Store::builder().must_exist().open_at(location).await {
         Err(OpenError::Storage(error)) if error.is_damage() => Err(Failure::Damaged(format!(
-            "{} is damaged, it cannot even be opened: {error}; restore a backup",
-            db.display()
+            "{location} is damaged, it cannot even be opened: {error}; restore a backup"
         ))),
         opened => Ok(opened?),
     }

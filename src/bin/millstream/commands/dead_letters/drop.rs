@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
     let Arguments { name, reason, .. } = &arguments;
-    let store = context.open()?;
+    let store = context.open().await?;
     store.stream(name).await?;
     let letters = store.dead_letters(name);
     let chosen = choose(&letters, &arguments).await?;

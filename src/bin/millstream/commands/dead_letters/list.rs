@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let name = &arguments.name;
     // An unknown name has no letters either, and is told from one that has none.
     store.stream(name).await?;

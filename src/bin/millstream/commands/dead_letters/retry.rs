@@ -78,7 +78,7 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     let name = &arguments.name;
     let control = store.stream(name).await?;
     let mut before = list(&store, name).await?;

@@ -30,7 +30,7 @@ struct Told<'a> {
 }
 
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let store = context.open()?;
+    let store = context.open().await?;
     store.stream(&arguments.name).await?;
     let letters = store.dead_letters(&arguments.name);
     let (letter, batch) = letters.show(arguments.sequence).await?;
