@@ -1,5 +1,7 @@
 //! The store: what a program holds of its log and its streams.
 
+#[cfg(feature = "sqlite")]
+mod beside;
 pub(crate) mod fold;
 mod operations;
 mod react;

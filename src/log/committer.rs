@@ -4,6 +4,8 @@
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
 //! an `append` future loses nothing.
 
+#[cfg(feature = "sqlite")]
+mod beside;
 mod durable;
 mod hear;
 mod react;
@@ -17,6 +19,8 @@ use crate::clock::Clock;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
+#[cfg(feature = "sqlite")]
+use crate::log::beside::BesideWork;
 use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
@@ -62,6 +66,9 @@ pub(crate) struct Committer<W> {
     /// Changes of dead letters, which come after the group.
     pub(crate) letters: Vec<LetterRequest>,
     pub(crate) reactions: GroupReactions,
+    /// What is written beside the log, which comes after the group.
+    #[cfg(feature = "sqlite")]
+    pub(crate) beside: Vec<Box<dyn BesideWork>>,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -129,6 +136,8 @@ impl<W: LogWriter> Committer<W> {
             for request in std::mem::take(&mut self.letters) {
                 self.change_letters(request);
             }
+            #[cfg(feature = "sqlite")]
+            self.write_beside();
             return requests;
         }
         if !work.cursors.is_empty() {
@@ -317,6 +326,11 @@ impl<W: LogWriter> Committer<W> {
             }
             Request::Letter(request) => {
                 self.letters.push(request);
+                Ok(())
+            }
+            #[cfg(feature = "sqlite")]
+            Request::Beside(work) => {
+                self.beside.push(work);
                 Ok(())
             }
             Request::Steer(request) => {
