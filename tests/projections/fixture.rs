@@ -31,6 +31,7 @@ pub(crate) struct Sabotage {
 /// Counts the events of each type, in rows and in memory.
 #[derive(Clone)]
 pub(crate) struct Counts {
+    pub(crate) name: &'static str,
     pub(crate) version: u32,
     pub(crate) query: EventQuery,
     pub(crate) schema: String,
@@ -47,6 +48,7 @@ pub(crate) const SCHEMA: &str = "CREATE TABLE counted (type TEXT PRIMARY KEY, co
 impl Counts {
     pub(crate) fn new(version: u32) -> Self {
         Self {
+            name: "counts",
             version,
             query: EventQuery::all(),
             schema: SCHEMA.to_owned(),
@@ -66,7 +68,7 @@ impl Counts {
 
 impl Projection for Counts {
     fn name(&self) -> &str {
-        "counts"
+        self.name
     }
 
     fn version(&self) -> u32 {

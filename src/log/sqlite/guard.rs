@@ -19,6 +19,9 @@ const STEPS_PER_LOOK: i32 = 1_000;
 /// Names that belong to this crate, and to SQLite.
 const RESERVED: [&str; 2] = ["millstream_", "sqlite_"];
 
+/// Where SQLite writes down what there is.
+const CATALOG: [&str; 2] = ["sqlite_master", "sqlite_schema"];
+
 /// What foreign code may do.
 #[derive(Clone, Debug)]
 pub(crate) enum Rules {
@@ -147,7 +150,7 @@ impl Rules {
             Insert { table_name } | Update { table_name, .. } | Delete { table_name } => {
                 match is_main && self.may_write(table_name) {
                     true => Ok(()),
-                    false => forbidden(format!("write `{table_name}`")),
+                    false => forbidden(written(table_name)),
                 }
             }
             CreateTable { table_name: name } | CreateView { view_name: name } if is_main => self.make(name),
@@ -188,7 +191,7 @@ impl Rules {
 
     fn may_write(&self, name: &str) -> bool {
         // What is made is written down by SQLite itself. It lets nobody else write there.
-        let is_catalog = || ["sqlite_master", "sqlite_schema"].contains(&name);
+        let is_catalog = || CATALOG.contains(&name);
         self.is_own(name) || (matches!(self, Self::Make { .. }) && is_catalog())
     }
 
@@ -196,6 +199,8 @@ impl Rules {
         let lower = name.to_ascii_lowercase();
         match self {
             Self::Write { .. } => forbidden(format!("make `{name}` outside its schema")),
+            // SQLite makes it for columns that never use a number twice, and keeps it for itself.
+            Self::Make { .. } if lower == "sqlite_sequence" => Ok(()),
             Self::Make { .. } if is_reserved(&lower) => {
                 forbidden(format!("make `{name}`, a name that is reserved"))
             }
@@ -221,6 +226,15 @@ fn is_reserved(name: &str) -> bool {
 /// The indexes that SQLite makes for primary keys and unique columns.
 fn is_automatic(index: &str) -> bool {
     index.starts_with("sqlite_autoindex_")
+}
+
+/// What a refusal calls writing to a table.
+fn written(table: &str) -> String {
+    match table {
+        "sqlite_temp_master" => "make something temporary".to_owned(),
+        table if CATALOG.contains(&table) => "make or drop something outside its schema".to_owned(),
+        table => format!("write `{table}`"),
+    }
 }
 
 /// What a refusal says of an action that is never allowed.

@@ -166,7 +166,9 @@ fn make(desk: &Desk<'_>, spec: &Spec, budget: Duration) -> Result<(), ReadModelE
         let objects = objects.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         for object in objects {
             let (object, kind) = object?;
-            if !others.contains(&object.to_ascii_lowercase()) {
+            let name = object.to_ascii_lowercase();
+            // What SQLite makes for a table goes with it.
+            if !others.contains(&name) && !name.starts_with("sqlite_") {
                 desk.tx().execute(
                     "INSERT INTO millstream_model_object (object, type, name, version) VALUES (?1, ?2, ?3, ?4)",
                     params![object, kind, spec.name, spec.version],
