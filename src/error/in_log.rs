@@ -39,6 +39,8 @@ pub enum InLogError {
         budget: Duration,
     },
     /// Its tables were removed while it was kept.
-    #[error("the tables of the read model were removed from the log's file; register it anew to build it again")]
+    #[error(
+        "the tables of the read model were removed from the log's file; register it anew to build it again"
+    )]
     Removed,
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::{FailureCategory, InLogError, ReadError, SteerError, StorageError, StreamError, WaitError};
+use crate::error::{
+    FailureCategory, InLogError, ReadError, SteerError, StorageError, StreamError, WaitError,
+};
 
 /// Something with a read model failed. What it held before it still holds.
 #[derive(Clone, Debug, Error)]

@@ -80,7 +80,11 @@ impl Inside {
                 *folded.entry(name.clone()).or_insert(0) += 1;
             } else if *sequence <= self.position.max(self.cursor) {
                 let is_letter = self.letters.contains(sequence);
-                assert!(is_letter, "{sequence} is lost inside, at {}\nafter {orders}", self.position);
+                assert!(
+                    is_letter,
+                    "{sequence} is lost inside, at {}\nafter {orders}",
+                    self.position
+                );
             }
         }
         assert_eq!(self.counted, folded, "inside\nafter {orders}");

@@ -47,7 +47,12 @@ impl Projection for Tries {
         self.schema
     }
     fn apply(&mut self, tx: &Transaction<'_>, batch: &EventBatch) -> Result<(), BoxError> {
-        let mine = || tx.execute("INSERT INTO mine (sequence) VALUES (?1)", [batch.first_sequence() as i64]);
+        let mine = || {
+            tx.execute(
+                "INSERT INTO mine (sequence) VALUES (?1)",
+                [batch.first_sequence() as i64],
+            )
+        };
         mine()?;
         match self.how {
             How::Plainly => tx.execute_batch(self.sql)?,
@@ -87,7 +92,11 @@ async fn stopped(place: &Place, tries: Tries, options: &InLogOptions) -> (Failur
     let StopCause::HandlerFailed { category, error, .. } = cause else {
         panic!("{what}: {cause}");
     };
-    assert_eq!(number(&place.path("log.db"), "SELECT count(*) FROM mine"), 0, "{what}");
+    assert_eq!(
+        number(&place.path("log.db"), "SELECT count(*) FROM mine"),
+        0,
+        "{what}"
+    );
     assert_eq!(log(place), before, "{what}");
     check(&store, 1).await;
     (category, error.to_string())
@@ -115,7 +124,10 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("UPDATE cursor SET position = 0", "write `cursor`"),
     ("UPDATE log SET epoch = epoch + 1", "read `log`"),
     ("SELECT * FROM events", "read `events`"),
-    ("INSERT INTO mine SELECT sequence, payload FROM event", "read `event`"),
+    (
+        "INSERT INTO mine SELECT sequence, payload FROM event",
+        "read `event`",
+    ),
     ("DELETE FROM millstream_model", "write `millstream_model`"),
     ("DROP TABLE event", "outside its schema"),
     ("DROP TABLE mine", "outside its schema"),
@@ -189,9 +201,15 @@ async fn r1_a_trigger_of_its_own_does_not_reach_the_log_either() {
 /// Schemas, and what the refusal calls them.
 const SCHEMAS: &[(&str, &str)] = &[
     ("CREATE TABLE mine (a); COMMIT", "begin or end a transaction"),
-    ("CREATE TABLE IF NOT EXISTS event (a)", "`event` is in the log's file already"),
+    (
+        "CREATE TABLE IF NOT EXISTS event (a)",
+        "`event` is in the log's file already",
+    ),
     ("CREATE TABLE Event (a)", "`Event` is in the log's file already"),
-    ("CREATE VIEW events AS SELECT 1", "`events` is in the log's file already"),
+    (
+        "CREATE VIEW events AS SELECT 1",
+        "`events` is in the log's file already",
+    ),
     ("CREATE TABLE millstream_mine (a)", "a name that is reserved"),
     ("CREATE INDEX sly ON event (payload)", "on `event`"),
     (

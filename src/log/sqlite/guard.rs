@@ -81,7 +81,9 @@ impl Guard {
         let state = Arc::clone(&self.state);
         connection.progress_handler(STEPS_PER_LOOK, Some(move || state.lock().is_over()))?;
         let state = Arc::clone(&self.state);
-        connection.commit_hook(Some(move || matches!(state.lock().holder, Holder::Foreign { .. })))
+        connection.commit_hook(Some(move || {
+            matches!(state.lock().holder, Holder::Foreign { .. })
+        }))
     }
 
     /// Takes them away.

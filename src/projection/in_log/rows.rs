@@ -163,7 +163,8 @@ fn make(desk: &Desk<'_>, spec: &Spec, budget: Duration) -> Result<(), ReadModelE
     })?;
     let write = || {
         let mut objects = desk.tx().prepare("SELECT name, type FROM sqlite_schema")?;
-        let objects = objects.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let objects =
+            objects.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         for object in objects {
             let (object, kind) = object?;
             let name = object.to_ascii_lowercase();
