@@ -264,7 +264,9 @@ async fn d6_who_lost_the_name_writes_nothing_into_the_logs_file() {
     let place = Place::new();
     let (first, second) = (place.store(), place.store());
     let mine = ReadModels::in_log(&first).unwrap();
-    let mine = mine.project(Counts::new(1)).await.unwrap();
+    let projection = Counts::new(1);
+    let calls = Arc::clone(&projection.sabotage);
+    let mine = mine.project(projection).await.unwrap();
     let last = append_types(&first, &["a", "b"]).await;
     in_time("the first has it", mine.wait_for(last)).await.unwrap();
     let theirs = ReadModels::in_log(&second).unwrap();
@@ -274,6 +276,8 @@ async fn d6_who_lost_the_name_writes_nothing_into_the_logs_file() {
     }
     let cause = in_time("the first stops", mine.stopped()).await;
     assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
+    let calls = calls.calls.lock().unwrap().clone();
+    assert_eq!(calls, [(1, 2)], "it is not even called");
     let last = append_types(&first, &["c"]).await;
     in_time("the second has it", theirs.wait_for(last)).await.unwrap();
     assert_eq!(rows(&theirs).await, folded(&first, &EventQuery::all()).await);
