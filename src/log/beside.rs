@@ -5,6 +5,7 @@
 //! appends of the group would be gone with it (S4). It asks for no sync: what a power cut takes is the rows together with
 //! their position, and they are made again.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::error::StorageError;
@@ -39,6 +40,33 @@ pub(crate) struct End {
     pub(crate) outcome: Result<Written, StorageError>,
     /// How long the committer did nothing else.
     pub(crate) took: Duration,
+}
+
+thread_local! {
+    /// Foreign code runs on this thread, which is the committer's.
+    static IS_COMMITTER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls foreign code on the committer's thread.
+pub(crate) fn on_the_committers_thread<T>(call: impl FnOnce() -> T) -> T {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            IS_COMMITTER.set(false);
+        }
+    }
+    IS_COMMITTER.set(true);
+    let _leave = Leave;
+    call()
+}
+
+/// Refuses to wait for the committer on its own thread, where that would never end.
+pub(crate) fn refuse_inside() -> Result<(), StorageError> {
+    if !IS_COMMITTER.get() {
+        return Ok(());
+    }
+    let problem = "this is inside a projection in the log's own file, for which appends wait; use a reactor (`Store::react`) to answer events with events";
+    Err(StorageError::new("append", std::io::Error::other(problem)))
 }
 
 /// Hands work to the committer. Once queued it is done, whatever becomes of who asked for it.

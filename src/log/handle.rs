@@ -13,6 +13,8 @@ use crate::event::intake;
 use crate::event::limits::Limits;
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
+#[cfg(feature = "sqlite")]
+use crate::log::beside::refuse_inside;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -56,6 +58,8 @@ impl LogHandle {
         events: impl IntoIterator<Item = NewEvent>,
         condition: Option<Condition>,
     ) -> Result<Appended, AppendError> {
+        #[cfg(feature = "sqlite")]
+        refuse_inside()?;
         let (events, bytes) = intake::check(events, &self.limits, self.evolution.as_deref())?;
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [

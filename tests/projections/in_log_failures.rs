@@ -308,3 +308,49 @@ async fn r1_a_transaction_that_cannot_be_committed_is_tried_again_from_the_start
     let position = "SELECT (SELECT position FROM millstream_model) - (SELECT position FROM cursor)";
     assert_eq!(number(&place.path("log.db"), position), 0);
 }
+
+/// Appends inside a projection, and leaves settings behind.
+#[derive(Clone)]
+struct Appends(Counts, Store);
+
+impl Projection for Appends {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    fn version(&self) -> u32 {
+        self.0.version()
+    }
+    fn query(&self) -> EventQuery {
+        self.0.query()
+    }
+    fn schema(&self) -> &str {
+        self.0.schema()
+    }
+    fn apply(&mut self, tx: &Transaction<'_>, _: &EventBatch) -> Result<(), BoxError> {
+        tx.busy_timeout(Duration::ZERO)?;
+        self.1.append_blocking([NewEvent::new("inside", 1)])?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_an_append_inside_a_projection_fails_and_waits_for_nothing() {
+    let place = Place::new();
+    let store = place.store();
+    let options = InLogOptions::default().retry(Retry::never());
+    let models = ReadModels::in_log(&store).unwrap();
+    let projection = Appends(Counts::new(1), store.clone());
+    let model = models.project_with(projection, &options).await.unwrap();
+    append_types(&store, &["a"]).await;
+    let cause = in_time("it stops", model.stopped()).await.to_string();
+    assert!(cause.contains("inside a projection"), "{cause}");
+    // Another process holds the file for a moment, and the log waits for it as before.
+    let log = rusqlite::Connection::open(place.path("log.db")).unwrap();
+    log.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let appended = store.append([NewEvent::new("b", 1)]);
+    let mut appended = std::pin::pin!(appended);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut appended).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    log.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(in_time("it goes on", appended).await.unwrap().first_sequence, 2);
+}

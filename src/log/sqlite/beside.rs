@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::error::{InLogError, StorageError};
-use crate::log::beside::{BesideWork, Written};
+use crate::log::beside::{BesideWork, Written, on_the_committers_thread};
 use crate::log::cursor::{CursorWrite, StoredCursor};
-use crate::log::sqlite::connection::storage;
+use crate::log::sqlite::connection::{settle, storage};
 use crate::log::sqlite::cursor;
 use crate::log::sqlite::guard::{Guard, Rules};
 
@@ -33,6 +33,8 @@ pub(super) fn transact(
     guard.install(connection).map_err(&failed)?;
     let outcome = transact_guarded(connection, &guard, work);
     Guard::remove(connection).map_err(&failed)?;
+    // Foreign code has a reference to the connection, with which it can set these.
+    settle(connection).map_err(&failed)?;
     outcome
 }
 
@@ -68,7 +70,7 @@ impl Desk<'_> {
     ) -> (T, Result<(), InLogError>) {
         let begun = Instant::now();
         let shift = self.guard.begin(rules, begun.checked_add(budget));
-        let outcome = call(self.tx);
+        let outcome = on_the_committers_thread(|| call(self.tx));
         let took = begun.elapsed();
         let refused = shift.end();
         let verdict = match refused {
