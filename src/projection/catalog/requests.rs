@@ -96,7 +96,8 @@ impl Catalog {
                 )
                 .optional()?;
             Ok(match state.as_deref() {
-                Some("begun") => Wanted::Yes,
+                // Done: its last step is taken, and nobody cancels that.
+                Some("begun" | "done") => Wanted::Yes,
                 _ => Wanted::No,
             })
         })
