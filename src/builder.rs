@@ -429,6 +429,8 @@ impl StoreBuilder {
             upkeep_rests_until: None,
             letters: Vec::new(),
             reactions: Default::default(),
+            #[cfg(feature = "sqlite")]
+            beside: Vec::new(),
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

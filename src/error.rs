@@ -9,6 +9,8 @@ mod copy;
 mod evolution;
 mod failure;
 #[cfg(feature = "sqlite")]
+mod in_log;
+#[cfg(feature = "sqlite")]
 mod model;
 mod react;
 mod steer;
@@ -33,6 +35,8 @@ pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
+#[cfg(feature = "sqlite")]
+pub use crate::error::in_log::InLogError;
 #[cfg(feature = "sqlite")]
 pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;

@@ -48,6 +48,10 @@ pub enum FaultPoint {
     /// What a read model makes of batches is committed, the stream does not know yet.
     #[cfg(feature = "sqlite")]
     AfterModel,
+    /// What a read model in the log's own file makes of batches is written, its position and the cursor are where they were. Failing
+    /// makes the commit fail as if the file were busy.
+    #[cfg(feature = "sqlite")]
+    InModel,
     /// A build of a read model is about to take the place of another.
     #[cfg(feature = "sqlite")]
     BeforeSwitch,

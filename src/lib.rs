@@ -33,7 +33,7 @@ pub use crate::error::{
     StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
-pub use crate::error::{CopyError, NameProblem, ReadModelError, TenantError, ViewError};
+pub use crate::error::{CopyError, InLogError, NameProblem, ReadModelError, TenantError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -69,6 +69,7 @@ pub use crate::projection::view::{
 #[cfg(feature = "sqlite")]
 pub use crate::projection::{
     catalog::requests::Cancelled,
+    in_log::{model::InLogModel, models::InLogModels, options::InLogOptions},
     model::ReadModel,
     models::ReadModels,
     options::{ModelOptions, Promotion},

@@ -49,6 +49,13 @@ pub(crate) struct StreamMeter {
     instruments: StreamInstruments,
 }
 
+/// The instrument of a read model in the log's own file.
+#[cfg(feature = "sqlite")]
+pub(crate) struct ModelMeter {
+    #[cfg(feature = "metrics")]
+    held_seconds: Histogram,
+}
+
 #[cfg(feature = "metrics")]
 struct LogInstruments {
     head: Gauge,
@@ -178,6 +185,11 @@ pub(crate) fn describe() {
             "How long cursors took that came with no group.",
         ),
         (
+            "millstream_model_held_log_seconds",
+            Seconds,
+            "How long a read model in the log's file kept the committer from appends, per transaction.",
+        ),
+        (
             "millstream_stream_call_seconds",
             Seconds,
             "How long a handler call took.",
@@ -294,6 +306,30 @@ impl StreamMeter {
             standing.tell(place);
         }
     }
+}
+
+#[cfg(feature = "sqlite")]
+impl ModelMeter {
+    #[cfg(feature = "metrics")]
+    pub(crate) fn new(stream: &str) -> Self {
+        Self {
+            held_seconds: histogram!("millstream_model_held_log_seconds", "stream" => stream.to_owned()),
+        }
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    pub(crate) fn new(_: &str) -> Self {
+        Self {}
+    }
+
+    /// The committer did nothing else for so long.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn held(&self, took: Duration) {
+        self.held_seconds.record(took);
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    pub(crate) fn held(&self, _: Duration) {}
 }
 
 #[cfg(feature = "metrics")]

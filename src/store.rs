@@ -1,6 +1,8 @@
 //! The store: what a program holds of its log and its streams.
 
 #[cfg(feature = "sqlite")]
+mod beside;
+#[cfg(feature = "sqlite")]
 mod copy;
 pub(crate) mod fold;
 mod once;

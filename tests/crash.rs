@@ -10,6 +10,8 @@
 mod check;
 #[path = "crash/child.rs"]
 mod child;
+#[path = "crash/inside.rs"]
+mod inside;
 #[path = "crash/keyed.rs"]
 mod keyed;
 #[path = "crash/models.rs"]

@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "projection",
         &[
-            "clock", "sync", "fault", "error", "event", "log", "stream", "store",
+            "clock", "sync", "fault", "meter", "error", "event", "log", "stream", "store",
         ],
     ),
     // What an operator asks of a whole log.

@@ -4,7 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use millstream::{DurableStream, EventBatch, FailurePolicy, HandleStream, NewEvent, Retry, Store};
+use millstream::rusqlite::Transaction;
+use millstream::{
+    BoxError, DurableStream, EventBatch, EventQuery, FailurePolicy, HandleStream, NewEvent, Projection,
+    ReadModels, Retry, Store,
+};
 
 /// Takes every number but 2.
 fn handler() -> HandleStream {
@@ -81,6 +85,48 @@ async fn a_recorder_is_told_what_the_log_and_its_streams_do() {
     assert!(!text.contains(unnamed), "they stand at many places\n{text}");
     store.close().await.unwrap();
     a_paused_stream_tells_how_old_its_lag_is(&recorded, &folder.path().join("paused.db")).await;
+    a_model_in_the_log_tells_how_long_it_held_it(&recorded, &folder.path().join("model.db")).await;
+}
+
+#[derive(Clone)]
+struct Slow;
+
+impl Projection for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn query(&self) -> EventQuery {
+        EventQuery::all()
+    }
+    fn schema(&self) -> &str {
+        "CREATE TABLE slow (number INTEGER)"
+    }
+    fn apply(&mut self, tx: &Transaction<'_>, _: &EventBatch) -> Result<(), BoxError> {
+        let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+                       INSERT INTO slow SELECT i FROM n";
+        tx.execute(numbers, [])?;
+        Ok(())
+    }
+}
+
+/// A part of the test above: there is one recorder in a process.
+async fn a_model_in_the_log_tells_how_long_it_held_it(recorded: &PrometheusHandle, path: &Path) {
+    let store = Store::open(path).unwrap();
+    let model = ReadModels::in_log(&store).unwrap().project(Slow).await.unwrap();
+    for number in 0..3 {
+        let appended = store.append([NewEvent::new("number", number)]).await.unwrap();
+        model.wait_for(appended).await.unwrap();
+    }
+    until_told(recorded, "how long it held the log", |lines| {
+        let seconds = value(lines, "millstream_model_held_log_seconds_sum{stream=\"slow@1\"}");
+        lines.contains(&"millstream_model_held_log_seconds_count{stream=\"slow@1\"} 3")
+            && seconds.is_some_and(|seconds| seconds > 0.001)
+    })
+    .await;
+    store.close().await.unwrap();
 }
 
 /// A part of the test above: there is one recorder in a process.

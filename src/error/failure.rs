@@ -16,7 +16,8 @@ pub enum FailureCategory {
     Error,
     /// The handler panicked, in its closure, in its future, or when that was dropped.
     Panic,
-    /// The call took longer than [`HandleStream::timeout`](crate::HandleStream::timeout) allows, and was dropped.
+    /// The call took longer than [`HandleStream::timeout`](crate::HandleStream::timeout) allows, and was dropped; or a read model in the
+    /// log's own file had the log for longer than its budget.
     Timeout,
     /// The handler returned an error that is, or was caused by, a [`DecodeError`]; or it was not called, because the store's
     /// [upcasters](crate::StoreBuilder::upcast) cannot bring an event of the batch up to date.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::{FailureCategory, ReadError, SteerError, StorageError, StreamError, WaitError};
+use crate::error::{
+    FailureCategory, InLogError, ReadError, SteerError, StorageError, StreamError, WaitError,
+};
 
 /// Something with a read model failed. What it held before it still holds.
 #[derive(Clone, Debug, Error)]
@@ -142,6 +144,21 @@ pub enum ReadModelError {
         category: FailureCategory,
         /// What it failed with.
         error: Arc<str>,
+    },
+    /// The log has no file that a read model could be kept in.
+    #[error(
+        "the log is not in an SQLite file, so it keeps no read models; open the store with a path, or keep them in a file of their own (`ReadModels::open`)"
+    )]
+    NoLogFile,
+    /// The log's own file does not take what the schema does.
+    #[error("the schema of the read model {name:?}, version {version}, is refused: {source}")]
+    InLog {
+        /// The read model.
+        name: String,
+        /// Its version.
+        version: u32,
+        /// What it did.
+        source: InLogError,
     },
     /// The read model is being rebuilt already.
     #[error("the read model {name:?} is being rebuilt already; wait for that, or cancel it")]

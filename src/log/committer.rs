@@ -5,6 +5,8 @@
 //! an `append` future loses nothing.
 
 mod append;
+#[cfg(feature = "sqlite")]
+mod beside;
 mod durable;
 mod hear;
 mod react;
@@ -18,6 +20,8 @@ use crate::clock::Clock;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
+#[cfg(feature = "sqlite")]
+use crate::log::beside::BesideWork;
 use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
@@ -63,6 +67,9 @@ pub(crate) struct Committer<W> {
     /// Changes of dead letters, which come after the group.
     pub(crate) letters: Vec<LetterRequest>,
     pub(crate) reactions: GroupReactions,
+    /// What is written beside the log, which comes after the group.
+    #[cfg(feature = "sqlite")]
+    pub(crate) beside: Vec<Box<dyn BesideWork>>,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -133,6 +140,8 @@ impl<W: LogWriter> Committer<W> {
             for request in std::mem::take(&mut self.letters) {
                 self.change_letters(request);
             }
+            #[cfg(feature = "sqlite")]
+            self.write_beside();
             return requests;
         }
         if !work.cursors.is_empty() {
@@ -304,6 +313,11 @@ impl<W: LogWriter> Committer<W> {
             }
             Request::Letter(request) => {
                 self.letters.push(request);
+                Ok(())
+            }
+            #[cfg(feature = "sqlite")]
+            Request::Beside(work) => {
+                self.beside.push(work);
                 Ok(())
             }
             Request::Steer(request) => {

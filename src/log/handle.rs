@@ -15,6 +15,8 @@ use crate::event::limits::Limits;
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
+#[cfg(feature = "sqlite")]
+use crate::log::beside::refuse_inside;
 use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::once::{AppendedOnce, Once};
@@ -88,6 +90,8 @@ impl LogHandle {
         condition: Option<Condition>,
         once: Option<Box<Once>>,
     ) -> Result<AppendedOnce, AppendError> {
+        #[cfg(feature = "sqlite")]
+        refuse_inside()?;
         let bytes = u32::try_from(bytes).expect("the builder keeps a batch below the queue's bytes");
         let room = [
             take_room(&self.room_requests, 1).await?,

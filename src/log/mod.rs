@@ -11,12 +11,14 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
 #[cfg(feature = "sqlite")]
 pub(crate) mod backup;
+#[cfg(feature = "sqlite")]
+pub(crate) mod beside;
 pub(crate) mod committer;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;
@@ -68,6 +70,8 @@ use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
 #[cfg(feature = "sqlite")]
+use crate::log::beside::{BesideWork, Written};
+#[cfg(feature = "sqlite")]
 use crate::log::copy::CopySource;
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{LetterReader, LetterWriter};
@@ -117,7 +121,7 @@ pub(crate) enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
+/// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
@@ -175,6 +179,16 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
     /// Prunes everything up to and with `through`, where a committed batch ends, with the idempotency keys of what it prunes, and
     /// says how many events that were.
     fn remove_through(&mut self, through: u64) -> Result<u64, StorageError>;
+
+    /// Does work of others in a transaction of its own, which neither `begin` nor `commit` belong to. Only a log in a file can.
+    #[cfg(feature = "sqlite")]
+    fn beside(&mut self, _: &mut dyn BesideWork) -> Result<Written, StorageError> {
+        let problem = "this log is not in an SQLite file; keep the model in a file of its own";
+        Err(StorageError::new(
+            "write beside the log",
+            std::io::Error::other(problem),
+        ))
+    }
 
     /// Makes the transaction permanent and visible.
     fn commit(&mut self) -> Result<(), StorageError>;
@@ -281,6 +295,12 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
 
     /// The id that was made with the log.
     fn log_id(&self) -> &str;
+
+    /// The SQLite file of the log. Nothing: it has none.
+    #[cfg(feature = "sqlite")]
+    fn file(&self) -> Option<&Path> {
+        None
+    }
 
     /// Lets go of what is kept for the next read. The store is closed.
     fn release(&self);

@@ -1,10 +1,15 @@
 //! What the committer can be asked for, and how it answers.
 
+#[cfg(feature = "sqlite")]
+use std::time::Duration;
+
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{AppendError, PruneError, SteerError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
+#[cfg(feature = "sqlite")]
+use crate::log::beside::{BesideWork, End};
 use crate::log::cursor::{CursorClaim, OpenedCursor};
 use crate::log::letter::LetterRequest;
 use crate::log::once::{AppendedOnce, Once};
@@ -65,6 +70,9 @@ pub(crate) enum Request {
     Prune(PruneRequest),
     /// Is applied after the group, in a transaction of its own.
     Letter(LetterRequest),
+    /// Is done after the group, in a transaction of its own.
+    #[cfg(feature = "sqlite")]
+    Beside(Box<dyn BesideWork>),
     Steer(SteerRequest),
     /// Is answered when everything queued before it is published.
     Barrier(oneshot::Sender<()>),
@@ -107,6 +115,8 @@ pub(crate) enum Answer {
     OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
     Letter(LetterRequest, StorageError),
+    #[cfg(feature = "sqlite")]
+    Beside(Box<dyn BesideWork>, StorageError),
     Steer(SteerRequest, Result<Obeyed, SteerError>),
     Barrier(oneshot::Sender<()>),
 }
@@ -120,6 +130,8 @@ impl Answer {
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
             Request::Letter(request) => Self::Letter(request, error.clone()),
+            #[cfg(feature = "sqlite")]
+            Request::Beside(work) => Self::Beside(work, error.clone()),
             Request::Steer(request) => Self::Steer(request, Err(error.clone().into())),
             Request::Barrier(reply) => Self::Barrier(reply),
         }
@@ -162,6 +174,11 @@ impl Answer {
             Self::Letter(request, error) => {
                 let _ = request.reply.send(Err(error));
             }
+            #[cfg(feature = "sqlite")]
+            Self::Beside(work, error) => work.done(End {
+                outcome: Err(error),
+                took: Duration::ZERO,
+            }),
             Self::Steer(request, outcome) => {
                 let _ = request.reply.send(outcome);
             }

@@ -374,13 +374,13 @@ struct WholeBatch {
 }
 
 /// What one transaction has applied.
-struct Applied {
-    batches: usize,
-    last_sequence: u64,
+pub(crate) struct Applied {
+    pub(crate) batches: usize,
+    pub(crate) last_sequence: u64,
 }
 
 /// Lets the projection apply batches until one of the limits is reached: at least one.
-fn attempt(
+pub(crate) fn attempt(
     tx: &Transaction<'_>,
     projection: &mut dyn Kept,
     batches: &[EventBatch],
@@ -419,7 +419,7 @@ fn guarded(tx: &Transaction<'_>, call: impl FnOnce() -> Result<(), BoxError>) ->
 }
 
 /// A fault that a test asked for.
-fn injected() -> rusqlite::Error {
+pub(crate) fn injected() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
     rusqlite::Error::SqliteFailure(code, Some("a fault was injected".to_owned()))
 }

@@ -16,13 +16,14 @@
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
 //! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
-//! and `view` (documents by key, a use of all this).
+//! and `view` (documents by key, a use of all this). `in_log` is the other place for projections, the log's own file, and uses little of this.
 
 mod applier;
 mod attend;
 pub(crate) mod build;
 pub(crate) mod catalog;
 mod catch_up;
+pub(crate) mod in_log;
 mod lacking;
 pub(crate) mod model;
 pub(crate) mod models;

@@ -309,7 +309,7 @@ pub(crate) fn runtime() -> Result<(), ReadModelError> {
     }
 }
 
-fn check(name: &str, version: u32) -> Result<(), ReadModelError> {
+pub(crate) fn check(name: &str, version: u32) -> Result<(), ReadModelError> {
     let problem = if let Err(problem) = check_name(name) {
         format!("the name {problem}")
     } else if name.len() > NAME_BYTES_MAX {

@@ -10,7 +10,7 @@ use crate::event::query::EventQuery;
 ///
 /// Each version has a database file of its own, made with [`schema`](Self::schema), so the tables may be called whatever reads
 /// well, and a new version is built beside the old one (R2). The file is thrown away whenever the version changes: there are
-/// no migrations.
+/// no migrations. [`ReadModels::in_log`](crate::ReadModels::in_log) keeps the same in the log's own file, where the tables need names of their own.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -74,7 +74,8 @@ pub trait Projection: Clone + Send + 'static {
     /// Which events it is kept from.
     fn query(&self) -> EventQuery;
 
-    /// The SQL statements that make its tables and indexes, in an empty database. Names that begin with `millstream_` are taken.
+    /// The SQL statements that make its tables and indexes, in an empty database, or in the log's own file. Names that begin with
+    /// `millstream_` are taken.
     fn schema(&self) -> &str;
 
     /// Writes what a batch brings. The events come in the order of the log, each exactly once: what is written here is

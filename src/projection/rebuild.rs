@@ -238,7 +238,7 @@ impl Switch {
         let rebuilt = self.applier.into_writer().expect("the rebuild alone has it");
         let earlier = self.serving.replace(rebuilt);
         shared.serves(self.row);
-        // Before the stream goes on, so that whoever sees what it does next sees this done.
+        // Before the stream goes on: whoever sees what it does next finds the rebuild done.
         let noted = shared.catalog().end(self.request, None);
         drop((self.serving, earlier));
         shared.catalog().sweep();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+#[cfg(feature = "sqlite")]
+use crate::error::InLogError;
 use crate::error::{BoxError, DecodeError, FailureCategory, UndecodableEvent, causes};
 use crate::event::record::EventRecord;
 use crate::log::letter::LetterLimits;
@@ -236,6 +238,7 @@ impl Failure {
         Self {
             category: match DecodeError::is_behind(error) {
                 true => FailureCategory::Undecodable,
+                false if took_too_long(error) => FailureCategory::Timeout,
                 false => FailureCategory::Error,
             },
             text: describe(error),
@@ -252,6 +255,18 @@ impl Failure {
             ..Self::new(FailureCategory::Undecodable, event.to_string())
         }
     }
+}
+
+/// Whether a read model had the log's file for longer than its budget.
+#[cfg(feature = "sqlite")]
+fn took_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    let in_log = causes(error).find_map(|error| error.downcast_ref::<InLogError>());
+    matches!(in_log, Some(InLogError::OverBudget { .. }))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn took_too_long(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
 }
 
 /// The error with all its causes, in one line.

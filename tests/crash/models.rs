@@ -1,4 +1,4 @@
-//! Crashes of a process that keeps a read model, rebuilds it and goes over to new versions: after each kill the rows of what
+//! Crashes of a process that keeps read models in both places, rebuilds it and goes over to new versions: after each kill the rows of what
 //! serves are a fold over the log up to where the model says it is, and no event was applied twice (R1, R2).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::child::stop_at;
-use crate::{Dice, LINGER, Process};
+use crate::inside::Inside;
+use crate::{Dice, LINGER, Process, inside};
 
 const ORDERS: &str = "MILLSTREAM_MODEL_CRASH_ORDERS";
 const KILLS_PER_FILE: u64 = 40;
@@ -26,9 +27,10 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// Every so many processes the program is a newer one.
 const RUNS_PER_VERSION: u32 = 9;
 
-const POINTS: [(FaultPoint, u64); 5] = [
+const POINTS: [(FaultPoint, u64); 6] = [
     (FaultPoint::BeforeModel, 40),
     (FaultPoint::AfterModel, 40),
+    (FaultPoint::InModel, 40),
     (FaultPoint::BeforeLetter, 4),
     (FaultPoint::BeforeSwitch, 2),
     (FaultPoint::AfterSwitch, 2),
@@ -55,7 +57,8 @@ enum Task {
 
 /// Counts events by type, and remembers which it has seen: one that comes twice violates the primary key.
 #[derive(Clone)]
-struct Counted {
+pub(crate) struct Counted {
+    name: &'static str,
     version: u32,
     health: Health,
 }
@@ -82,7 +85,7 @@ fn selected(version: u32) -> &'static [&'static str] {
 
 impl Projection for Counted {
     fn name(&self) -> &str {
-        "counted"
+        self.name
     }
 
     fn version(&self) -> u32 {
@@ -146,16 +149,19 @@ async fn work(orders: Orders) {
         .transaction_events_max(1 + dice.below(60) as usize)
         .on_failure(FailurePolicy::park().letters_max(1_000_000));
     let health = health(orders.task, &dice);
-    let projection = Counted {
-        version: orders.version,
+    let counted = |name, version| Counted {
+        name,
+        version,
         health,
     };
     append(&store, &dice, dice.below(60)).await;
     let model = models
-        .project_with(&store, projection, &options)
+        .project_with(&store, counted("counted", orders.version), &options)
         .await
         .expect("a read model goes on after a crash");
+    let inside = inside::keep(&store, counted(inside::NAME, 1), &dice).await;
     if health == Health::Well {
+        inside::finish(&store, &inside).await;
         finish(&store, &model).await;
         return;
     }
@@ -175,6 +181,7 @@ async fn work(orders: Orders) {
             }
             1 => drop(store.dead_letters(&stream(orders.version)).retry_all().await),
             2 => drop(model.caught_up().await),
+            3 => drop(store.dead_letters("inside@1").retry_all().await),
             _ => {}
         }
     }
@@ -251,6 +258,7 @@ struct Seen {
     events: usize,
     builds: i64,
     letters: usize,
+    letters_inside: usize,
     behind: usize,
 }
 
@@ -277,6 +285,7 @@ fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
         "all is applied: {}",
         end.position
     );
+    Inside::read(dir.path()).expect("it was kept").check_end();
     seen.events += end.log.len();
     seen.builds += end.build;
     dir.disable_cleanup(false);
@@ -298,6 +307,10 @@ fn live_and_check(dir: &Path, run: u32, task: Task, dice: &Dice, seen: &mut Seen
     };
     drop(process);
     lived.unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
+    if let Some(inside) = Inside::read(dir) {
+        inside.check(&format!("{orders:?}"));
+        seen.letters_inside += inside.letters.len();
+    }
     if dir.join("views.db").exists() {
         let checked = Checked::read(dir);
         checked.check(&orders);
@@ -394,7 +407,7 @@ impl Checked {
     }
 }
 
-fn pairs<K: Ord + rusqlite::types::FromSql, V: rusqlite::types::FromSql>(
+pub(crate) fn pairs<K: Ord + rusqlite::types::FromSql, V: rusqlite::types::FromSql>(
     connection: &Connection,
     sql: &str,
 ) -> BTreeMap<K, V> {

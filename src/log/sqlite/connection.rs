@@ -68,11 +68,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
 
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
+    settle(&connection)?;
+    Ok(connection)
+}
+
+/// Sets a connection as all of them are, whatever was done with it.
+pub(super) fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Otherwise SQLite plans a statement anew when the bounds of its ranges change.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    Ok(connection)
+    Ok(())
 }
 
 /// Names the operation that SQLite could not do.

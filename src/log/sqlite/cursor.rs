@@ -4,7 +4,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::Timestamp;
-use crate::log::cursor::{NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
+use crate::log::cursor::{CursorWrite, NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::Attempt;
 use crate::log::sqlite::statement::Snapshot;
 
@@ -67,6 +67,25 @@ pub(super) fn next_epoch(connection: &Connection) -> rusqlite::Result<u64> {
         .prepare_cached("UPDATE log SET epoch = epoch + 1")?
         .execute([])?;
     newest_epoch(connection)
+}
+
+/// Takes back what was noted of an attempt. `false`: the epoch is not the stored one, nothing was written (D6).
+pub(super) fn move_to(connection: &Connection, write: &CursorWrite<'_>) -> rusqlite::Result<bool> {
+    let attempt = Attempt::from(write.run);
+    let moved = connection
+        .prepare_cached(
+            "UPDATE cursor SET position = ?3, updated_at = ?4, attempt_at = ?5, attempts = ?6
+             WHERE name = ?1 AND epoch = ?2",
+        )?
+        .execute(params![
+            write.name,
+            write.epoch as i64,
+            write.position as i64,
+            Timestamp::now().as_micros(),
+            attempt.at as i64,
+            attempt.count,
+        ])?;
+    Ok(moved > 0)
 }
 
 pub(super) fn put(connection: &Connection, name: &str, cursor: &StoredCursor) -> rusqlite::Result<()> {

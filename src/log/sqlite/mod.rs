@@ -2,13 +2,14 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `once`, `prune` and `checkpoint` (the committer's
-//! half), `candidates` (which events a query can concern), `statement`, `names`, `row` and `pages` (how rows are read), `read` (the
+//! half), `beside` and `guard` (who else writes into the file, and how that is kept in its place), `candidates` (which events a query can concern), `statement`, `names`, `row` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup`, `copy` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
 
 pub(crate) mod alone;
 mod backup;
+pub(crate) mod beside;
 mod candidates;
 mod checkpoint;
 pub(crate) mod connection;
@@ -16,6 +17,7 @@ pub(crate) mod copy;
 mod cursor;
 #[cfg(test)]
 mod explain;
+pub(crate) mod guard;
 pub(crate) mod index;
 mod insert;
 mod letter;

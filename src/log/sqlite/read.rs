@@ -206,6 +206,10 @@ impl LogReader for SqliteReader {
         &self.log_id
     }
 
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn release(&self) {
         let mut idle = self.idle.lock();
         idle.connections_max = 0;

@@ -9,8 +9,8 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
+use crate::log::beside::{BesideWork, Written};
 use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
-use crate::log::letter::Attempt;
 use crate::log::opening::Durability;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
@@ -22,7 +22,7 @@ use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::Source;
-use crate::log::sqlite::{once, prune, read};
+use crate::log::sqlite::{beside, once, prune, read};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
 pub(crate) struct SqliteWriter {
@@ -269,22 +269,7 @@ impl LogWriter for SqliteWriter {
     }
 
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
-        let update = || {
-            let attempt = Attempt::from(write.run);
-            self.statement(
-                "UPDATE cursor SET position = ?3, updated_at = ?4, attempt_at = ?5, attempts = ?6
-                 WHERE name = ?1 AND epoch = ?2",
-            )?
-            .execute(params![
-                write.name,
-                write.epoch as i64,
-                write.position as i64,
-                Timestamp::now().as_micros(),
-                attempt.at as i64,
-                attempt.count,
-            ])
-        };
-        Ok(update().map_err(storage("store a cursor"))? > 0)
+        cursor::move_to(&self.connection, write).map_err(storage("store a cursor"))
     }
 
     fn slowest_cursor(&mut self, log_id: &str) -> Result<Option<HeldBy>, StorageError> {
@@ -306,6 +291,12 @@ impl LogWriter for SqliteWriter {
         once::remove_through(&self.connection, through).map_err(storage("prune"))?;
         self.index.pruned(through);
         Ok(removed)
+    }
+
+    fn beside(&mut self, work: &mut dyn BesideWork) -> Result<Written, StorageError> {
+        self.set_sync(Sync::Ordered)
+            .map_err(storage("write beside the log"))?;
+        beside::transact(&mut self.connection, work)
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {

@@ -97,7 +97,7 @@ impl Catalog {
                 )
                 .optional()?;
             Ok(match state.as_deref() {
-                // It is done in its last step, and ends behind it.
+                // Done: its last step is taken, and nobody cancels that.
                 Some("begun" | "done") => Wanted::Yes,
                 _ => Wanted::No,
             })
