@@ -6,6 +6,7 @@
 mod append;
 mod evolution;
 mod failure;
+mod instance;
 #[cfg(feature = "sqlite")]
 mod model;
 mod react;
@@ -29,6 +30,7 @@ pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
+pub use crate::error::instance::Instance;
 #[cfg(feature = "sqlite")]
 pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;

@@ -29,8 +29,8 @@ pub mod testing;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
-    FailureCategory, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause, StorageError,
-    StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
+    FailureCategory, Instance, InvalidEvent, OpenError, PruneError, ReadError, SteerError, StopCause,
+    StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
 pub use crate::error::{NameProblem, ReadModelError, TenantError, ViewError};
@@ -44,6 +44,7 @@ pub use crate::event::record::EventRecord;
 pub use crate::log::backup::{BackedUp, BackupProgress};
 pub use crate::log::cursor::{OnMismatch, Start};
 pub use crate::log::letter::{DeadLetter, DeadLetterState};
+pub use crate::log::owner::Ownership;
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 pub use crate::log::retry_request::RetryLetters;

@@ -6,6 +6,7 @@
 
 mod durable;
 mod hear;
+pub(crate) mod own;
 mod react;
 mod takeover;
 
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::error::{AppendError, PruneError, ReadError, SteerError, StorageError, StreamError};
 use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
+use crate::log::committer::own::Owners;
 use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
@@ -62,6 +64,7 @@ pub(crate) struct Committer<W> {
     /// Changes of dead letters, which come after the group.
     pub(crate) letters: Vec<LetterRequest>,
     pub(crate) reactions: GroupReactions,
+    pub(crate) owners: Owners,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -93,6 +96,7 @@ impl<W: LogWriter> Committer<W> {
             } else {
                 look_at
             };
+            let until = self.owners.look_at().map_or(until, |look_at| until.min(look_at));
             let work = self.queue.take(Wait {
                 until,
                 spin: if expected > 0 { SPIN } else { Duration::ZERO },
@@ -116,7 +120,15 @@ impl<W: LogWriter> Committer<W> {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
             }
+            if self
+                .owners
+                .look_at()
+                .is_some_and(|look_at| Instant::now() >= look_at)
+            {
+                self.look_for_owners();
+            }
             if is_done {
+                self.leave();
                 return;
             }
         }
@@ -305,6 +317,16 @@ impl<W: LogWriter> Committer<W> {
                     StreamError::Storage,
                 )
             }
+            Request::LetGo(request) => keep(
+                self.let_go(&request.name).map(Ok),
+                |outcome| answers.push(Answer::LetGo(request, outcome)),
+                |error| error,
+            ),
+            Request::HandOver(request) => keep(
+                self.hand_over(&request).map(Ok),
+                |outcome| answers.push(Answer::HandOver(request, outcome)),
+                |error| error,
+            ),
             Request::Prune(request) => {
                 let done = prune::step(&mut self.writer, &request.step, tail, self.head, &self.log_id);
                 keep(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::StopCause;
 use crate::log::cursor::{Pause, RollCall, StoredCursor};
+use crate::log::owner::InstanceId;
 use crate::log::retry_request::RetryRequest;
 use crate::log::steer::{Stands, Word};
 
@@ -17,6 +18,33 @@ pub(crate) struct Standing {
     pub(crate) epoch: u64,
     pub(crate) position: u64,
     pub(crate) paused: Option<Pause>,
+    pub(crate) duty: Duty,
+}
+
+impl Standing {
+    /// How the row says that its owner is to stand.
+    pub(crate) fn of(row: &StoredCursor) -> Self {
+        Self {
+            epoch: row.epoch,
+            position: row.position,
+            paused: row.paused.clone(),
+            duty: Duty::Runs,
+        }
+    }
+}
+
+/// What a loop is to do with its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    Runs,
+    /// It runs the stream, and is to give it to another instance.
+    Yields {
+        heir: InstanceId,
+    },
+    /// Another instance runs it.
+    StandsBy,
+    /// Another instance ran it, and does no more.
+    TakesOver,
 }
 
 /// What follows from a word.
@@ -33,9 +61,14 @@ pub(crate) struct Hearing {
     owner: u64,
     /// The number of the newest word that was heard.
     heard: u64,
-    /// The epoch under which the stream is to run.
+    /// The epoch under which the stream is to run; 0: it is not.
     epoch: u64,
+    /// Where that epoch begins.
+    position: u64,
     paused: Option<Pause>,
+    duty: Duty,
+    /// The newest word to the owner that was heard while another instance was that.
+    missed: Option<Box<Word>>,
     /// The number of the newest request to retry letters that was heard.
     asked: u64,
 }
@@ -53,8 +86,63 @@ impl Hearing {
             owner: registered.owner,
             heard: registered.steering,
             epoch: registered.epoch,
+            position: registered.position,
             paused: registered.paused.clone(),
+            duty: Duty::Runs,
+            missed: None,
             asked: 0,
+        }
+    }
+
+    /// Of a stream that another instance runs.
+    pub(crate) fn standing_by(registered: &StoredCursor) -> Self {
+        let mut hearing = Self::of(registered);
+        hearing.gave_away();
+        hearing
+    }
+
+    /// The stream is to be given to another instance, if it is not already.
+    pub(crate) fn yields(&mut self, heir: InstanceId) -> Option<Standing> {
+        if self.duty != Duty::Runs {
+            return None;
+        }
+        self.duty = Duty::Yields { heir };
+        Some(self.standing())
+    }
+
+    /// It was not given away.
+    pub(crate) fn keeps(&mut self) {
+        self.duty = Duty::Runs;
+    }
+
+    /// Another instance runs the stream.
+    pub(crate) fn gave_away(&mut self) {
+        self.duty = Duty::StandsBy;
+        self.epoch = 0;
+        self.paused = None;
+    }
+
+    /// Nobody runs the stream. Nothing follows for who runs it himself.
+    pub(crate) fn vacant(&self) -> Option<Standing> {
+        (self.duty == Duty::StandsBy).then(|| Standing {
+            duty: Duty::TakesOver,
+            ..self.standing()
+        })
+    }
+
+    /// The stream was registered anew, and what follows from what was said to it meanwhile.
+    pub(crate) fn takes_over(&mut self, row: &StoredCursor) -> Option<Consequence> {
+        let missed = self.missed.take();
+        *self = Self::of(row);
+        self.hear(*missed?)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            epoch: self.epoch,
+            position: self.position,
+            paused: self.paused.clone(),
+            duty: self.duty.clone(),
         }
     }
 
@@ -70,7 +158,9 @@ impl Hearing {
 
     /// What a row asks for that was not heard before and that nobody has begun. Whether it came in time is decided in the log.
     pub(crate) fn asked(&mut self, row: &StoredCursor) -> Option<Asked> {
-        let request = row.retry.as_ref().filter(|_| row.owner == self.owner)?;
+        let runs = !matches!(self.duty, Duty::StandsBy | Duty::TakesOver);
+        let is_owner = runs && row.owner == self.owner;
+        let request = row.retry.as_ref().filter(|_| is_owner)?;
         if request.begun_by != 0 || request.number <= self.asked {
             return None;
         }
@@ -84,16 +174,26 @@ impl Hearing {
     /// Nothing follows from a word that was heard before, or that was meant for an earlier owner of the name.
     pub(crate) fn hear(&mut self, word: Word) -> Option<Consequence> {
         match word.stands {
+            Stands::At(ref row) if self.duty == Duty::StandsBy && row.successor().is_none() => {
+                self.owner = self.owner.max(row.owner);
+                self.missed = Some(Box::new(word));
+                None
+            }
+            // It may have been given away, which the loop is yet to learn; if it was lost, the log says so when it is given away.
+            Stands::At(row)
+                if row.owner > self.owner
+                    && matches!(self.duty, Duty::Yields { .. })
+                    && row.successor().is_none() =>
+            {
+                None
+            }
             Stands::At(row) if row.owner > self.owner => Some(Consequence::End(lost(&row))),
             Stands::At(row) if row.owner == self.owner && row.steering > self.heard => {
                 self.heard = row.steering;
                 self.epoch = row.epoch;
-                self.paused.clone_from(&row.paused);
-                Some(Consequence::Stand(Standing {
-                    epoch: row.epoch,
-                    position: row.position,
-                    paused: row.paused,
-                }))
+                self.position = row.position;
+                self.paused = row.paused;
+                Some(Consequence::Stand(self.standing()))
             }
             Stands::At(_) => None,
             _ if word.number <= self.owner.max(self.heard) => None,

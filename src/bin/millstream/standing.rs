@@ -98,6 +98,7 @@ fn state(state: &StreamState) -> &'static str {
         StreamState::Live => "live",
         StreamState::Retrying { .. } => "retrying",
         StreamState::Paused { .. } => "paused",
+        StreamState::Standby => "standby",
         StreamState::Stopped(_) => "stopped",
         StreamState::NotHere => "not-here",
         _ => "other",

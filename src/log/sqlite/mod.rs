@@ -1,8 +1,8 @@
 //! The log in an SQLite file, in write-ahead mode. `docs/format.md` describes the file.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
-//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `letter`, `prune` and `checkpoint` (the committer's
-//! half), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
+//! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `claim`, `letter`, `prune` and `checkpoint` (the committer's
+//! half), `presence` (by what a store is seen to live), `candidates` (which events a query can concern), `statement`, `names`, `row`, `show` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
@@ -11,6 +11,7 @@ pub(crate) mod alone;
 mod backup;
 mod candidates;
 mod checkpoint;
+mod claim;
 pub(crate) mod connection;
 mod cursor;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod insert;
 mod letter;
 mod names;
 mod pages;
+mod presence;
 mod prune;
 mod read;
 mod row;
@@ -47,6 +49,7 @@ use crate::log::sqlite::connection::{Absent, Durability, storage};
 use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::names::TypeNames;
+use crate::log::sqlite::presence::Presence;
 use crate::log::sqlite::read::SqliteReader;
 use crate::log::sqlite::write::SqliteWriter;
 #[cfg(feature = "internals")]
@@ -82,7 +85,9 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(SqliteWriter, Sqli
     let names = TypeNames::new(options.evolution.clone());
     let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options)?;
     let index = Upkeep::new(shared, options.sizes);
+    let presence = Presence::beside(path);
     let writer = SqliteWriter::new(connection, options.durability, index, names, Some(checkpoints));
+    let writer = writer.with_presence(presence);
     Ok((writer, reader))
 }
 

@@ -14,7 +14,7 @@ use crate::log::sqlite::index::run;
 const APPLICATION_ID: i64 = 0x6d73_746d;
 
 /// One step per format version, in order. A step that was released is never changed; `user_version` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5];
+const MIGRATIONS: &[&str] = &[FORMAT_1, FORMAT_2, FORMAT_3, FORMAT_4, FORMAT_5, FORMAT_6];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole.
@@ -222,6 +222,29 @@ SELECT
     event.batch_size,
     event_type.schema_version
 FROM event JOIN event_type ON event_type.id = event.type;
+"#;
+
+const FORMAT_6: &str = r#"
+-- Who has the log open and runs durable streams in it, or stands by for some. As long as it lives it holds a lock on the file of this
+-- id in the folder beside the log.
+CREATE TABLE instance (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    process INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- 'owner': the instance runs the stream. 'standby': it waits to. 'heir': the owner gave it the stream, and it has yet to take it.
+CREATE TABLE claim (
+    stream TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    role TEXT NOT NULL,
+    -- Microseconds since the Unix epoch.
+    since INTEGER NOT NULL,
+    PRIMARY KEY (stream, instance)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX claim_of_owner ON claim (stream) WHERE role = 'owner';
+CREATE INDEX claim_that_waits ON claim (stream) WHERE role <> 'owner';
+CREATE INDEX claim_by_instance ON claim (instance);
 "#;
 
 /// Makes the file a log of the newest format, in write-ahead mode, and returns the log's id. A foreign or newer file is left
