@@ -130,7 +130,7 @@ async fn files_of_all_formats_can_be_opened() {
     let folder = tempfile::tempdir().unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURE").is_some() {
-        write(&fixtures.join("format-5.sqlite")).await;
+        write(&fixtures.join("format-6.sqlite")).await;
     }
     for (name, holds) in [
         ("format-1.sqlite", Holds::Events),
@@ -138,6 +138,7 @@ async fn files_of_all_formats_can_be_opened() {
         ("format-3.sqlite", Holds::Letters),
         ("format-4.sqlite", Holds::Retries),
         ("format-5.sqlite", Holds::Versions),
+        ("format-6.sqlite", Holds::Versions),
     ] {
         let path = folder.path().join(name);
         std::fs::copy(fixtures.join(name), &path).unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use millstream::internals::FaultPoint;
 use millstream::{
     Checkpoint, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream, OnMismatch,
-    Start, StopCause, Store, StreamError, StreamState, WaitError,
+    Ownership, Start, StopCause, Store, StreamError, StreamState, WaitError,
 };
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
@@ -507,6 +507,7 @@ pub(crate) async fn d6_who_lost_the_name_cannot_write_the_cursor_and_stops(subje
     eventually("two batches are stored", || cursor(&stream) == 2).await;
     // The winner takes over while the loser handles the third batch, and gets no further than that itself.
     let (won, won_gate) = (Recorder::new(), Arc::new(Semaphore::new(1)));
+    let name = name.ownership(Ownership::TakeOver);
     let owner = winner
         .stream_all_durable(&name, won.gated(&won_gate))
         .await
