@@ -317,6 +317,17 @@ impl<W: LogWriter> Committer<W> {
                     StreamError::Storage,
                 )
             }
+            Request::Claim(request) => {
+                let claimed = match self.claim(&request.name, request.ownership) {
+                    Err(StreamError::Storage(error)) => Err(error),
+                    outcome => Ok(outcome),
+                };
+                keep(
+                    claimed,
+                    |outcome| answers.push(Answer::Claim(request, outcome)),
+                    StreamError::Storage,
+                )
+            }
             Request::LetGo(request) => keep(
                 self.let_go(&request.name).map(Ok),
                 |outcome| answers.push(Answer::LetGo(request, outcome)),

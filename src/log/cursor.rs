@@ -111,6 +111,8 @@ pub(crate) enum Opened {
     Owned(OpenedCursor),
     /// Somebody else runs it, and this store waits to.
     StandsBy(StandsBy),
+    /// It was to take over, and there is no stream of this name any more.
+    Gone,
 }
 
 /// What a durable stream is told that stands by.
@@ -195,6 +197,15 @@ pub(crate) struct CursorClaim {
     pub(crate) begins_at: Option<u64>,
     /// What becomes of it when somebody else runs the stream.
     pub(crate) ownership: Ownership,
+    pub(crate) occasion: Occasion,
+}
+
+/// When a durable stream asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    Registration,
+    /// It was registered, stood by, and is to take over. A stream that was deleted meanwhile is not made anew.
+    TakeOver,
 }
 
 impl CursorClaim {
@@ -476,6 +487,7 @@ mod tests {
             on_mismatch,
             begins_at: None,
             ownership: Ownership::Fail,
+            occasion: Occasion::Registration,
         }
     }
 

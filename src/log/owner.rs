@@ -62,8 +62,10 @@ pub(crate) type InstanceId = Arc<str>;
 /// What an instance has to do with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It runs it. There is one owner at the most.
+    /// It runs it, and gives it to somebody who stands by when that is fair. There is one owner at the most.
     Owner,
+    /// It runs it, and gives it to nobody.
+    SoleOwner,
     /// The owner gave it the stream, and it has yet to take it. It counts as the owner.
     Heir,
     /// It waits to run it.
@@ -84,7 +86,7 @@ pub(crate) struct Claim {
 impl Role {
     /// Whether the stream is this one's, and no other may take it.
     pub(crate) fn holds(self) -> bool {
-        matches!(self, Self::Owner | Self::Heir)
+        !matches!(self, Self::Standby)
     }
 }
 
@@ -101,6 +103,10 @@ pub(crate) enum Sign {
     /// It has ended, in order or not. No instance gets its id again.
     Gone,
     /// Its process holds what ends with it. The number changes with every beat, and says nothing else.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(dead_code, reason = "nobody else has a log in memory open")
+    )]
     Beat(i128),
 }
 

@@ -9,7 +9,7 @@ use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{CursorClaim, Opened};
 use crate::log::letter::LetterRequest;
-use crate::log::owner::InstanceId;
+use crate::log::owner::{InstanceId, Ownership};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::reaction::{ReactRequest, Reacted};
 use crate::log::steer::{Obeyed, Order};
@@ -64,6 +64,14 @@ pub(crate) enum Request {
     Append(AppendRequest),
     React(Box<ReactRequest>),
     OpenCursor(OpenCursorRequest),
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            dead_code,
+            reason = "only read models claim a stream before they open its cursor"
+        )
+    )]
+    Claim(ClaimRequest),
     LetGo(LetGoRequest),
     HandOver(HandOverRequest),
     Prune(PruneRequest),
@@ -91,6 +99,31 @@ pub(crate) struct Condition {
 pub(crate) struct OpenCursorRequest {
     pub(crate) claim: CursorClaim,
     pub(crate) reply: oneshot::Sender<Result<Opened, StreamError>>,
+}
+
+/// This store claims a stream, whose cursor is opened later.
+pub(crate) struct ClaimRequest {
+    pub(crate) name: Arc<str>,
+    pub(crate) ownership: Ownership,
+    pub(crate) reply: oneshot::Sender<Result<Claimed, StreamError>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Claimed {
+    /// The stream is this store's from now on.
+    Now,
+    /// The stream was this store's before.
+    Before,
+    /// This one runs it, and this store stands by.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            dead_code,
+            reason = "only read models claim a stream before they open its cursor"
+        )
+    )]
+    StandsBy(Instance),
 }
 
 /// This store claims a stream no more.
@@ -133,6 +166,7 @@ pub(crate) enum Answer {
     Append(AppendRequest, Result<Appended, AppendError>),
     React(Box<ReactRequest>, Result<Reacted, StorageError>),
     OpenCursor(OpenCursorRequest, Result<Opened, StreamError>),
+    Claim(ClaimRequest, Result<Claimed, StreamError>),
     LetGo(LetGoRequest, Result<(), StorageError>),
     HandOver(HandOverRequest, Result<HandedOver, StorageError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
@@ -148,6 +182,7 @@ impl Answer {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
             Request::React(request) => Self::React(request, Err(error.clone())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
+            Request::Claim(request) => Self::Claim(request, Err(error.clone().into())),
             Request::LetGo(request) => Self::LetGo(request, Err(error.clone())),
             Request::HandOver(request) => Self::HandOver(request, Err(error.clone())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
@@ -163,6 +198,7 @@ impl Answer {
             Self::Append(request, Ok(_)) => Self::Append(request, Err(error.clone().into())),
             Self::React(request, Ok(Reacted::Done(_))) => Self::React(request, Err(error.clone())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
+            Self::Claim(request, Ok(_)) => Self::Claim(request, Err(error.clone().into())),
             Self::LetGo(request, Ok(())) => Self::LetGo(request, Err(error.clone())),
             Self::HandOver(request, Ok(_)) => Self::HandOver(request, Err(error.clone())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
@@ -185,6 +221,9 @@ impl Answer {
                 let _ = reply.send(outcome);
             }
             Self::OpenCursor(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::Claim(request, outcome) => {
                 let _ = request.reply.send(outcome);
             }
             Self::LetGo(request, outcome) => {

@@ -112,6 +112,7 @@ impl Hub {
                 letters: opened.letters,
                 head: opened.head,
             },
+            Opened::Gone => unreachable!("a registration makes the stream that is not there"),
             Opened::StandsBy(stands_by) => Registered {
                 cell: standby::dead_cell(&options.name, stands_by.row.position),
                 care: candidacy.careless(),

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use crate::error::{Instance, ReadError, StopCause, StreamError};
-use crate::log::cursor::{CursorCell, CursorClaim, Opened, OpenedCursor};
+use crate::log::cursor::{CursorCell, CursorClaim, Occasion, Opened, OpenedCursor};
 use crate::log::handle::LogHandle;
 use crate::log::handle::owner::LetsGo;
 use crate::log::owner::{InstanceId, Ownership};
@@ -56,6 +56,7 @@ impl Candidacy {
                 on_mismatch: options.on_mismatch,
                 begins_at: options.begins_at,
                 ownership: options.ownership,
+                occasion: Occasion::Registration,
             },
             policies: options.policies.clone(),
             watched_batches: options.watched_batches(),
@@ -125,14 +126,21 @@ pub(crate) async fn take_over(core: &Arc<StreamCore>, pump: &mut Pump) -> Result
     };
     let log = &core.source.log;
     let unless_kept = LetsGo::of(&candidacy.claim.name, log);
-    let opened = match log.open_cursor(candidacy.claim.clone()).await {
+    let claim = CursorClaim {
+        occasion: Occasion::TakeOver,
+        ..candidacy.claim.clone()
+    };
+    let opened = match log.open_cursor(claim).await {
         Ok(Opened::Owned(opened)) => opened,
+        // It hears that its stream was deleted or renamed, and ends.
+        Ok(Opened::Gone) => return Ok(()),
         Ok(Opened::StandsBy(stands_by)) => {
             unless_kept.keep();
             show(core, stands_by.owner);
             return Ok(());
         }
         Err(StreamError::Closed) => return Err(StopCause::Closed),
+        Err(StreamError::TakenOver { by, .. }) => return Err(StopCause::TakenOver { by }),
         Err(StreamError::Storage(error)) => {
             unless_kept.keep();
             tracing::warn!(stream = core.name.as_deref(), %error, "a stream could not take over, it tries again");

@@ -286,6 +286,57 @@ mod tests {
     }
 
     #[test]
+    fn d6_who_gives_a_stream_away_leaves_it_to_the_log_whether_it_lost_it() {
+        let mut hearing = Hearing::of(&row(5, 5, 0));
+        let later = || said(7, Stands::At(row(7, 7, 0)));
+        let yields = hearing.yields("heir".into()).expect("it runs the stream");
+        assert_eq!(yields.duty, Duty::Yields { heir: "heir".into() });
+        assert!(hearing.yields("other".into()).is_none(), "it was told");
+        assert!(hearing.vacant().is_none(), "it runs the stream itself");
+        assert!(hearing.hear(later()).is_none());
+        let Some(Consequence::Stand(standing)) = hearing.hear(said(6, Stands::At(row(5, 6, 6)))) else {
+            panic!("a reset is heeded first");
+        };
+        assert_eq!((standing.epoch, standing.duty), (6, yields.duty));
+        hearing.keeps();
+        let lost = hearing.hear(later());
+        assert!(matches!(lost, Some(Consequence::End(StopCause::OwnershipLost))));
+    }
+
+    #[test]
+    fn d6_who_stands_by_hears_what_is_said_to_the_owner_when_it_takes_over() {
+        let paused = Pause {
+            by: "anna".into(),
+            since: Timestamp::EPOCH,
+            kind: crate::log::cursor::PauseKind::ByHand,
+        };
+        let mut hearing = Hearing::standing_by(&row(5, 5, 0));
+        assert_eq!((hearing.epoch(), hearing.paused()), (0, None));
+        assert!(
+            hearing.hear(said(7, Stands::At(row(7, 7, 0)))).is_none(),
+            "another owner"
+        );
+        assert_eq!(
+            hearing.vacant().map(|standing| standing.duty),
+            Some(Duty::TakesOver)
+        );
+        // It registers, and is paused before it knows that it is the owner.
+        let pauses = StoredCursor {
+            paused: Some(paused.clone()),
+            ..row(8, 8, 9)
+        };
+        assert!(hearing.hear(said(9, Stands::At(pauses))).is_none());
+        let Some(Consequence::Stand(standing)) = hearing.takes_over(&row(8, 8, 0)) else {
+            panic!("the pause is heeded");
+        };
+        assert_eq!((standing.paused, standing.duty), (Some(paused), Duty::Runs));
+        assert!(hearing.vacant().is_none());
+        let mut hearing = Hearing::standing_by(&row(5, 5, 0));
+        let gone = hearing.hear(said(6, Stands::Gone));
+        assert!(matches!(gone, Some(Consequence::End(StopCause::Deleted))));
+    }
+
+    #[test]
     fn an_earlier_stream_of_the_name_that_was_removed_is_no_news() {
         let mut hearing = Hearing::of(&row(5, 5, 0));
         assert!(hearing.hear(said(4, Stands::Gone)).is_none());

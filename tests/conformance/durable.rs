@@ -266,8 +266,9 @@ pub(crate) async fn d3_a_crash_repeats_no_more_than_the_checkpoint_allows(subjec
             .await
             .unwrap();
         eventually("13 batches are handled", || stream.status().handled_batches == 13).await;
-        // To the next owner of the name, a stream that hangs is as good as dead.
+        // To who takes the name over, a stream that hangs is as good as dead.
         let next = subject.open();
+        let name = name.ownership(Ownership::TakeOver);
         let again = Recorder::new();
         let resumed = next.stream_all_durable(&name, again.handler()).await.unwrap();
         let repeated = base + 13 - resumed.started_after();

@@ -9,9 +9,11 @@ use crate::fault::FaultPoint;
 use crate::log::committer::own::Contest;
 use crate::log::committer::{Committer, injected, takeover};
 use crate::log::cursor::{
-    CursorCell, CursorClaim, CursorFailure, CursorWrite, Opened, OpenedCursor, Run, Start, StoredCursor,
+    CursorCell, CursorClaim, CursorFailure, CursorWrite, Occasion, Opened, OpenedCursor, Run, Start,
+    StoredCursor,
 };
 use crate::log::letter::{self, Attempt, LetterDone, LetterRequest};
+use crate::log::owner::{Ownership, Role};
 use crate::log::{Extent, LogWriter, Sync, Tail};
 
 /// How often storing a cursor is tried, and the pause between two tries.
@@ -29,8 +31,11 @@ impl<W: LogWriter> Committer<W> {
         if let Some(by) = stored.as_ref().and_then(StoredCursor::successor) {
             return Err(takeover::taken_over(&claim.name, by));
         }
-        let ousted = match self.contest(claim)? {
-            Contest::Free { ousted } => ousted,
+        if claim.occasion == Occasion::TakeOver && stored.is_none() {
+            return Ok(Opened::Gone);
+        }
+        let ousted = match self.contest(&claim.name, claim.ownership)? {
+            Contest::Free { ousted, .. } => ousted,
             Contest::Owned(owner) => {
                 let stands_by = self.stand_by(claim, stored.as_ref(), tail, owner)?;
                 return Ok(Opened::StandsBy(stands_by));
@@ -74,7 +79,11 @@ impl<W: LogWriter> Committer<W> {
             updated_at: Timestamp::now(),
         };
         self.writer.put_cursor(&claim.name, &cursor)?;
-        self.own(&claim.name, &ousted)?;
+        let role = match claim.ownership {
+            Ownership::Standby => Role::Owner,
+            Ownership::Fail | Ownership::TakeOver => Role::SoleOwner,
+        };
+        self.own(&claim.name, role, &ousted)?;
         Ok(Opened::Owned(OpenedCursor {
             row: cursor,
             head,

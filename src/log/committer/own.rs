@@ -13,7 +13,7 @@ use crate::log::letter::Attempt;
 use crate::log::owner::share::{self, Moves};
 use crate::log::owner::silence::{Life, Signs};
 use crate::log::owner::{Claim, InstanceId, Ownership, Role, host_name};
-use crate::log::request::{HandOverRequest, HandedOver};
+use crate::log::request::{Claimed, HandOverRequest, HandedOver};
 use crate::log::steer::Heard;
 use crate::log::{Extent, LogWriter, Sync, Tail};
 
@@ -39,8 +39,8 @@ pub(crate) struct Owners {
 
 /// Whether a stream is to be had.
 pub(super) enum Contest {
-    /// It is, when these claim it no more.
-    Free { ousted: Vec<InstanceId> },
+    /// It is, when these claim it no more; or this store owns it already.
+    Free { ousted: Vec<InstanceId>, is_mine: bool },
     /// It is to be waited for.
     Owned(Instance),
 }
@@ -113,43 +113,80 @@ impl<W: LogWriter> Committer<W> {
 
     /// Finds out whether a stream is to be had. Nothing is written but that those who have gone claim nothing any more: the registration may
     /// be refused for another reason.
-    pub(super) fn contest(&mut self, claim: &CursorClaim) -> Result<Contest, StreamError> {
+    pub(super) fn contest(&mut self, name: &str, ownership: Ownership) -> Result<Contest, StreamError> {
         let me = self.me()?;
-        let claims = self.writer.claims_of(&claim.name)?;
-        let mut ousted = Vec::new();
+        let claims = self.writer.claims_of(name)?;
+        let (mut ousted, mut is_mine) = (Vec::new(), false);
         for holder in claims {
-            if !holder.role.holds() || holder.instance == me {
+            if !holder.role.holds() {
+                continue;
+            }
+            if holder.instance == me {
+                is_mine = holder.role != Role::Heir;
                 continue;
             }
             let life = self.life(&me, &holder.instance)?;
-            match (life, claim.ownership) {
+            match (life, ownership) {
                 (Life::Gone, _) => {
                     self.writer.strike(&holder.instance)?;
                 }
                 (_, Ownership::TakeOver) | (Life::IsSilent, Ownership::Standby) => {
-                    tracing::warn!(stream = %claim.name, owner = %holder.claimant(), silent = life == Life::IsSilent, "a stream is taken over from its owner");
+                    tracing::warn!(stream = name, owner = %holder.claimant(), silent = life == Life::IsSilent, "a stream is taken over from its owner");
                     ousted.push(holder.instance);
                 }
                 (_, Ownership::Fail) => {
                     return Err(StreamError::OwnedElsewhere {
-                        name: claim.name.to_string(),
+                        name: name.to_owned(),
                         owner: holder.claimant(),
                     });
                 }
                 (Life::Lives, Ownership::Standby) => return Ok(Contest::Owned(holder.claimant())),
             }
         }
-        Ok(Contest::Free { ousted })
+        Ok(Contest::Free { ousted, is_mine })
     }
 
     /// Claims a stream for this store.
-    pub(super) fn own(&mut self, name: &Arc<str>, ousted: &[InstanceId]) -> Result<(), StorageError> {
+    pub(super) fn own(
+        &mut self,
+        name: &Arc<str>,
+        role: Role,
+        ousted: &[InstanceId],
+    ) -> Result<(), StorageError> {
         let me = self.me()?;
         for owner in ousted {
             self.writer.remove_claim(name, owner)?;
         }
-        let own = self.owners.claim(name, &me, Role::Owner);
+        let own = self.owners.claim(name, &me, role);
         self.writer.put_claim(&own)
+    }
+
+    /// Claims a stream whose cursor is opened later, or to stand by for it.
+    pub(super) fn claim(&mut self, name: &Arc<str>, ownership: Ownership) -> Result<Claimed, StreamError> {
+        match self.contest(name, ownership)? {
+            Contest::Free { is_mine: true, .. } => Ok(Claimed::Before),
+            Contest::Free { ousted, .. } => {
+                self.own(name, Role::SoleOwner, &ousted)?;
+                Ok(Claimed::Now)
+            }
+            Contest::Owned(owner) => {
+                self.wait_for_turn(name)?;
+                Ok(Claimed::StandsBy(owner))
+            }
+        }
+    }
+
+    /// Who stands by already goes on doing so since the time it began.
+    fn wait_for_turn(&mut self, name: &Arc<str>) -> Result<(), StorageError> {
+        let me = self.me()?;
+        let claims = self.writer.claims_of(name)?;
+        let is_mine = |claim: &Claim| claim.instance == me && claim.role == Role::Standby;
+        if claims.iter().any(is_mine) {
+            return Ok(());
+        }
+        let standby = self.owners.claim(name, &me, Role::Standby);
+        self.writer.put_claim(&standby)?;
+        self.writer.next_epoch().map(|_| ())
     }
 
     /// Claims to stand by.
@@ -160,7 +197,6 @@ impl<W: LogWriter> Committer<W> {
         tail: Tail,
         owner: Instance,
     ) -> Result<StandsBy, StreamError> {
-        let me = self.me()?;
         let extent = Extent {
             pruned_through: tail.pruned_through,
             head: tail.head,
@@ -174,9 +210,7 @@ impl<W: LogWriter> Committer<W> {
                 owner,
             });
         };
-        let standby = self.owners.claim(&claim.name, &me, Role::Standby);
-        self.writer.put_claim(&standby)?;
-        self.writer.next_epoch()?;
+        self.wait_for_turn(&claim.name)?;
         Ok(StandsBy {
             row,
             head: tail.head,

@@ -4,13 +4,32 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::error::StorageError;
+use crate::error::{StorageError, StreamError};
 use crate::log::handle::{LogHandle, committer_gone};
-use crate::log::owner::InstanceId;
+use crate::log::owner::{InstanceId, Ownership};
 use crate::log::queue::Queue;
-use crate::log::request::{HandOverRequest, HandedOver, LetGoRequest, Request};
+use crate::log::request::{ClaimRequest, Claimed, HandOverRequest, HandedOver, LetGoRequest, Request};
 
 impl LogHandle {
+    /// Claims a stream whose cursor is opened later, or to stand by for it. Once queued it is done, whatever becomes of this future.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            dead_code,
+            reason = "only read models claim a stream before they open its cursor"
+        )
+    )]
+    pub(crate) async fn claim(&self, name: &Arc<str>, ownership: Ownership) -> Result<Claimed, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Claim(ClaimRequest {
+            name: Arc::clone(name),
+            ownership,
+            reply,
+        });
+        self.queue.push(request).map_err(|_| StreamError::Closed)?;
+        answer.await.unwrap_or_else(|_| Err(committer_gone().into()))
+    }
+
     /// Claims a stream no more, neither to run it nor to stand by. Once queued it is done, whatever becomes of this future.
     pub(crate) async fn let_go(&self, name: &Arc<str>) -> Result<(), StorageError> {
         let (reply, answer) = oneshot::channel();

@@ -91,11 +91,11 @@ fn load(owned: &HashMap<&InstanceId, usize>, instance: &InstanceId) -> usize {
     owned.get(instance).copied().unwrap_or(0)
 }
 
-/// How many of the streams each one owns.
+/// How many of the streams each one owns, of those that are given away.
 fn owned<'a>(contests: &[(&'a Arc<str>, Contest<'a>)]) -> HashMap<&'a InstanceId, usize> {
     let mut owned = HashMap::new();
-    for owner in contests.iter().filter_map(|(_, contest)| contest.owner()) {
-        *owned.entry(owner).or_default() += 1;
+    for (owner, role) in contests.iter().filter_map(|(_, contest)| contest.owner) {
+        *owned.entry(owner).or_default() += usize::from(role != Role::SoleOwner);
     }
     owned
 }
@@ -110,7 +110,9 @@ fn contests<'a>(
         let contest = by_stream.entry(&claim.stream).or_default();
         match (claim.role, life(&claim.instance)) {
             (_, Life::Gone | Life::IsSilent) => {}
-            (Role::Owner | Role::Heir, Life::Lives) => contest.owner = Some((&claim.instance, claim.role)),
+            (Role::Owner | Role::SoleOwner | Role::Heir, Life::Lives) => {
+                contest.owner = Some((&claim.instance, claim.role))
+            }
             (Role::Standby, Life::Lives) => contest.standbys.push(&claim.instance),
         }
     }
@@ -144,7 +146,7 @@ mod tests {
     }
 
     /// Carries out what an instance is to do, gifts as the transaction would, and says how many there were.
-    fn carry_out(me: usize, claims: &mut Vec<Claim>, moves: Moves) -> usize {
+    fn carry_out(me: usize, claims: &mut [Claim], moves: Moves) -> usize {
         let mut given = 0;
         for stream in moves.vacant {
             let mine = claims
@@ -196,6 +198,14 @@ mod tests {
         claims.extend([claim(2, 1, Role::Owner), claim(2, 2, Role::Standby)]);
         let gifts = decide(&id(1), &claims, all_live).gifts;
         assert_eq!(gifts, [("stream-01".into(), id(2))]);
+        for stream in 3..6 {
+            claims.extend([claim(stream, 2, Role::Standby), claim(stream, 3, Role::SoleOwner)]);
+        }
+        assert_eq!(
+            decide(&id(3), &claims, all_live),
+            Moves::default(),
+            "it shares nothing"
+        );
         let silent = |instance: &InstanceId| match &**instance {
             "instance-2" => Life::IsSilent,
             _ => Life::Lives,

@@ -21,7 +21,7 @@ const OF_STREAM: &str = concat!(columns!(), " WHERE claim.stream = ?1");
 /// The index of those who wait has an entry for each of them, and none where nobody stands by.
 const CONTESTED: &str = concat!(
     columns!(),
-    " WHERE claim.stream IN (SELECT stream FROM claim WHERE role <> 'owner') ORDER BY claim.stream"
+    " WHERE claim.stream IN (SELECT stream FROM claim WHERE role IN ('standby', 'heir')) ORDER BY claim.stream"
 );
 
 /// In the order of the primary key: there is a row for each stream that runs.
@@ -137,6 +137,7 @@ impl ClaimWriter for SqliteWriter {
 fn text(role: Role) -> &'static str {
     match role {
         Role::Owner => "owner",
+        Role::SoleOwner => "sole-owner",
         Role::Heir => "heir",
         Role::Standby => "standby",
     }
@@ -148,6 +149,7 @@ fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
         instance: row.get(1)?,
         role: match row.get_ref(2)?.as_str()? {
             "owner" => Role::Owner,
+            "sole-owner" => Role::SoleOwner,
             "heir" => Role::Heir,
             _ => Role::Standby,
         },
@@ -196,7 +198,7 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::prepare_tables(&mut connection, "memory".as_ref()).unwrap();
         let claims = [
-            claimed("books", "one", Role::Owner),
+            claimed("books", "one", Role::SoleOwner),
             claimed("ledger", "one", Role::Owner),
             claimed("ledger", "two", Role::Standby),
             claimed("mails", "two", Role::Heir),
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(all(&connection).unwrap(), claims);
         assert_eq!(of_stream(&connection, "ledger").unwrap(), claims[1..3]);
         assert_eq!(contested(&connection).unwrap(), claims[1..]);
-        put(&connection, &claimed("ledger", "two", Role::Owner)).unwrap_err();
+        put(&connection, &claimed("ledger", "two", Role::SoleOwner)).unwrap_err();
         assert!(remove(&connection, "ledger", "one").unwrap());
         assert!(!remove(&connection, "ledger", "one").unwrap());
         put(&connection, &claimed("ledger", "two", Role::Owner)).unwrap();

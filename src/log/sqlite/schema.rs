@@ -233,7 +233,7 @@ CREATE TABLE instance (
     process INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- 'owner': the instance runs the stream. 'standby': it waits to. 'heir': the owner gave it the stream, and it has yet to take it.
+-- 'owner': the instance runs the stream, and gives it away when that is fair. 'sole-owner': it runs it and keeps it. 'standby': it waits to. 'heir': the owner gave it the stream, and it has yet to take it.
 CREATE TABLE claim (
     stream TEXT NOT NULL,
     instance TEXT NOT NULL,
@@ -242,8 +242,8 @@ CREATE TABLE claim (
     since INTEGER NOT NULL,
     PRIMARY KEY (stream, instance)
 ) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX claim_of_owner ON claim (stream) WHERE role = 'owner';
-CREATE INDEX claim_that_waits ON claim (stream) WHERE role <> 'owner';
+CREATE UNIQUE INDEX claim_of_owner ON claim (stream) WHERE role IN ('owner', 'sole-owner');
+CREATE INDEX claim_that_waits ON claim (stream) WHERE role IN ('standby', 'heir');
 CREATE INDEX claim_by_instance ON claim (instance);
 "#;
 
