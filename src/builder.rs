@@ -23,6 +23,7 @@ use crate::event::evolution::{Evolution, Registrations};
 use crate::event::limits::Limits;
 use crate::fault::Faults;
 use crate::log::committer::Committer;
+use crate::log::committer::own::Owners;
 use crate::log::handle::LogHandle;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::log::opening::{Absent, Durability};
@@ -80,6 +81,7 @@ pub struct StoreBuilder {
     page_bytes: usize,
     page_batches: usize,
     poll_interval: Duration,
+    owner_silence_max: Duration,
     queue_requests: usize,
     queue_bytes: usize,
     readers: usize,
@@ -110,6 +112,7 @@ impl Default for StoreBuilder {
             page_bytes: 2 << 20,
             page_batches: 1024,
             poll_interval: Duration::from_millis(100),
+            owner_silence_max: Duration::from_secs(10),
             queue_requests: 4096,
             queue_bytes: 64 << 20,
             readers: 4,
@@ -210,6 +213,17 @@ impl StoreBuilder {
     /// Default 100 ms.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
+        self
+    }
+
+    /// For how long the owner of a durable stream may give no sign of life, although its process is there, before who
+    /// [stands by](crate::Ownership::Standby) takes over. From 100 ms to a day. Default 10 s.
+    ///
+    /// A store that owns streams gives eight signs within its own limit, so choose the same for all stores of a log. An owner that was
+    /// only slow writes nothing any more once it was taken over; what it had handled beyond its cursor is handled twice (D3). An
+    /// owner whose process has died is not waited for: it is taken over within a quarter of a second.
+    pub fn owner_silence_max(mut self, time: Duration) -> Self {
+        self.owner_silence_max = time;
         self
     }
 
@@ -347,7 +361,16 @@ impl StoreBuilder {
                 "too short; at least 1 ms is needed",
             ));
         }
+        if self.owner_silence_max < Duration::from_millis(100) {
+            let value = format!("{:?}", self.owner_silence_max);
+            return Err(invalid(
+                "owner_silence_max",
+                value,
+                "too short; at least 100 ms are needed",
+            ));
+        }
         let times = [
+            ("owner_silence_max", self.owner_silence_max),
             ("poll_interval", self.poll_interval),
             ("drain_limit", self.drain_limit),
         ];
@@ -431,6 +454,7 @@ impl StoreBuilder {
             reactions: Default::default(),
             #[cfg(feature = "sqlite")]
             beside: Vec::new(),
+            owners: Owners::new(self.poll_interval, self.owner_silence_max),
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let thread = thread::Builder::new()

@@ -10,6 +10,7 @@ mod evolution;
 mod failure;
 #[cfg(feature = "sqlite")]
 mod in_log;
+mod instance;
 #[cfg(feature = "sqlite")]
 mod model;
 mod react;
@@ -37,6 +38,7 @@ pub(crate) use crate::error::failure::causes;
 pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 #[cfg(feature = "sqlite")]
 pub use crate::error::in_log::InLogError;
+pub use crate::error::instance::Instance;
 #[cfg(feature = "sqlite")]
 pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;

@@ -29,8 +29,8 @@ pub mod testing;
 pub use crate::builder::StoreBuilder;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
-    FailureCategory, InvalidEvent, InvalidKey, OpenError, PruneError, ReadError, SteerError, StopCause,
-    StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
+    FailureCategory, Instance, InvalidEvent, InvalidKey, OpenError, PruneError, ReadError, SteerError,
+    StopCause, StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
 pub use crate::error::{CopyError, InLogError, NameProblem, ReadModelError, TenantError, ViewError};
@@ -51,6 +51,7 @@ pub use crate::log::location::LogLocation;
 pub use crate::log::once::AppendedOnce;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::log::opening::Durability;
+pub use crate::log::owner::Ownership;
 pub use crate::log::prune::{HeldBy, Prune, Pruned};
 pub use crate::log::request::{Appended, ExpectedContext};
 pub use crate::log::retry_request::RetryLetters;

@@ -20,6 +20,7 @@ mod report;
 mod status;
 mod tagged;
 mod tenants;
+mod two_processes;
 
 use std::path::Path;
 
@@ -100,5 +101,6 @@ fn main() -> Result<(), Failure> {
     keyed::measure(&runtime, folder.path(), scale, &mut report)?;
     tenants::measure(&runtime, folder.path(), scale, &mut report)?;
     project::measure(&runtime, folder.path(), scale, &mut report)?;
+    two_processes::measure(folder.path(), scale, &mut report)?;
     report.finish()
 }

@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, fan_out, idle, order::Order, rebuild};
+use crate::{Failure, Scale, append, fan_out, idle, order::Order, rebuild, two_processes};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -88,6 +88,9 @@ pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failu
         .worker_threads(2)
         .enable_all()
         .build()?;
+    if what == "appends" {
+        return runtime.block_on(two_processes::child(path, argument));
+    }
     runtime.block_on(async {
         let store = Store::builder().durability(Durability::Relaxed).open(path)?;
         let idle = resident("VmRSS")?;

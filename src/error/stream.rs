@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::{FailureCategory, ReadError, StorageError};
+use crate::error::{FailureCategory, Instance, ReadError, StorageError};
 
 /// A stream could not be registered.
 #[derive(Clone, Debug, Error)]
@@ -25,6 +25,16 @@ pub enum StreamError {
     NameActive {
         /// The stream's name.
         name: String,
+    },
+    /// Another store, in another process or in this one, runs the stream (D6).
+    #[error(
+        "the durable stream {name:?} is run by {owner}; end it there first, register it with `Ownership::Standby` to wait for that, or with `Ownership::TakeOver` to end it from here"
+    )]
+    OwnedElsewhere {
+        /// The stream's name.
+        name: String,
+        /// Who runs it.
+        owner: Instance,
     },
     /// The stored cursor belongs to another query (D7).
     #[error(
@@ -221,6 +231,12 @@ pub enum StopCause {
     /// Another owner registered the same name, so that this one can write the cursor no more (D6).
     #[error("another owner took over the durable stream")]
     OwnershipLost,
+    /// The stream stood by, and could not be registered when its owner had gone.
+    #[error("the durable stream stood by and could not take over: {source}")]
+    NotTakenOver {
+        /// Why not.
+        source: Arc<StreamError>,
+    },
     /// Another stream was registered with [`Start::AfterStream`](crate::Start::AfterStream), and goes on where this one stood.
     #[error("the durable stream was taken over by {by:?}, which goes on where it stood")]
     TakenOver {
@@ -280,6 +296,16 @@ pub enum WaitError {
         position: u64,
         /// Who paused it.
         by: String,
+    },
+    /// The stream stands by: its handler is called elsewhere.
+    #[error(
+        "the stream {name:?} stands by here, {owner} runs it; wait for `EventStream::owned` first, or for the stream in the log with `Store::stream`"
+    )]
+    StandsBy {
+        /// The stream's name.
+        name: String,
+        /// Who runs it, as far as is known here.
+        owner: Instance,
     },
     /// The log has no durable stream of this name, or has it no longer.
     #[error("there is no durable stream named {name:?}")]

@@ -14,6 +14,7 @@ use crate::log::memory::{self, MemoryReader, MemoryWriter};
 #[cfg(feature = "sqlite")]
 use crate::log::once::{KeyReader, NamedKey};
 use crate::log::once::{KeyWriter, StoredKey};
+use crate::log::owner::{Claim, ClaimWriter, InstanceId, Sign};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -184,6 +185,48 @@ impl KeyWriter for BrokenWriter {
     }
 }
 
+impl ClaimWriter for BrokenWriter {
+    fn enter(&mut self) -> Result<InstanceId, StorageError> {
+        self.inner.enter()
+    }
+
+    fn beat(&mut self) -> Result<(), StorageError> {
+        self.inner.beat()
+    }
+
+    fn sign(&mut self, instance: &str) -> Result<Sign, StorageError> {
+        self.inner.sign(instance)
+    }
+
+    fn leave(&mut self) {
+        self.inner.leave();
+    }
+
+    fn claims_of(&mut self, stream: &str) -> Result<Vec<Claim>, StorageError> {
+        self.inner.claims_of(stream)
+    }
+
+    fn contested(&mut self) -> Result<Vec<Claim>, StorageError> {
+        self.inner.contested()
+    }
+
+    fn put_claim(&mut self, claim: &Claim) -> Result<(), StorageError> {
+        self.inner.put_claim(claim)
+    }
+
+    fn remove_claim(&mut self, stream: &str, instance: &str) -> Result<bool, StorageError> {
+        self.inner.remove_claim(stream, instance)
+    }
+
+    fn remove_claims(&mut self, stream: &str) -> Result<(), StorageError> {
+        self.inner.remove_claims(stream)
+    }
+
+    fn strike(&mut self, instance: &str) -> Result<bool, StorageError> {
+        self.inner.strike(instance)
+    }
+}
+
 impl LetterWriter for BrokenWriter {
     fn letter(&mut self, name: &str, first_sequence: u64) -> Result<Option<DeadLetter>, StorageError> {
         self.inner.letter(name, first_sequence)
@@ -283,6 +326,10 @@ impl LogReader for BrokenReader {
 
     fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
         self.inner.cursor(name)
+    }
+
+    fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError> {
+        self.inner.claims(of)
     }
 
     fn log_id(&self) -> &str {

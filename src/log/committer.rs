@@ -9,6 +9,7 @@ mod append;
 mod beside;
 mod durable;
 mod hear;
+pub(crate) mod own;
 mod react;
 mod takeover;
 
@@ -22,6 +23,7 @@ use crate::event::batch::CommittedBatch;
 use crate::fault::{FaultPoint, Faults};
 #[cfg(feature = "sqlite")]
 use crate::log::beside::BesideWork;
+use crate::log::committer::own::Owners;
 use crate::log::committer::react::GroupReactions;
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
@@ -70,6 +72,7 @@ pub(crate) struct Committer<W> {
     /// What is written beside the log, which comes after the group.
     #[cfg(feature = "sqlite")]
     pub(crate) beside: Vec<Box<dyn BesideWork>>,
+    pub(crate) owners: Owners,
 }
 
 /// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
@@ -101,6 +104,7 @@ impl<W: LogWriter> Committer<W> {
             } else {
                 look_at
             };
+            let until = self.owners.look_at().map_or(until, |look_at| until.min(look_at));
             let work = self.queue.take(Wait {
                 until,
                 spin: if expected > 0 { SPIN } else { Duration::ZERO },
@@ -127,7 +131,15 @@ impl<W: LogWriter> Committer<W> {
             } else if has_news && let Err(error) = self.follow_others() {
                 tracing::debug!(%error, "news could not be looked at, the next look tries again");
             }
+            if self
+                .owners
+                .look_at()
+                .is_some_and(|look_at| Instant::now() >= look_at)
+            {
+                self.look_for_owners();
+            }
             if is_done {
+                self.leave();
                 return;
             }
         }
@@ -301,6 +313,27 @@ impl<W: LogWriter> Committer<W> {
                     StreamError::Storage,
                 )
             }
+            Request::Claim(request) => {
+                let claimed = match self.claim(&request.name, request.ownership) {
+                    Err(StreamError::Storage(error)) => Err(error),
+                    outcome => Ok(outcome),
+                };
+                keep(
+                    claimed,
+                    |outcome| answers.push(Answer::Claim(request, outcome)),
+                    StreamError::Storage,
+                )
+            }
+            Request::LetGo(request) => keep(
+                self.let_go(&request.name).map(Ok),
+                |outcome| answers.push(Answer::LetGo(request, outcome)),
+                |error| error,
+            ),
+            Request::HandOver(request) => keep(
+                self.hand_over(&request).map(Ok),
+                |outcome| answers.push(Answer::HandOver(request, outcome)),
+                |error| error,
+            ),
             Request::Prune(request) => {
                 let done = prune::step(&mut self.writer, &request.step, tail, self.head, &self.log_id);
                 keep(

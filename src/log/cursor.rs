@@ -5,9 +5,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, StopCause, StorageError, StreamError};
+use crate::error::{Instance, ReadError, StopCause, StorageError, StreamError};
 use crate::log::Extent;
 use crate::log::letter::{Attempt, LetterCounts};
+use crate::log::owner::Ownership;
 use crate::log::retry_request::RetryRequest;
 use crate::sync::Mutex;
 
@@ -103,6 +104,28 @@ pub(crate) struct OpenedCursor {
     pub(crate) letters: LetterCounts,
 }
 
+/// What came of a registration.
+#[derive(Clone, Debug)]
+pub(crate) enum Opened {
+    /// The stream is run here.
+    Owned(OpenedCursor),
+    /// Somebody else runs it, and this store waits to.
+    StandsBy(StandsBy),
+    /// It was to take over, and there is no stream of this name any more.
+    Gone,
+}
+
+/// What a durable stream is told that stands by.
+#[derive(Clone, Debug)]
+pub(crate) struct StandsBy {
+    /// Its row, as its owner keeps it.
+    pub(crate) row: StoredCursor,
+    /// The last sequence of the log.
+    pub(crate) head: u64,
+    pub(crate) letters: LetterCounts,
+    pub(crate) owner: Instance,
+}
+
 /// Who paused a stream, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pause {
@@ -172,6 +195,17 @@ pub(crate) struct CursorClaim {
     pub(crate) on_mismatch: OnMismatch,
     /// Where it goes on whatever is stored.
     pub(crate) begins_at: Option<u64>,
+    /// What becomes of it when somebody else runs the stream.
+    pub(crate) ownership: Ownership,
+    pub(crate) occasion: Occasion,
+}
+
+/// When a durable stream asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    Registration,
+    /// It was registered, stood by, and is to take over. A stream that was deleted meanwhile is not made anew.
+    TakeOver,
 }
 
 impl CursorClaim {
@@ -277,6 +311,8 @@ struct CellState {
     handed: u64,
     /// The newest position that is in the log. Never above `handed`.
     stored: u64,
+    /// The log has it that the run has ended.
+    has_ended: bool,
     queued: Queued,
     run: Run,
     failure: Option<CursorFailure>,
@@ -294,6 +330,7 @@ impl CursorCell {
             state: Mutex::new(CellState {
                 handed: position,
                 stored: position,
+                has_ended: false,
                 queued: Queued::No,
                 run: Run::GoesOn,
                 failure: None,
@@ -357,6 +394,15 @@ impl CursorCell {
         wake(waiting);
     }
 
+    /// Says that the log has it that the run has ended: the name is free.
+    pub(crate) fn ended(&self) {
+        let mut state = self.state.lock();
+        state.has_ended = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        wake(waiting);
+    }
+
     /// Puts the cell back into the committer's queue after a store that failed.
     pub(crate) fn requeue(&self) -> Tell {
         let mut state = self.state.lock();
@@ -396,8 +442,21 @@ impl CursorCell {
         position: u64,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CursorFailure>> {
+        self.poll_until(context, |state| state.stored >= position)
+    }
+
+    /// Waits until the log has it that the run has ended.
+    pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<Result<(), CursorFailure>> {
+        self.poll_until(context, |state| state.has_ended)
+    }
+
+    fn poll_until(
+        &self,
+        context: &mut Context<'_>,
+        is_there: impl Fn(&CellState) -> bool,
+    ) -> Poll<Result<(), CursorFailure>> {
         let mut state = self.state.lock();
-        if state.stored >= position {
+        if is_there(&state) {
             return Poll::Ready(Ok(()));
         }
         if let Some(failure) = &state.failure {
@@ -427,6 +486,8 @@ mod tests {
             start: Start::Beginning,
             on_mismatch,
             begins_at: None,
+            ownership: Ownership::Fail,
+            occasion: Occasion::Registration,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the rest of the crate holds of a log: bounded ways in and out of it.
 
+pub(crate) mod owner;
+
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -17,7 +19,7 @@ use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 #[cfg(feature = "sqlite")]
 use crate::log::beside::refuse_inside;
-use crate::log::cursor::{CursorClaim, NamedCursor, OpenedCursor, StoredCursor};
+use crate::log::cursor::{CursorClaim, NamedCursor, Opened, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::once::{AppendedOnce, Once};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -122,7 +124,7 @@ impl LogHandle {
     }
 
     /// Claims a durable stream's cursor and finds out where it stands.
-    pub(crate) async fn open_cursor(&self, claim: CursorClaim) -> Result<OpenedCursor, StreamError> {
+    pub(crate) async fn open_cursor(&self, claim: CursorClaim) -> Result<Opened, StreamError> {
         let (reply, answer) = oneshot::channel();
         let request = Request::OpenCursor(OpenCursorRequest { claim, reply });
         self.queue.push(request).map_err(|_| StreamError::Closed)?;

@@ -1,5 +1,6 @@
 //! A log that lives in memory and ends with the process: for tests, and for programs that need no history.
 
+mod claim;
 #[cfg(feature = "sqlite")]
 mod copy;
 mod letter;
@@ -17,6 +18,7 @@ use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::LetterWriter;
 use crate::log::memory::letter::Letters;
 use crate::log::memory::once::Keys;
+use crate::log::owner::{Claim, ClaimWriter};
 use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
 use crate::log::statistics::LogStatistics;
@@ -52,6 +54,8 @@ struct Contents {
     keys: Keys,
     /// In `staged`, those that the transaction changed: nothing stands for one that it removed.
     cursors: HashMap<String, Option<StoredCursor>>,
+    /// Who runs the streams, of which there is one at the most: nobody else has a log in memory open. In `staged` as the cursors.
+    claims: HashMap<Arc<str>, Option<Claim>>,
     /// The newest number that was given; in `staged` 0, if none was.
     epoch: u64,
     /// Everything up to here was pruned, and the newest of it was recorded at this time.
@@ -223,13 +227,13 @@ impl LogWriter for MemoryWriter {
         self.staged.cursors.insert(to.to_owned(), cursor);
         self.staged.cursors.insert(name.to_owned(), None);
         self.rename_letters(name, to);
-        Ok(())
+        self.remove_claims(name)
     }
 
     fn remove_cursor(&mut self, name: &str) -> Result<(), StorageError> {
         self.staged.cursors.insert(name.to_owned(), None);
         self.remove_letters_after(name, 0)?;
-        Ok(())
+        self.remove_claims(name)
     }
 
     fn roll_call(&mut self) -> Result<RollCall, StorageError> {
@@ -312,6 +316,12 @@ impl LogWriter for MemoryWriter {
                 None => shared.cursors.remove(&name),
             };
         }
+        for (stream, claim) in self.staged.claims.drain() {
+            match claim {
+                Some(claim) => shared.claims.insert(stream, Some(claim)),
+                None => shared.claims.remove(&stream),
+            };
+        }
         shared.epoch = shared.epoch.max(std::mem::take(&mut self.staged.epoch));
         if let Some(letters) = self.staged.letters.take() {
             shared.letters = Some(letters);
@@ -389,6 +399,23 @@ impl LogReader for MemoryReader {
 
     fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError> {
         Ok(self.shared.lock().stored(name))
+    }
+
+    fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError> {
+        let contents = self.shared.lock();
+        let all = contents.claims.values().flatten();
+        let mut claims: Vec<_> = match of {
+            Some(stream) => contents
+                .claims
+                .get(stream)
+                .cloned()
+                .flatten()
+                .into_iter()
+                .collect(),
+            None => all.cloned().collect(),
+        };
+        claims.sort_unstable_by(|one, other| one.stream.cmp(&other.stream));
+        Ok(claims)
     }
 
     fn log_id(&self) -> &str {

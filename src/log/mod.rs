@@ -12,7 +12,7 @@
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
 //! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
-//! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `shelf` and `shared` (the pages that several
+//! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `owner` (who runs a stream), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
 #[cfg(feature = "sqlite")]
@@ -30,6 +30,7 @@ pub(crate) mod location;
 pub(crate) mod once;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod opening;
+pub(crate) mod owner;
 pub(crate) mod page;
 pub(crate) mod prune;
 pub(crate) mod queue;
@@ -76,6 +77,7 @@ use crate::log::copy::CopySource;
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{LetterReader, LetterWriter};
 use crate::log::once::KeyWriter;
+use crate::log::owner::{Claim, ClaimWriter};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
@@ -123,7 +125,7 @@ pub(crate) enum Pace {
 
 /// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
-pub(crate) trait LogWriter: LetterWriter + KeyWriter + Send {
+pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
 
@@ -256,6 +258,9 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
     /// What is stored under a durable stream's name.
     fn cursor(&self, name: &str) -> Result<Option<StoredCursor>, StorageError>;
 
+    /// The claims of living instances to one stream, or to all, sorted by stream.
+    fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError>;
+
     /// What is stored of all durable streams.
     fn survey(&self) -> Result<Survey, StorageError> {
         let rows = self.cursors()?;
@@ -264,7 +269,13 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
             letters.insert(Arc::clone(&row.name), self.counts(&row.name)?);
         }
         let head = self.head()?;
-        Ok(Survey { head, rows, letters })
+        let claims = self.claims(None)?;
+        Ok(Survey {
+            head,
+            rows,
+            letters,
+            claims,
+        })
     }
 
     /// For each position, when the first event after it was recorded. Nothing: there is none, or pruning has passed the position.

@@ -1,18 +1,20 @@
 //! What the committer can be asked for, and how it answers.
 
+use std::sync::Arc;
 #[cfg(feature = "sqlite")]
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::{AppendError, PruneError, SteerError, StorageError, StreamError};
+use crate::error::{AppendError, Instance, PruneError, SteerError, StorageError, StreamError};
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 #[cfg(feature = "sqlite")]
 use crate::log::beside::{BesideWork, End};
-use crate::log::cursor::{CursorClaim, OpenedCursor};
+use crate::log::cursor::{CursorClaim, Opened};
 use crate::log::letter::LetterRequest;
 use crate::log::once::{AppendedOnce, Once};
+use crate::log::owner::{InstanceId, Ownership};
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::reaction::{ReactRequest, Reacted};
 use crate::log::steer::{Obeyed, Order};
@@ -67,6 +69,16 @@ pub(crate) enum Request {
     Append(AppendRequest),
     React(Box<ReactRequest>),
     OpenCursor(OpenCursorRequest),
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            dead_code,
+            reason = "only read models claim a stream before they open its cursor"
+        )
+    )]
+    Claim(ClaimRequest),
+    LetGo(LetGoRequest),
+    HandOver(HandOverRequest),
     Prune(PruneRequest),
     /// Is applied after the group, in a transaction of its own.
     Letter(LetterRequest),
@@ -95,7 +107,57 @@ pub(crate) struct Condition {
 
 pub(crate) struct OpenCursorRequest {
     pub(crate) claim: CursorClaim,
-    pub(crate) reply: oneshot::Sender<Result<OpenedCursor, StreamError>>,
+    pub(crate) reply: oneshot::Sender<Result<Opened, StreamError>>,
+}
+
+/// This store claims a stream, whose cursor is opened later.
+pub(crate) struct ClaimRequest {
+    pub(crate) name: Arc<str>,
+    pub(crate) ownership: Ownership,
+    pub(crate) reply: oneshot::Sender<Result<Claimed, StreamError>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Claimed {
+    /// The stream is this store's from now on.
+    Now,
+    /// The stream was this store's before.
+    Before,
+    /// This one runs it, and this store stands by.
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        allow(
+            dead_code,
+            reason = "only read models claim a stream before they open its cursor"
+        )
+    )]
+    StandsBy(Instance),
+}
+
+/// This store claims a stream no more.
+pub(crate) struct LetGoRequest {
+    pub(crate) name: Arc<str>,
+    pub(crate) reply: oneshot::Sender<Result<(), StorageError>>,
+}
+
+/// This store gives a stream that it runs to somebody who stands by for it.
+pub(crate) struct HandOverRequest {
+    pub(crate) name: Arc<str>,
+    pub(crate) epoch: u64,
+    pub(crate) heir: InstanceId,
+    pub(crate) reply: oneshot::Sender<Result<HandedOver, StorageError>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HandedOver {
+    /// The heir is to run it, and this store stands by.
+    Done { to: Instance },
+    /// It stays here: there is no need any more, or the stream was moved from outside meanwhile.
+    Kept,
+    /// It is somebody else's already.
+    OwnershipLost,
 }
 
 pub(crate) struct PruneRequest {
@@ -112,7 +174,10 @@ pub(crate) struct SteerRequest {
 pub(crate) enum Answer {
     Append(AppendRequest, Result<AppendedOnce, AppendError>),
     React(Box<ReactRequest>, Result<Reacted, StorageError>),
-    OpenCursor(OpenCursorRequest, Result<OpenedCursor, StreamError>),
+    OpenCursor(OpenCursorRequest, Result<Opened, StreamError>),
+    Claim(ClaimRequest, Result<Claimed, StreamError>),
+    LetGo(LetGoRequest, Result<(), StorageError>),
+    HandOver(HandOverRequest, Result<HandedOver, StorageError>),
     Prune(PruneRequest, Result<StepDone, PruneError>),
     Letter(LetterRequest, StorageError),
     #[cfg(feature = "sqlite")]
@@ -128,6 +193,9 @@ impl Answer {
             Request::Append(request) => Self::Append(request, Err(error.clone().into())),
             Request::React(request) => Self::React(request, Err(error.clone())),
             Request::OpenCursor(request) => Self::OpenCursor(request, Err(error.clone().into())),
+            Request::Claim(request) => Self::Claim(request, Err(error.clone().into())),
+            Request::LetGo(request) => Self::LetGo(request, Err(error.clone())),
+            Request::HandOver(request) => Self::HandOver(request, Err(error.clone())),
             Request::Prune(request) => Self::Prune(request, Err(error.clone().into())),
             Request::Letter(request) => Self::Letter(request, error.clone()),
             #[cfg(feature = "sqlite")]
@@ -146,6 +214,9 @@ impl Answer {
             }
             Self::React(request, Ok(Reacted::Done(_))) => Self::React(request, Err(error.clone())),
             Self::OpenCursor(request, Ok(_)) => Self::OpenCursor(request, Err(error.clone().into())),
+            Self::Claim(request, Ok(_)) => Self::Claim(request, Err(error.clone().into())),
+            Self::LetGo(request, Ok(())) => Self::LetGo(request, Err(error.clone())),
+            Self::HandOver(request, Ok(_)) => Self::HandOver(request, Err(error.clone())),
             Self::Prune(request, Ok(_)) => Self::Prune(request, Err(error.clone().into())),
             Self::Steer(request, Ok(_)) => Self::Steer(request, Err(error.clone().into())),
             refused => refused,
@@ -166,6 +237,15 @@ impl Answer {
                 let _ = reply.send(outcome);
             }
             Self::OpenCursor(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::Claim(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::LetGo(request, outcome) => {
+                let _ = request.reply.send(outcome);
+            }
+            Self::HandOver(request, outcome) => {
                 let _ = request.reply.send(outcome);
             }
             Self::Prune(request, outcome) => {

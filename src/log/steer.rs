@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::Timestamp;
-use crate::error::{ReadError, SteerError, StorageError};
+use crate::error::{Instance, ReadError, SteerError, StorageError};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::cursor::{Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::{Attempt, DeadLetter, DeadLetterState};
+use crate::log::owner::InstanceId;
 use crate::log::page::{PageBounds, Range};
 use crate::log::retry_request::{self, NewRequest};
 use crate::log::{LogWriter, Tail};
@@ -116,6 +117,12 @@ pub(crate) enum Heard {
     Words(Vec<Word>),
     /// Some stream was steered elsewhere: this is how all of them stand.
     All(RollCall),
+    /// This store stands by for these streams, and nobody runs them, or they were given to it.
+    Vacant(Vec<Arc<str>>),
+    /// These streams, which this store runs, are to be given to others.
+    Gifts(Vec<(Arc<str>, InstanceId)>),
+    /// Who runs these streams, for which somebody stands by.
+    Owners(Vec<(Arc<str>, Instance)>),
 }
 
 /// Carries an order out inside the transaction. There is no word when nothing changed.

@@ -29,6 +29,7 @@ pub(crate) mod model;
 pub(crate) mod models;
 mod operations;
 pub(crate) mod options;
+mod own;
 mod pool;
 #[expect(clippy::module_inception, reason = "the trait gives the folder its name")]
 pub(crate) mod projection;

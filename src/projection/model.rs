@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use crate::error::{ReadModelError, SteerError, StopCause, WaitError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
+use crate::log::handle::owner::LetsGo;
 use crate::projection::applier::{Applier, Call, Writer, blocking};
 use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) options: ModelOptions,
     pub(crate) active: Active,
     pub(crate) attendance: Arc<Attendance>,
+    /// The claim to the stream, for a model that is kept continuously.
+    pub(crate) owned: Option<LetsGo>,
 }
 
 /// What the handle, the promotion and a rebuild share.
@@ -258,7 +261,8 @@ impl ReadModel {
         })
     }
 
-    pub(crate) async fn continuous(parts: Parts) -> Result<Self, ReadModelError> {
+    pub(crate) async fn continuous(mut parts: Parts) -> Result<Self, ReadModelError> {
+        let owned = parts.owned.take();
         let shared = Self::share(parts);
         if shared.is_serving() {
             shared.end_older_streams().await?;
@@ -290,6 +294,7 @@ impl ReadModel {
             .store()
             .stream_to_durable(&durable, &shared.catch_up.query, handler)
             .await?;
+        owned.into_iter().for_each(LetsGo::keep);
         shared.attendance.add(&shared.catalog, &shared);
         let promoter = match shared.options.promotes() {
             Promotion::WhenCaughtUp if !shared.is_serving() => Some(promote_later(&shared, &stream)),

@@ -16,6 +16,7 @@ use crate::projection::catalog::{BuildState, Catalog};
 use crate::projection::catch_up::CatchUp;
 use crate::projection::model::{Parts, ReadModel};
 use crate::projection::options::ModelOptions;
+use crate::projection::own::own;
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::behind_letters;
@@ -120,6 +121,13 @@ impl Actives {
     }
 }
 
+/// How a read model is brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Continuously,
+    OnDemand,
+}
+
 impl ReadModels {
     /// Opens a file of read models, or makes it.
     ///
@@ -145,11 +153,11 @@ impl ReadModels {
     /// Keeps a read model continuously: a durable stream of the store applies what is committed, until the handle is dropped.
     ///
     /// The stream is called `NAME@VERSION` and is seen and steered as any other. A version that is new is built from the first event
-    /// on; while an older one serves it is built beside that, and takes its place when it has caught up. A version that is registered in
-    /// another process is taken over: the other one writes nothing more.
+    /// on; while an older one serves it is built beside that, and takes its place when it has caught up. Of a version that another
+    /// process keeps, [`ModelOptions::ownership`] says what becomes; whoever loses it writes nothing more.
     ///
     /// # Errors
-    /// The name or version is refused; this version is registered already, or is older than the one that serves; it was built from
+    /// The name or version is refused; this version is registered already, kept by another process, or older than the one that serves; it was built from
     /// another log, is ahead of this one, or needs events that were pruned; its query or schema changed and its version did not;
     /// the schema fails; there is no runtime; the store is closed; the storage fails.
     ///
@@ -177,7 +185,8 @@ impl ReadModels {
         projection: P,
         options: &ModelOptions,
     ) -> Result<ReadModel, ReadModelError> {
-        let parts = self.open_build(store, projection, options).await?;
+        let kept = Kept::Continuously;
+        let parts = self.open_build(store, projection, options, kept).await?;
         ReadModel::continuous(parts).await
     }
 
@@ -210,7 +219,8 @@ impl ReadModels {
         projection: P,
         options: &ModelOptions,
     ) -> Result<ReadModel, ReadModelError> {
-        let parts = self.open_build(store, projection, options).await?;
+        let kept = Kept::OnDemand;
+        let parts = self.open_build(store, projection, options, kept).await?;
         ReadModel::on_demand(parts).await
     }
 
@@ -234,6 +244,7 @@ impl ReadModels {
         store: &Store,
         projection: P,
         options: &ModelOptions,
+        kept: Kept,
     ) -> Result<Parts, ReadModelError> {
         runtime()?;
         let (name, version) = (projection.name().to_owned(), projection.version());
@@ -246,6 +257,11 @@ impl ReadModels {
             schema: projection.schema().to_owned(),
         };
         let active = self.inner.active.claim(&name, version).await?;
+        let stream = stream_name(&name, version);
+        let owned = match kept {
+            Kept::Continuously => own(store, &stream, options.ownership_of_stream()).await?,
+            Kept::OnDemand => None,
+        };
         let extent = store.log().extent().await?;
         let catalog = Arc::clone(&self.inner.catalog);
         let origin = Origin::of(store, extent.head);
@@ -267,7 +283,6 @@ impl ReadModels {
             }
             build = passed(build, extent.pruned_through).await?;
         }
-        let stream = stream_name(&name, version);
         if let Some(position) = behind_letters(store, &stream, &query, build.position()).await? {
             build = passed(build, position).await?;
         }
@@ -287,6 +302,7 @@ impl ReadModels {
             },
             options: options.clone(),
             active,
+            owned,
             attendance: Arc::clone(&self.inner.attendance),
         })
     }

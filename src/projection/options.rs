@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::TIME_MAX;
 use crate::error::FailureCategory;
+use crate::log::owner::Ownership;
 use crate::projection::build::TransactionLimits;
 use crate::stream::failure::FailurePolicy;
 use crate::stream::options::{Checkpoint, DurableStream};
@@ -39,6 +40,7 @@ pub struct ModelOptions {
     policies: Vec<(Option<FailureCategory>, FailurePolicy)>,
     transaction: TransactionLimits,
     promotion: Promotion,
+    ownership: Ownership,
 }
 
 impl Default for ModelOptions {
@@ -51,6 +53,7 @@ impl Default for ModelOptions {
                 within: Duration::from_millis(250),
             },
             promotion: Promotion::default(),
+            ownership: Ownership::default(),
         }
     }
 }
@@ -100,6 +103,20 @@ impl ModelOptions {
     pub fn promotion(mut self, promotion: Promotion) -> Self {
         self.promotion = promotion;
         self
+    }
+
+    /// What becomes of the registration of a model that is kept continuously, when another store keeps it. Default: [`Ownership::Fail`].
+    ///
+    /// With [`Ownership::Standby`] [`project_with`](crate::ReadModels::project_with) itself waits, and returns when the model is kept
+    /// here. The store stands by meanwhile, as `millstream streams` shows; a model is not given away to share the work.
+    #[must_use]
+    pub fn ownership(mut self, ownership: Ownership) -> Self {
+        self.ownership = ownership;
+        self
+    }
+
+    pub(crate) fn ownership_of_stream(&self) -> Ownership {
+        self.ownership
     }
 
     pub(crate) fn retry_policy(&self) -> Retry {

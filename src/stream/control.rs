@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{ReadError, SteerError, StopCause, StorageError, WaitError};
 use crate::log::cursor::StoredCursor;
 use crate::log::steer::{Command, ExpectedCursor, Obeyed, Order, Reset, Skipped};
+use crate::stream::core::StreamCore;
 use crate::stream::hub::Hub;
 use crate::stream::nearest::nearest;
 use crate::stream::options::check_name;
@@ -184,7 +185,8 @@ impl StreamControl {
         loop {
             survey::check_open(&self.hub)?;
             let core = survey::here(&self.hub, &self.name);
-            if let Some(core) = core.as_ref().filter(|core| core.stop_cause().is_none()) {
+            let runs_here = |core: &&Arc<StreamCore>| core.stop_cause().is_none() && !core.stands_by();
+            if let Some(core) = core.as_ref().filter(runs_here) {
                 return core.wait_stored(sequence).await;
             }
             let row = self.hub.source.log.cursor(&self.name).await?;

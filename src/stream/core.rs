@@ -10,12 +10,13 @@ use tokio::sync::Notify;
 
 use crate::bus::SeatKey;
 use crate::clock::Timestamp;
-use crate::error::StopCause;
+use crate::error::{Instance, StopCause};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::fault::Faults;
 use crate::log::cursor::{CursorCell, Pause, RollCall, StoredCursor};
 use crate::log::letter::LetterCounts;
+use crate::log::owner::InstanceId;
 use crate::log::queue::Due;
 use crate::log::steer::{Stands, Word};
 use crate::meter::StreamMeter;
@@ -31,6 +32,7 @@ use crate::stream::policy::Verdict;
 use crate::stream::pump::{self, Pump};
 use crate::stream::registry::Registry;
 use crate::stream::retry_request;
+use crate::stream::standby::{self, Candidacy};
 use crate::stream::status::{Phase, Progress, StreamStatus};
 use crate::stream::steering::{Asked, Consequence, Hearing, Standing};
 use crate::stream::trace;
@@ -72,6 +74,18 @@ struct Durable {
     calls: AtomicU32,
     /// How letters are retried, as long as the stream has not ended.
     handler: WeakHandle,
+    /// What it takes over with, if it may stand by.
+    candidacy: Option<Box<Candidacy>>,
+}
+
+/// What a durable stream is made with beside the others.
+pub(crate) struct DurableParts {
+    pub(crate) cell: Arc<CursorCell>,
+    pub(crate) hearing: Hearing,
+    pub(crate) handler: WeakHandle,
+    pub(crate) candidacy: Option<Box<Candidacy>>,
+    /// Who runs it, when that is somebody else.
+    pub(crate) owner: Option<Instance>,
 }
 
 /// Held by whoever calls the handler: shared by the stream's own calls, and alone by one who retries a dead letter. Who waits for it
@@ -89,14 +103,19 @@ pub(crate) struct NewCore {
     pub(crate) history_through: u64,
     pub(crate) source: Arc<Source>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) durable: Option<(Arc<CursorCell>, Hearing, WeakHandle)>,
+    pub(crate) durable: Option<DurableParts>,
     pub(crate) faults: Faults,
     pub(crate) runtime: Handle,
 }
 
 impl StreamCore {
     pub(crate) fn new(parts: NewCore, feed: &Feed) -> Self {
-        let epoch = parts.durable.as_ref().map_or(0, |(cell, ..)| cell.epoch);
+        let epoch = parts.durable.as_ref().map_or(0, |durable| durable.cell.epoch);
+        let owner = parts.durable.as_ref().and_then(|durable| durable.owner.clone());
+        let board = Board::new(parts.position, epoch);
+        if let Some(owner) = owner {
+            board.note(|progress| progress.phase = Phase::Standby(Box::new(owner)));
+        }
         Self {
             id: parts.id,
             name: parts.name,
@@ -106,14 +125,15 @@ impl StreamCore {
             seat: feed.seat(),
             source: parts.source,
             registry: parts.registry,
-            durable: parts.durable.map(|(cell, hearing, handler)| {
+            durable: parts.durable.map(|durable| {
                 Box::new(Durable {
-                    cell: Mutex::new(cell),
-                    hearing: Mutex::new(hearing),
+                    cell: Mutex::new(durable.cell),
+                    hearing: Mutex::new(durable.hearing),
                     turn: Arc::new(Turn::new(())),
                     roused: Notify::new(),
                     calls: AtomicU32::new(0),
-                    handler,
+                    handler: durable.handler,
+                    candidacy: durable.candidacy,
                 })
             }),
             faults: parts.faults,
@@ -122,7 +142,7 @@ impl StreamCore {
             interrupt: Notify::new(),
             abort: Notify::new(),
             runtime: parts.runtime,
-            board: Board::new(parts.position, epoch),
+            board,
         }
     }
 
@@ -132,6 +152,7 @@ impl StreamCore {
             self.wake_on_failure(&cell);
         }
         let busy = match self.heard_pause() {
+            _ if pump.stands_by() => standby::rest(self, pump),
             Some(pause) => heed::rest_paused(self, pump, pause),
             None => pump::rest_at_once(self, pump),
         };
@@ -232,8 +253,13 @@ impl StreamCore {
             retry_request::hear(self, row);
         }
         let Some(durable) = &self.durable else { return };
+        self.follow(durable, |hearing| hearing.hear(word));
+    }
+
+    /// Lets the loop heed what follows from something that was heard.
+    fn follow(self: &Arc<Self>, durable: &Durable, hear: impl FnOnce(&mut Hearing) -> Option<Consequence>) {
         let mut hearing = durable.hearing.lock();
-        match hearing.hear(word) {
+        match hear(&mut hearing) {
             None => {}
             Some(Consequence::Stand(standing)) => {
                 let resting = self.gate.tell(Box::new(standing));
@@ -247,6 +273,59 @@ impl StreamCore {
                 drop(hearing);
                 self.stop(cause);
             }
+        }
+    }
+
+    /// What the stream takes over with, if it may stand by.
+    pub(crate) fn candidacy(&self) -> Option<&Candidacy> {
+        self.durable.as_ref()?.candidacy.as_deref()
+    }
+
+    /// Nobody runs the stream, or it was given to this store.
+    pub(crate) fn is_vacant(self: &Arc<Self>) {
+        if let Some(durable) = &self.durable {
+            self.follow(durable, |hearing| hearing.vacant().map(Consequence::Stand));
+        }
+    }
+
+    /// The stream is to be given to another store. One that would not stand by afterwards stays.
+    pub(crate) fn yields(self: &Arc<Self>, heir: InstanceId) {
+        if let Some(durable) = &self.durable
+            && durable.candidacy.is_some()
+        {
+            self.follow(durable, |hearing| hearing.yields(heir).map(Consequence::Stand));
+        }
+    }
+
+    /// This one runs the stream. Nothing follows for who runs it himself.
+    pub(crate) fn is_owned_by(&self, owner: &Instance) {
+        self.board.report(|progress| match &mut progress.phase {
+            Phase::Standby(known) if **known != *owner => {
+                owner.clone_into(known);
+                News::Yes
+            }
+            _ => News::No,
+        });
+    }
+
+    /// It was not given away.
+    pub(crate) fn keeps(&self) {
+        if let Some(durable) = &self.durable {
+            durable.hearing.lock().keeps();
+        }
+    }
+
+    /// It was given away.
+    pub(crate) fn gave_away(&self) {
+        if let Some(durable) = &self.durable {
+            durable.hearing.lock().gave_away();
+        }
+    }
+
+    /// It was registered anew.
+    pub(crate) fn takes_over(self: &Arc<Self>, row: &StoredCursor) {
+        if let Some(durable) = &self.durable {
+            self.follow(durable, |hearing| hearing.takes_over(row));
         }
     }
 
@@ -389,6 +468,20 @@ impl StreamCore {
             cursor: self.cursor().map(|cell| cell.stored_position()),
             ..StreamStatus::of(progress, position, now, &self.source.log.clock)
         }
+    }
+
+    /// Whether another store runs the stream, as far as is known here.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.board
+            .read(|progress| matches!(progress.phase, Phase::Standby(_)))
+    }
+
+    /// Who runs it then.
+    pub(crate) fn owner_elsewhere(&self) -> Option<Instance> {
+        self.board.read(|progress| match &progress.phase {
+            Phase::Standby(owner) => Some(Instance::clone(owner)),
+            _ => None,
+        })
     }
 
     pub(crate) fn stop_cause(&self) -> Option<StopCause> {

@@ -61,7 +61,7 @@ impl EventStream {
     /// Waits until everything that is committed now is settled.
     ///
     /// # Errors
-    /// The stream stopped, or was paused, before it got there; called inside the stream's own handler.
+    /// The stream stopped, was paused, or stands by, before it got there; called inside the stream's own handler.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -75,7 +75,7 @@ impl EventStream {
     /// What the query does not select counts as settled when the position has passed it.
     ///
     /// # Errors
-    /// The stream stopped, or was paused, before it got there; called inside the stream's own handler.
+    /// The stream stopped, was paused, or stands by, before it got there; called inside the stream's own handler.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -88,6 +88,20 @@ impl EventStream {
     #[cfg(feature = "sqlite")]
     pub(crate) async fn handled(&self, Until(sequence): Until) -> Result<(), WaitError> {
         self.core.wait_for(sequence).await
+    }
+
+    /// Waits until the stream is run by this store: at once, unless it was registered with
+    /// [`Ownership::Standby`](crate::Ownership::Standby) and another store runs it.
+    ///
+    /// An owner may [give the stream away](crate::Ownership::Standby) later, and stands by again then.
+    ///
+    /// # Errors
+    /// The stream stopped before.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn owned(&self) -> Result<(), WaitError> {
+        self.core.owned().await
     }
 
     /// Ends the stream: no handler call starts after this returns (S7). A call that has started goes on to its end, and is

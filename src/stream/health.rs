@@ -225,6 +225,8 @@ fn problems(status: &StreamStatus, limits: &HealthLimits) -> Vec<Problem> {
             since: *since,
         }),
         StreamState::Stopped(cause) => problems.push(Problem::Stopped(cause.clone())),
+        // Whether its loop lives is seen where it runs.
+        StreamState::Standby => {}
         _ if age.is_some_and(|age| age > limits.still_max) && is_behind(status) => {
             problems.extend(stillness(status, limits));
         }
@@ -240,7 +242,8 @@ fn problems(status: &StreamStatus, limits: &HealthLimits) -> Vec<Problem> {
 
 /// Whether the lag is more than what the stored cursor of a stream may lag behind without being behind (D4).
 fn is_behind(status: &StreamStatus) -> bool {
-    status.is_here || status.lag > 2 * SWEEP_EVENTS
+    let is_run_here = status.is_here && !matches!(status.state, StreamState::Standby);
+    is_run_here || status.lag > 2 * SWEEP_EVENTS
 }
 
 /// What is wrong with a stream that has had something to do for a while.

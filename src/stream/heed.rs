@@ -11,8 +11,9 @@ use crate::stream::gate::Parked;
 use crate::stream::machine::Machine;
 use crate::stream::patience::stored;
 use crate::stream::pump::Pump;
+use crate::stream::standby::{self, Rest};
 use crate::stream::status::Phase;
-use crate::stream::steering::Standing;
+use crate::stream::steering::{Duty, Standing};
 use crate::stream::trace::Told;
 
 /// Does what the loop was told. No handler call is under way.
@@ -21,6 +22,13 @@ pub(crate) async fn heed(
     pump: &mut Pump,
     standing: Box<Standing>,
 ) -> Result<(), StopCause> {
+    if standing.duty == Duty::TakesOver {
+        return standby::take_over(core, pump).await;
+    }
+    if pump.stands_by() {
+        // It was meant for who runs the stream.
+        return Ok(());
+    }
     // Whoever speaks to a stream wants its batch to be tried anew.
     pump.failures = None;
     if let Some(keyed) = &mut pump.keyed {
@@ -41,10 +49,15 @@ pub(crate) async fn heed(
             core.note_letters(counts.await?);
         }
     }
+    if let Duty::Yields { heir } = standing.duty
+        && standby::hand_over(core, pump, heir).await?
+    {
+        return Ok(());
+    }
     match standing.paused {
         Some(pause) => begin_pause(core, pump, pause).await,
         None => {
-            if pump.paused.take().is_some() {
+            if pump.rests.take().is_some() {
                 tracing::info!(stream = core.name.as_deref(), "a stream was resumed");
             }
             core.board.report(|progress| {
@@ -61,7 +74,7 @@ pub(crate) async fn heed(
 ///
 /// The position is changed before the cell is: whoever takes the cell first and then reads a position can hand a new position
 /// to the old cell, which is refused, and never an old one to the new.
-fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
+pub(crate) fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
     let Some(checkpointer) = pump.checkpointer.take() else {
         return;
     };
@@ -93,16 +106,13 @@ fn start_over(core: &Arc<StreamCore>, pump: &mut Pump, standing: &Standing) {
 }
 
 /// Stores what is settled, and says that the stream is paused.
-async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> Result<(), StopCause> {
+pub(crate) async fn begin_pause(
+    core: &Arc<StreamCore>,
+    pump: &mut Pump,
+    pause: Pause,
+) -> Result<(), StopCause> {
     let settled = core.position().max(pump.position());
-    core.source.bus.leave_alone(core.seat);
-    // Who rests holds no page (S5): the batch in hand is read again.
-    pump.machine = Machine::new(pump.machine.position());
-    if let Some(keyed) = &mut pump.keyed {
-        keyed.let_go();
-    }
-    pump.let_group_go();
-    pump.feed.start_over();
+    let_go(core, pump);
     if let Some(checkpointer) = &pump.checkpointer {
         // The run is not over: it is what goes on when the stream is resumed.
         checkpointer.flush(settled);
@@ -119,13 +129,24 @@ async fn begin_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) -> R
     Ok(())
 }
 
+/// Who rests holds no page (S5): the batch in hand is read again. Nor is it woken by what is committed.
+pub(crate) fn let_go(core: &StreamCore, pump: &mut Pump) {
+    core.source.bus.leave_alone(core.seat);
+    pump.machine = Machine::new(pump.machine.position());
+    if let Some(keyed) = &mut pump.keyed {
+        keyed.let_go();
+    }
+    pump.let_group_go();
+    pump.feed.start_over();
+}
+
 fn show_pause(core: &Arc<StreamCore>, pump: &mut Pump, pause: Pause) {
     core.board.report(|progress| {
-        progress.phase = Phase::Paused(pause.clone());
+        progress.phase = Phase::Paused(pause);
         progress.call = None;
         News::Yes
     });
-    pump.paused = Some(pause);
+    pump.rests = Some(Rest::Paused);
 }
 
 /// Lets a stream rest that was paused before it was registered. Gives the loop's state back when there is something to do.

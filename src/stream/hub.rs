@@ -1,34 +1,35 @@
 //! All that streams of one store share, and how they are registered.
 
-use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
-use crate::error::{CloseError, ReadError, StopCause, StreamError, WaitError};
+use crate::error::{CloseError, Instance, ReadError, StopCause, StreamError, WaitError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::cursor::{CursorCell, CursorClaim, OpenedCursor};
+use crate::log::cursor::{CursorCell, Opened};
+use crate::log::handle::owner::LetsGo;
+use crate::log::letter::LetterCounts;
 use crate::log::steer::Heard;
 use crate::meter::StreamMeter;
 use crate::stream::aside::Care;
 use crate::stream::checkpoint::{Checkpointer, SWEEP_EVENTS};
-use crate::stream::core::{NewCore, StreamCore};
+use crate::stream::core::{DurableParts, NewCore, StreamCore};
 use crate::stream::crowd;
 use crate::stream::feed::{Feed, Source};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
-use crate::stream::options::{DurableOptions, DurableStream};
+use crate::stream::options::DurableStream;
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
 use crate::stream::retry_request;
 #[cfg(feature = "metrics")]
 use crate::stream::sampler::Sampler;
+use crate::stream::standby::{self, Candidacy};
 use crate::stream::steering::Hearing;
-use crate::stream::watch::Watch;
 
 pub(crate) struct Hub {
     pub(crate) source: Arc<Source>,
@@ -40,6 +41,17 @@ pub(crate) struct Hub {
     pub(crate) threads: Arc<OnceLock<Handle>>,
     /// How often the log is looked at for what other processes do.
     pub(crate) poll_interval: Duration,
+}
+
+/// What came of a registration.
+struct Registered {
+    cell: CursorCell,
+    care: Care,
+    hearing: Hearing,
+    /// Who runs the stream, when that is somebody else.
+    owner: Option<Instance>,
+    letters: LetterCounts,
+    head: u64,
 }
 
 /// How many streams are looked at when cursors are swept along.
@@ -85,63 +97,53 @@ impl Hub {
         self.runtime()?;
         let claim = self.claim(&options.name).await?;
         self.let_older_end(&options).await?;
-        let opened = self
-            .source
-            .log
-            .open_cursor(CursorClaim {
-                name: Arc::clone(&options.name),
-                query: query.canonical_text(),
-                start: options.start.clone(),
-                on_mismatch: options.on_mismatch,
-                begins_at: options.begins_at,
-            })
-            .await;
-        let opened = match opened {
+        let unless_kept = LetsGo::of(&options.name, &self.source.log);
+        let candidacy = Candidacy::new(&options, query.canonical_text());
+        let opened = match self.source.log.open_cursor(candidacy.claim.clone()).await {
             Ok(opened) => opened,
             Err(error) => return Err(self.with_nearest(error).await),
         };
-        let care = self.care(&options, &opened).await?;
-        let opened_name = Arc::clone(&options.name);
-        let cell = CursorCell::new(options.name, opened.row.epoch, opened.row.position);
+        let registered = match &opened {
+            Opened::Owned(opened) => Registered {
+                cell: CursorCell::new(Arc::clone(&options.name), opened.row.epoch, opened.row.position),
+                care: candidacy.care(&self.source.log, opened).await.map_err(not_read)?,
+                hearing: Hearing::of(&opened.row),
+                owner: None,
+                letters: opened.letters,
+                head: opened.head,
+            },
+            Opened::Gone => unreachable!("a registration makes the stream that is not there"),
+            Opened::StandsBy(stands_by) => Registered {
+                cell: standby::dead_cell(&options.name, stands_by.row.position),
+                care: candidacy.careless(),
+                hearing: Hearing::standing_by(&stands_by.row),
+                owner: Some(stands_by.owner.clone()),
+                letters: stands_by.letters,
+                head: stands_by.head,
+            },
+        };
+        let position = registered.cell.stored_position();
         let queue = Arc::clone(&self.source.log.queue);
         let durable = Durable {
-            checkpointer: Checkpointer::new(Arc::new(cell), queue, options.checkpoint),
+            checkpointer: Checkpointer::new(Arc::new(registered.cell), queue, options.checkpoint),
             claim,
-            care: Box::new(care),
+            care: Box::new(registered.care),
             partition: options.partition,
-            letters: opened.letters,
-            hearing: Hearing::of(&opened.row),
-            head: opened.head,
+            letters: registered.letters,
+            hearing: registered.hearing,
+            candidacy: candidacy.waits().then(|| Box::new(candidacy)),
+            owner: registered.owner,
+            head: registered.head,
         };
-        let stream = self.start(query, handler, opened.row.position, Some(durable))?;
+        let stream = self.start(query, handler, position, Some(durable))?;
+        unless_kept.keep();
         // Somebody may have asked while nobody ran it.
-        if let Some(core) = self.registry.running(&opened_name) {
+        if let Opened::Owned(opened) = &opened
+            && let Some(core) = self.registry.running(&options.name)
+        {
             retry_request::hear(&core, &opened.row);
         }
         Ok(stream)
-    }
-
-    /// What a durable stream has to know of the run before it, and of what that set aside.
-    async fn care(&self, options: &DurableOptions, opened: &OpenedCursor) -> Result<Care, StreamError> {
-        let mut keys = HashSet::new();
-        let count = opened.letters.keys;
-        if count > 0 && options.policies.key().is_some() {
-            let name = Arc::clone(&options.name);
-            let read = self.source.log.read(move |reader| Ok(reader.keys(&name)?)).await;
-            keys.extend(read.map_err(not_read)?);
-        } else if count > 0 {
-            tracing::warn!(stream = %options.name, keys = count, "keys are parked that no failure policy knows, their later events do not queue");
-        }
-        let watch = Watch::begin(
-            opened.previous,
-            options.watched_batches(),
-            opened.head,
-            options.starts_max,
-        );
-        if watch.is_some() {
-            tracing::debug!(stream = %options.name, position = opened.row.position, "the run before was cut off, its batches are watched");
-        }
-        Ok(Care::new(options.policies.clone(), keys, watch))
     }
 
     /// Waits until every stream has reached the head, and no stream has appended anything meanwhile.
@@ -171,6 +173,24 @@ impl Hub {
         move |heard| match heard {
             Heard::Words(words) => words.into_iter().for_each(|word| registry.tell(word)),
             Heard::All(roll_call) => registry.tell_all(&roll_call),
+            Heard::Vacant(names) => {
+                let vacant = names.iter().filter_map(|name| registry.named(name));
+                vacant.for_each(|core| core.is_vacant());
+            }
+            Heard::Gifts(gifts) => {
+                for (name, heir) in gifts {
+                    if let Some(core) = registry.running(&name) {
+                        core.yields(heir);
+                    }
+                }
+            }
+            Heard::Owners(owners) => {
+                for (name, owner) in owners {
+                    if let Some(core) = registry.named(&name) {
+                        core.is_owned_by(&owner);
+                    }
+                }
+            }
         }
     }
 
@@ -295,7 +315,7 @@ impl Hub {
         query: EventQuery,
         handler: HandleStream,
         position: u64,
-        durable: Option<Durable>,
+        mut durable: Option<Durable>,
     ) -> Result<EventStream, StreamError> {
         let runtime = self.runtime()?;
         if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
@@ -306,7 +326,6 @@ impl Hub {
         let cell = durable
             .as_ref()
             .map(|durable| Arc::clone(durable.checkpointer.cell()));
-        let hearing = durable.as_ref().map(|durable| durable.hearing.clone());
         let meter = match &cell {
             Some(cell) => Arc::new(StreamMeter::new(Some(&cell.name))),
             None => Arc::clone(&self.unnamed),
@@ -319,9 +338,13 @@ impl Hub {
             history_through: durable.as_ref().map_or(position, |durable| durable.head),
             source: Arc::clone(&self.source),
             registry: Arc::clone(&self.registry),
-            durable: cell
-                .zip(hearing)
-                .map(|(cell, hearing)| (cell, hearing, handler.downgrade())),
+            durable: durable.as_mut().map(|durable| DurableParts {
+                cell: Arc::clone(durable.checkpointer.cell()),
+                hearing: durable.hearing.clone(),
+                handler: handler.downgrade(),
+                candidacy: durable.candidacy.take(),
+                owner: durable.owner.clone(),
+            }),
             faults: self.faults.clone(),
             meter,
             runtime,
@@ -364,6 +387,8 @@ fn unless_ended(waited: Result<(), WaitError>) -> Result<(), WaitError> {
                 | StopCause::TakenOver { .. },
             ..
         }) => Ok(()),
+        // Somebody else has it settled.
+        Err(WaitError::StandsBy { .. }) => Ok(()),
         waited => waited,
     }
 }

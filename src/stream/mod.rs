@@ -27,7 +27,7 @@
 //! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
 //! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump`, `patience` and `aside` (the loop that does what these
 //! say), `group` (several batches in one call), `react` (handlers that answer), `keyed` (several keys at once), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
-//! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `reader` (the same feed, pulled by the user).
+//! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `standby` (streams that another store runs), `reader` (the same feed, pulled by the user).
 
 pub(crate) mod aside;
 pub(crate) mod board;
@@ -63,6 +63,7 @@ pub(crate) mod registry;
 pub(crate) mod retry_request;
 #[cfg(feature = "metrics")]
 pub(crate) mod sampler;
+pub(crate) mod standby;
 pub(crate) mod status;
 pub(crate) mod steering;
 pub(crate) mod survey;

@@ -8,6 +8,7 @@ use crate::clock::TIME_MAX;
 use crate::error::{FailureCategory, StreamError};
 use crate::event::record::EventRecord;
 use crate::log::cursor::{OnMismatch, Start};
+use crate::log::owner::Ownership;
 use crate::stream::failure::{FailurePolicies, FailurePolicy};
 use crate::stream::keyed::partition::{LOOKAHEAD_BATCHES, Partition};
 
@@ -33,6 +34,7 @@ pub struct DurableStream {
     partition: Option<Partition>,
     lookahead_batches: Option<u32>,
     begins_at: Option<u64>,
+    ownership: Ownership,
 }
 
 /// How often the process may end while the handler has a batch.
@@ -75,6 +77,7 @@ impl DurableStream {
             partition: None,
             lookahead_batches: None,
             begins_at: None,
+            ownership: Ownership::default(),
         }
     }
 
@@ -103,6 +106,13 @@ impl DurableStream {
     #[must_use]
     pub fn on_mismatch(mut self, on_mismatch: OnMismatch) -> Self {
         self.on_mismatch = on_mismatch;
+        self
+    }
+
+    /// What becomes of the registration when another store runs the stream. Default: [`Ownership::Fail`].
+    #[must_use]
+    pub fn ownership(mut self, ownership: Ownership) -> Self {
+        self.ownership = ownership;
         self
     }
 
@@ -278,6 +288,7 @@ impl DurableStream {
                 starts_max: self.starts_max,
                 partition,
                 begins_at: self.begins_at,
+                ownership: self.ownership,
             });
         } else {
             "the checkpoint has 0 batches, at least 1 is needed".to_owned()
@@ -313,6 +324,7 @@ pub(crate) struct DurableOptions {
     pub(crate) starts_max: u32,
     pub(crate) partition: Option<Partition>,
     pub(crate) begins_at: Option<u64>,
+    pub(crate) ownership: Ownership,
 }
 
 impl DurableOptions {

@@ -8,10 +8,10 @@ use std::time::Instant;
 use tokio::sync::RwLockReadGuard;
 
 use crate::clock::Timestamp;
-use crate::error::StopCause;
+use crate::error::{Instance, StopCause};
 use crate::event::batch::EventBatch;
 use crate::fault::FaultPoint;
-use crate::log::cursor::{CursorCell, Pause};
+use crate::log::cursor::CursorCell;
 use crate::log::letter::LetterCounts;
 use crate::log::page::Range;
 use crate::meter::Outcome;
@@ -32,6 +32,7 @@ use crate::stream::machine::{Command, Input, Machine};
 use crate::stream::patience::{self, interrupted, pause, stored};
 use crate::stream::policy::{Failures, Verdict};
 use crate::stream::registry::NameClaim;
+use crate::stream::standby::{self, Candidacy, Rest};
 use crate::stream::status::{CallInHand, Phase};
 use crate::stream::steering::Hearing;
 use crate::stream::trace;
@@ -48,8 +49,8 @@ pub(crate) struct Pump {
     pub(crate) failures: Option<Box<Failures>>,
     /// What a durable stream needs to set events aside.
     pub(crate) care: Option<Box<Care>>,
-    /// Who paused the stream: the loop rests until it is told otherwise.
-    pub(crate) paused: Option<Pause>,
+    /// Why the loop rests until it is told otherwise, if it does.
+    pub(crate) rests: Option<Rest>,
     /// What a partitioned stream has in place of the machine.
     pub(crate) keyed: Option<Box<Keyed>>,
     /// What is to be remembered of groups, once the handler got one.
@@ -70,6 +71,10 @@ pub(crate) struct Durable {
     pub(crate) letters: LetterCounts,
     /// What was said to it from outside before.
     pub(crate) hearing: Hearing,
+    /// What it takes over with, if it may stand by.
+    pub(crate) candidacy: Option<Box<Candidacy>>,
+    /// Who runs it, when that is somebody else.
+    pub(crate) owner: Option<Instance>,
     /// The head when it was registered.
     pub(crate) head: u64,
 }
@@ -82,6 +87,7 @@ impl Pump {
         durable: Option<Durable>,
         waker: Waker,
     ) -> Self {
+        let stands_by = durable.as_ref().is_some_and(|durable| durable.owner.is_some());
         let (checkpointer, claim, care, partition) = match durable {
             Some(durable) => (
                 Some(durable.checkpointer),
@@ -99,7 +105,7 @@ impl Pump {
             _claim: claim,
             failures: None,
             care,
-            paused: None,
+            rests: stands_by.then_some(Rest::StandsBy),
             group: None,
             keyed: partition.map(|partition| Box::new(Keyed::new(position, partition))),
             waker,
@@ -209,13 +215,9 @@ async fn store_last(ending: Ending) {
     };
     let position = ending.pump.as_ref().map_or(0, |pump| pump.position());
     let settled = core.position().max(position);
-    let checkpointer = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref());
-    if let Some(checkpointer) = checkpointer {
-        checkpointer.finish(settled);
-        let stored = stored(checkpointer, settled).await;
-        if let Err(cause) = stored {
-            tracing::warn!(stream = core.name.as_deref(), %cause, "the last position of a stream was not stored");
-        }
+    let rests = ending.pump.as_ref().and_then(|pump| pump.rests);
+    if let Some(checkpointer) = ending.pump.as_ref().and_then(|pump| pump.checkpointer.as_ref()) {
+        standby::finished(core, checkpointer, rests, settled).await;
     }
     core.report_position(settled);
 }
@@ -270,9 +272,7 @@ impl Drop for Work {
             StopCause::RuntimeShutDown
         };
         self.core.gate.close(cause.clone());
-        if let Some(checkpointer) = &pump.checkpointer {
-            checkpointer.finish(pump.position());
-        }
+        standby::finish(&self.core, &pump, pump.position());
         drop(Ending {
             core: Arc::clone(&self.core),
             pump: Some(pump),
@@ -330,7 +330,7 @@ impl Work {
                 input = go_on(&core, Err(failure.into()))?;
                 continue;
             }
-            let command = match self.pump().paused {
+            let command = match self.pump().rests {
                 // Whatever it was, the machine gives it out again.
                 Some(_) => Command::Rest,
                 None => command,
@@ -350,7 +350,7 @@ impl Work {
                 Command::Call(batch) => self.call(&core, batch).await,
                 Command::Rest => {
                     let mut pump = self.take_pump();
-                    if pump.paused.is_none() {
+                    if pump.rests.is_none() {
                         pump.reached_head(&core);
                     }
                     match core.gate.park(pump) {

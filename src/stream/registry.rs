@@ -203,13 +203,13 @@ impl Registry {
         self.contents.lock().streams.values().cloned().collect()
     }
 
-    /// The durable stream of this name, if it runs.
+    /// The durable stream of this name, if it runs here.
     pub(crate) fn running(&self, name: &str) -> Option<Arc<StreamCore>> {
         let contents = self.contents.lock();
         let id = contents.by_name.get(name)?;
         let core = contents.streams.get(id).map(Arc::clone);
         drop(contents);
-        core.filter(|core| core.gate.closed().is_none())
+        core.filter(|core| core.gate.closed().is_none() && !core.stands_by())
     }
 
     /// The next streams in turn, all of them after enough calls. `after` says where the turn is, 0 at first.

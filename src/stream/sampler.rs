@@ -54,7 +54,8 @@ impl Sampler {
         }
         self.looks += 1;
         for core in self.registry.next_in_turn(&mut self.after, STREAMS_MAX) {
-            if core.name.is_some() {
+            // Who stands by leaves it to the owner to say how the stream is.
+            if core.name.is_some() && !core.stands_by() {
                 core.meter.sample(self.place(&core));
             }
         }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::{Clock, Timestamp};
-use crate::error::StopCause;
+use crate::error::{Instance, StopCause};
 use crate::log::cursor::{Pause, PauseKind};
 use crate::log::letter::LetterCounts;
+use crate::log::owner::Claim;
 use crate::stream::rate::Rate;
 use crate::stream::trace::Told;
 
@@ -62,6 +63,11 @@ pub struct StreamStatus {
     /// How long ago the loop of the stream gave a sign of life: it looked, called the handler, or got an answer. A stream
     /// that rests gives none.
     pub heartbeat: Option<Duration>,
+    /// Who runs a durable stream. Nothing: nobody does; or it runs here, and only its own handle was asked: what
+    /// [`Store::streams`](crate::Store::streams) finds is complete.
+    pub owner: Option<Instance>,
+    /// Who stands by for it, as far as [`Store::streams`](crate::Store::streams) looked.
+    pub standbys: Vec<Instance>,
 }
 
 impl StreamStatus {
@@ -93,7 +99,18 @@ impl StreamStatus {
             events_per_second: progress.rate.per_second(now),
             still_for: now.saturating_duration_since(progress.moved_at),
             heartbeat: Some(now.saturating_duration_since(progress.beat_at)),
+            owner: match progress.phase {
+                Phase::Standby(owner) => Some(*owner),
+                _ => None,
+            },
+            standbys: Vec::new(),
         }
+    }
+
+    pub(crate) fn note_claims(&mut self, claims: &[Claim]) {
+        let (holders, standbys): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| claim.role.holds());
+        self.owner = holders.first().map(|claim| claim.claimant());
+        self.standbys = standbys.iter().map(|claim| claim.claimant()).collect();
     }
 
     pub(crate) fn note_letters(&mut self, counts: LetterCounts) {
@@ -125,9 +142,11 @@ pub enum StreamState {
         /// Since when.
         since: SystemTime,
     },
+    /// Another store runs it, and this one takes over when that ends. Its handler is not called meanwhile.
+    Standby,
     /// It runs no more.
     Stopped(StopCause),
-    /// It was not registered in this store. Whether another process runs it is not known here.
+    /// It was not registered in this store. [`StreamStatus::owner`] says who runs it, if anybody does.
     NotHere,
 }
 
@@ -172,8 +191,13 @@ pub(crate) struct Progress {
 pub(crate) enum Phase {
     CatchingUp,
     Live,
-    Retrying { attempt: u32, next_at: Instant },
+    Retrying {
+        attempt: u32,
+        next_at: Instant,
+    },
     Paused(Pause),
+    /// This one runs it.
+    Standby(Box<Instance>),
     Stopped(StopCause),
 }
 
@@ -224,7 +248,10 @@ impl Progress {
 
     /// Whether somebody waits for what is reached, or for what will never be. Whoever waits for more says so again.
     pub(crate) fn reaches(&mut self) -> bool {
-        let ends = matches!(self.phase, Phase::Paused(_) | Phase::Stopped(_));
+        let ends = matches!(
+            self.phase,
+            Phase::Paused(_) | Phase::Standby(_) | Phase::Stopped(_)
+        );
         let reaches = self.position >= self.wanted || ends;
         if reaches {
             self.wanted = u64::MAX;
@@ -248,6 +275,7 @@ impl Progress {
                 next_in: next_at.saturating_duration_since(Instant::now()),
             },
             Phase::Paused(pause) => pause.into(),
+            Phase::Standby(_) => StreamState::Standby,
             Phase::Stopped(cause) => StreamState::Stopped(cause.clone()),
         }
     }

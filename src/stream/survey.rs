@@ -19,7 +19,11 @@ pub(crate) async fn all(hub: &Hub) -> Result<Vec<StreamStatus>, ReadError> {
     let survey = hub.source.log.survey().await?;
     let rows = survey.rows.iter();
     let mut statuses: Vec<_> = rows
-        .map(|row| status(hub, row, survey.head, survey.letters_of(&row.name)))
+        .map(|row| {
+            let mut status = status(hub, row, survey.head, survey.letters_of(&row.name));
+            status.note_claims(survey.claims_of(&row.name));
+            status
+        })
         .collect();
     add_ages(hub, &mut statuses).await?;
     Ok(statuses)
@@ -34,16 +38,15 @@ pub(crate) async fn one(hub: &Hub, name: &Arc<str>) -> Result<Option<StreamStatu
             return Ok(None);
         };
         let counts = reader.counts(&asked)?;
-        Ok(Some((
-            NamedCursor { name: asked, cursor },
-            reader.head()?,
-            counts,
-        )))
+        let claims = reader.claims(Some(&asked))?;
+        let row = NamedCursor { name: asked, cursor };
+        Ok(Some((row, reader.head()?, counts, claims)))
     };
-    let Some((row, head, counts)) = hub.source.log.read(read).await? else {
+    let Some((row, head, counts, claims)) = hub.source.log.read(read).await? else {
         return Ok(None);
     };
     let mut statuses = [status(hub, &row, head, counts)];
+    statuses[0].note_claims(&claims);
     add_ages(hub, &mut statuses).await?;
     let [status] = statuses;
     Ok(Some(status))
@@ -80,7 +83,7 @@ fn of_core(core: &StreamCore, row: &NamedCursor) -> StreamStatus {
     let epoch = core.cursor().map(|cell| cell.epoch);
     let mut status = core.status();
     if let Some(pause) = &row.cursor.paused
-        && !matches!(status.state, StreamState::Stopped(_))
+        && !matches!(status.state, StreamState::Stopped(_) | StreamState::Standby)
     {
         status.state = pause.into();
     }

@@ -133,6 +133,10 @@ impl StreamCore {
                 cause,
             });
         }
+        if let Some(owner) = self.owner_elsewhere() {
+            let name = name().unwrap_or_default();
+            return Some(WaitError::StandsBy { name, owner });
+        }
         let pause = self.heard_pause()?;
         Some(WaitError::Paused {
             name: name().unwrap_or_default(),
@@ -167,6 +171,22 @@ impl StreamCore {
                 return;
             }
             if reached.changed().await.is_err() {
+                unreachable!("the sender lives as long as this stream");
+            }
+        }
+    }
+
+    /// Waits until the stream is run here; fails when it stops before that.
+    pub(crate) async fn owned(&self) -> Result<(), WaitError> {
+        let mut changes = self.board.follow();
+        loop {
+            changes.mark_unchanged();
+            match self.halted() {
+                None | Some(WaitError::Paused { .. }) => return Ok(()),
+                Some(stopped @ WaitError::Stopped { .. }) => return Err(stopped),
+                Some(_) => {}
+            }
+            if changes.changed().await.is_err() {
                 unreachable!("the sender lives as long as this stream");
             }
         }

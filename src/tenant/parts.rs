@@ -55,9 +55,10 @@ pub(crate) fn has_work(store: &Store) -> bool {
     store.streams_here().iter().any(|status| match status.state {
         StreamState::Retrying { .. } => true,
         StreamState::CatchingUp | StreamState::Live => status.lag > 0 || status.calls_under_way > 0,
-        StreamState::Paused { .. } | StreamState::Stopped(_) | StreamState::NotHere => {
-            status.calls_under_way > 0
-        }
+        StreamState::Paused { .. }
+        | StreamState::Standby
+        | StreamState::Stopped(_)
+        | StreamState::NotHere => status.calls_under_way > 0,
     })
 }
 

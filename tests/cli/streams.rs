@@ -1,6 +1,6 @@
 //! `streams` and `stream`.
 
-use millstream::FailurePolicy;
+use millstream::{DurableStream, EventQuery, FailurePolicy, HandleStream, OnMismatch, Ownership, Store};
 use serde_json::json;
 
 use crate::service::{Service, append, standing, with_stream};
@@ -51,6 +51,57 @@ async fn streams_are_listed_with_what_is_wrong_wherever_they_run() {
         "{table}"
     );
     assert!(rows[2].contains("paused by anna"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_owns_a_stream_and_who_stands_by_is_told() {
+    let place = Place::new();
+    let ledger = Service::start(&place, "ledger", FailurePolicy::park()).await;
+    let mailer = Service::start(&place, "mailer", FailurePolicy::stop()).await;
+    let other = Store::open(place.db()).unwrap();
+    let waits = DurableStream::new("ledger").ownership(Ownership::Standby);
+    let handle = HandleStream::new(|_| async { Ok::<_, std::io::Error>(()) });
+    let good = EventQuery::types(["good"]);
+    let on_mismatch = waits.on_mismatch(OnMismatch::KeepCursor);
+    let _standby = other
+        .stream_to_durable(&on_mismatch, &good, handle)
+        .await
+        .unwrap();
+    let me = std::process::id();
+    let streams = lines(&place.ok(&["streams", "--json"]));
+    assert_eq!(streams[0]["owner"]["process"], me);
+    assert_eq!(streams[0]["standbys"][0]["process"], me);
+    let since = streams[0]["standbys"][0]["since"].as_str().unwrap();
+    assert!(
+        since > streams[0]["owner"]["since"].as_str().unwrap(),
+        "{streams:?}"
+    );
+    assert_eq!(streams[1].get("standbys"), None);
+    let host = streams[1]["owner"]["host"].as_str().unwrap().to_owned();
+    let table = place.ok(&["streams"]);
+    assert!(
+        table.contains(&format!("{me} on {host}, 1 standing by")),
+        "{table}"
+    );
+    let told = place.ok(&["stream", "ledger"]);
+    for title in ["owner", "stands by"] {
+        let line = told.lines().find(|line| line.starts_with(title)).unwrap();
+        assert!(
+            line.contains(&format!("process {me} on {host} since 20")),
+            "{told}"
+        );
+    }
+    mailer.stream.unsubscribe();
+    mailer.stream.stopped().await;
+    let table = place.ok(&["streams"]);
+    assert!(
+        table
+            .lines()
+            .any(|row| row.contains("mailer") && row.contains("nobody")),
+        "{table}"
+    );
+    assert!(place.ok(&["stream", "mailer"]).contains("run by nobody"));
+    drop(ledger);
 }
 
 #[test]

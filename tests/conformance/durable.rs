@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use millstream::internals::FaultPoint;
 use millstream::{
     Checkpoint, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream, OnMismatch,
-    Start, StopCause, Store, StreamError, StreamState, WaitError,
+    Ownership, Start, StopCause, Store, StreamError, StreamState, WaitError,
 };
 use tokio::sync::Semaphore;
 
@@ -263,8 +263,9 @@ pub(crate) async fn d3_a_crash_repeats_no_more_than_the_checkpoint_allows(subjec
             .await
             .unwrap();
         eventually("13 batches are handled", || stream.status().handled_batches == 13).await;
-        // To the next owner of the name, a stream that hangs is as good as dead.
+        // To who takes the name over, a stream that hangs is as good as dead.
         let next = subject.open();
+        let name = name.ownership(Ownership::TakeOver);
         let again = Recorder::new();
         let resumed = next.stream_all_durable(&name, again.handler()).await.unwrap();
         let repeated = base + 13 - resumed.started_after();
@@ -504,6 +505,7 @@ pub(crate) async fn d6_who_lost_the_name_cannot_write_the_cursor_and_stops(subje
     eventually("two batches are stored", || cursor(&stream) == 2).await;
     // The winner takes over while the loser handles the third batch, and gets no further than that itself.
     let (won, won_gate) = (Recorder::new(), Arc::new(Semaphore::new(1)));
+    let name = name.ownership(Ownership::TakeOver);
     let owner = winner
         .stream_all_durable(&name, won.gated(&won_gate))
         .await

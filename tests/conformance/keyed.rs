@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millstream::internals::FaultPoint;
 use millstream::{
-    Checkpoint, DeadLetterState, EventRecord, FailurePolicy, Reset, Retry, StopCause, StreamState,
+    Checkpoint, DeadLetterState, EventRecord, FailurePolicy, Ownership, Reset, Retry, StopCause, StreamState,
 };
 
 use crate::common::hands::{Hands, key_of, keyed, park_key};
@@ -316,10 +316,11 @@ pub(crate) async fn d5_a_watched_stretch_goes_on_behind_a_letter_that_waits(subj
     append_types(&dead, &["a", "b", "a"]).await;
     append_types(&dead, &["b", "a"]).await;
     hands.begun(2).await;
-    // To the next owner of the name, a stream that hangs is as good as dead: what it had is watched.
+    // To who takes the name over, a stream that hangs is as good as dead: what it had is watched.
     let again = Hands::default();
     again.fail("a");
     let name = keyed("ledger", 4).on_failure(FailurePolicy::park());
+    let name = name.ownership(Ownership::TakeOver);
     let handler = again.handler().retry(Retry::never());
     let watched = next.stream_all_durable(&name, handler).await.unwrap();
     in_time("it is passed", watched.caught_up()).await.unwrap();

@@ -14,6 +14,7 @@ mod keyed;
 mod letters;
 mod log;
 mod once;
+mod owners;
 mod poison;
 mod reactors;
 mod requests;
@@ -178,6 +179,7 @@ conformance! {
         durable::d4_the_cursor_of_an_idle_stream_is_stored_at_its_end,
         durable::d5_an_error_is_retried_and_then_stops_the_stream,
         durable::d5_a_panic_is_retried_like_an_error,
+        owners::d6_who_owns_a_stream_is_known_until_it_ends,
         durable::d6_a_name_is_active_once,
         durable::d6_a_name_that_was_unsubscribed_is_free,
         durable::d7_a_changed_query_is_refused,
@@ -292,11 +294,18 @@ conformance! {
         retention::a_pruned_log_finds_what_is_left_by_type_tag_and_payload,
     }
     only shared {
+        owners::d6_a_stream_that_another_store_owns_is_refused_and_free_when_that_ends,
+        owners::d6_who_stands_by_takes_over_where_the_owner_stopped,
+        owners::d6_of_several_who_stand_by_one_takes_over_and_all_is_delivered_once,
+        owners::d6_owners_share_the_streams_and_stay_with_that,
+        owners::d6_an_owner_that_does_not_stand_by_gives_nothing_away,
+        owners::d6_words_from_outside_reach_the_owner_and_who_stands_by,
+        owners::d6_who_does_not_fit_is_refused_before_and_when_it_takes_over,
+        owners::d6_a_registration_that_nobody_waits_for_owns_nothing,
         log::l4_events_cannot_be_changed,
         log::l4_sequences_of_removed_events_are_not_given_again,
         once::l6_keys_of_another_store_are_seen,
         once::l6_upcasters_that_came_meanwhile_change_no_key,
-        once::l6_a_backup_knows_the_keys,
         streams::s3_commits_of_another_store_are_delivered,
         streams::s3_two_stores_that_append_at_once_deliver_everything_once,
         durable::d1_now_is_stored_before_the_call_returns,
@@ -316,6 +325,7 @@ conformance! {
         requests::d9_a_request_is_heard_by_the_store_that_runs_the_stream,
     }
     only files {
+        once::l6_a_backup_knows_the_keys,
         requests::d9_a_request_after_a_crash_is_begun_in_time_or_never,
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use millstream::internals::FaultPoint;
 use millstream::{
     Checkpoint, DeadLetterError, DeadLetterState, DurableStream, EventBatch, EventQuery, EventRecord,
-    ExpectedCursor, FailureCategory, FailurePolicy, HandlerError, NewEvent, Reaction, Reactor, Reset, Retry,
-    StopCause, Store, StreamError, WaitError,
+    ExpectedCursor, FailureCategory, FailurePolicy, HandlerError, NewEvent, Ownership, Reaction, Reactor,
+    Reset, Retry, StopCause, Store, StreamError, WaitError,
 };
 use tokio::sync::Semaphore;
 
@@ -230,7 +230,11 @@ pub(crate) async fn a1_who_lost_the_name_appends_nothing(subject: &Subject) {
         .unwrap();
     eventually("the call is under way", || calls.load(Ordering::SeqCst) == 1).await;
     let other = subject.open();
-    let _stream = other.react(&name(), &placed(), answers("asked")).await.unwrap();
+    let takes_over = name().ownership(Ownership::TakeOver);
+    let _stream = other
+        .react(&takes_over, &placed(), answers("asked"))
+        .await
+        .unwrap();
     other.settled().await.unwrap();
     gate.add_permits(1);
     let cause = in_time("the stream stops", lost.stopped()).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millstream::{
     DeadLetterError, DeadLetterState, DurableStream, EventBatch, EventQuery, EventRecord, FailureCategory,
-    FailurePolicy, HandleStream, OnMismatch, Prune, Retry, Start, StopCause, StreamState,
+    FailurePolicy, HandleStream, OnMismatch, Ownership, Prune, Retry, Start, StopCause, StreamState,
 };
 use tokio::sync::Semaphore;
 
@@ -342,6 +342,7 @@ pub(crate) async fn d6_who_lost_the_name_sets_nothing_aside(subject: &Subject) {
     })
     .await;
     let recorder = Recorder::new();
+    let name = name.ownership(Ownership::TakeOver);
     let owner = other.stream_all_durable(&name, recorder.handler()).await.unwrap();
     recorder.batches(1).await;
     gate.add_permits(1);

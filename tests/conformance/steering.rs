@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use millstream::{
-    Checkpoint, DurableStream, EventBatch, EventQuery, EventStream, ExpectedCursor, HandleStream, Reset,
-    Retry, SteerError, StopCause, Store, StreamControl, StreamState, StreamStatus, WaitError,
+    Checkpoint, DurableStream, EventBatch, EventQuery, EventStream, ExpectedCursor, HandleStream, Ownership,
+    Reset, Retry, SteerError, StopCause, Store, StreamControl, StreamState, StreamStatus, WaitError,
 };
 use tokio::sync::Semaphore;
 
@@ -578,7 +578,8 @@ pub(crate) async fn d6_a_reset_gives_a_lost_name_back_to_nobody(subject: &Subjec
     append(&store, "a", 1).await;
     lost.wait_for(1).await.unwrap();
     let second = Recorder::new();
-    let owner = open(&other, second.handler()).await;
+    let name = DurableStream::new("ledger").ownership(Ownership::TakeOver);
+    let owner = other.stream_all_durable(&name, second.handler()).await.unwrap();
     // The first owner has heard of neither the takeover nor the reset when its next cursor is refused.
     ledger(&other).await.reset(Reset::Beginning, 1).await.unwrap();
     in_time("the owner starts over", second.batches(1)).await;

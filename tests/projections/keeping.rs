@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream::{ModelOptions, ReadModelError, StopCause};
+use millstream::{ModelOptions, Ownership, ReadModelError, StopCause, StreamError};
 
 use crate::common::in_time;
 use crate::fixture::{Counts, Place, append_types, folded, rows};
@@ -153,14 +153,29 @@ async fn d6_who_lost_a_read_model_to_another_process_writes_nothing_more() {
     model.caught_up().await.unwrap();
     // As another process would.
     let (other_store, other_models) = (place.store(), place.models());
-    let other = other_models.project(&other_store, Counts::new(1)).await.unwrap();
+    let refused = other_models.project(&other_store, Counts::new(1)).await;
+    let stream = "counts@1";
+    assert!(
+        matches!(&refused, Err(ReadModelError::Stream(StreamError::OwnedElsewhere { name, .. })) if name == stream),
+        "{refused:?}"
+    );
+    append_types(&store, &["a"]).await;
+    model
+        .caught_up()
+        .await
+        .expect("who was refused has touched nothing");
+    let takes_over = ModelOptions::default().ownership(Ownership::TakeOver);
+    let other = other_models
+        .project_with(&other_store, Counts::new(1), &takes_over)
+        .await
+        .unwrap();
     append_types(&other_store, &["a"]).await;
     other.caught_up().await.unwrap();
     let last = append_types(&store, &["a"]).await;
     let cause = in_time("it stops", model.stopped()).await.unwrap();
     assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
     other.wait_for(last).await.unwrap();
-    assert_eq!(rows(&other).await["a"], 3);
+    assert_eq!(rows(&other).await["a"], 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

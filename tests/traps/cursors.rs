@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use millstream::internals::{FaultPoint, with_faults};
-use millstream::{Checkpoint, DurableStream, EventQuery, ReadError, Start, StopCause, Store, StreamError};
+use millstream::{
+    Checkpoint, DurableStream, EventQuery, Ownership, ReadError, Start, StopCause, Store, StreamError,
+};
 use tokio::time::interval;
 
 use crate::Place;
@@ -173,6 +175,7 @@ async fn a_stream_at_rest_that_lost_its_name_stops() {
     let name = DurableStream::new("owner");
     let lost = loser.stream_all_durable(&name, takes_all()).await.unwrap();
     lost.caught_up().await.unwrap();
+    let name = name.ownership(Ownership::TakeOver);
     let _won = winner.stream_all_durable(&name, takes_all()).await.unwrap();
     append(&winner, "a", 1).await;
     let cause = in_time("the loser stops", lost.stopped()).await;

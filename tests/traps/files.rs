@@ -73,8 +73,10 @@ async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
             .execute_batch(&format!("PRAGMA user_version={format}"))
             .unwrap()
     };
-    let read = "PRAGMA user_version";
-    let written: i64 = place.by_hand().query_row(read, [], |row| row.get(0)).unwrap();
+    let today = place
+        .by_hand()
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
     format(99);
     let error = refusal(&place.path());
     assert!(
@@ -82,7 +84,7 @@ async fn a_log_of_a_newer_format_is_refused_and_left_alone() {
         "{error:?}"
     );
     assert!(error.to_string().contains("upgrade"), "{error}");
-    format(written);
+    format(today);
     assert_eq!(place.open().head(), 1);
 }
 

@@ -1,6 +1,6 @@
 //! A durable stream as it stands: what `streams`, `stream`, `pause` and `resume` tell of it.
 
-use millstream::{ReadError, Store, StreamHealth, StreamState, StreamStatus};
+use millstream::{Instance, ReadError, Store, StreamHealth, StreamState, StreamStatus};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -26,7 +26,29 @@ pub(crate) struct Standing<'a> {
     parked: u64,
     skipped: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<Claimant<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    standbys: Vec<Claimant<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     problems: Option<Vec<Value>>,
+}
+
+/// Who runs a stream, or stands by for it.
+#[derive(Serialize)]
+struct Claimant<'a> {
+    host: &'a str,
+    process: u32,
+    since: String,
+}
+
+impl<'a> From<&'a Instance> for Claimant<'a> {
+    fn from(instance: &'a Instance) -> Self {
+        Self {
+            host: &instance.host,
+            process: instance.process,
+            since: time::exact(instance.since),
+        }
+    }
 }
 
 impl<'a> Standing<'a> {
@@ -58,6 +80,8 @@ impl<'a> Standing<'a> {
             stored_before_seconds: status.still_for.as_secs_f64(),
             parked: status.parked,
             skipped: status.skipped,
+            owner: status.owner.as_ref().map(Claimant::from),
+            standbys: status.standbys.iter().map(Claimant::from).collect(),
             problems: None,
         }
     }
@@ -98,9 +122,22 @@ fn state(state: &StreamState) -> &'static str {
         StreamState::Live => "live",
         StreamState::Retrying { .. } => "retrying",
         StreamState::Paused { .. } => "paused",
+        StreamState::Standby => "standby",
         StreamState::Stopped(_) => "stopped",
         StreamState::NotHere => "not-here",
         _ => "other",
+    }
+}
+
+/// Who runs the stream, for people, and how many stand by for it.
+pub(crate) fn owner_in_words(status: &StreamStatus) -> String {
+    let owner = match &status.owner {
+        Some(owner) => format!("{} on {}", owner.process, printable(&owner.host)),
+        None => String::from("nobody"),
+    };
+    match status.standbys.len() {
+        0 => owner,
+        count => format!("{owner}, {count} standing by"),
     }
 }
 

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use crate::clock::Timestamp;
 use crate::error::{StorageError, StreamError};
 use crate::fault::FaultPoint;
+use crate::log::committer::own::Contest;
 use crate::log::committer::{Committer, injected, takeover};
 use crate::log::cursor::{
-    CursorCell, CursorClaim, CursorFailure, CursorWrite, OpenedCursor, Start, StoredCursor,
+    CursorCell, CursorClaim, CursorFailure, CursorWrite, Occasion, Opened, OpenedCursor, Run, Start,
+    StoredCursor,
 };
 use crate::log::letter::{self, Attempt, LetterDone, LetterRequest};
+use crate::log::owner::{Ownership, Role};
 use crate::log::{Extent, LogWriter, Sync, Tail};
 
 /// How often storing a cursor is tried, and the pause between two tries.
@@ -19,11 +22,7 @@ const CURSOR_RETRY_WITHIN: Duration = Duration::from_millis(50);
 
 impl<W: LogWriter> Committer<W> {
     /// Finds out where a durable stream starts, and stores that under a new epoch before anybody is told (D1, D6).
-    pub(super) fn open_cursor(
-        &mut self,
-        claim: &CursorClaim,
-        tail: Tail,
-    ) -> Result<OpenedCursor, StreamError> {
+    pub(super) fn open_cursor(&mut self, claim: &CursorClaim, tail: Tail) -> Result<Opened, StreamError> {
         let Tail {
             head, pruned_through, ..
         } = tail;
@@ -32,6 +31,16 @@ impl<W: LogWriter> Committer<W> {
         if let Some(by) = stored.as_ref().and_then(StoredCursor::successor) {
             return Err(takeover::taken_over(&claim.name, by));
         }
+        if claim.occasion == Occasion::TakeOver && stored.is_none() {
+            return Ok(Opened::Gone);
+        }
+        let ousted = match self.contest(&claim.name, claim.ownership)? {
+            Contest::Free { ousted, .. } => ousted,
+            Contest::Owned(owner) => {
+                let stands_by = self.stand_by(claim, stored.as_ref(), tail, owner)?;
+                return Ok(Opened::StandsBy(stands_by));
+            }
+        };
         let (position, older) = self.begins_at(claim, stored.as_ref(), extent)?;
         if position < pruned_through {
             tracing::info!(stream = %claim.name, pruned_through, "a stream begins with what pruning left");
@@ -70,12 +79,17 @@ impl<W: LogWriter> Committer<W> {
             updated_at: Timestamp::now(),
         };
         self.writer.put_cursor(&claim.name, &cursor)?;
-        Ok(OpenedCursor {
+        let role = match claim.ownership {
+            Ownership::Standby => Role::Owner,
+            Ownership::Fail | Ownership::TakeOver => Role::SoleOwner,
+        };
+        self.own(&claim.name, role, &ousted)?;
+        Ok(Opened::Owned(OpenedCursor {
             row: cursor,
             head,
             previous,
             letters: self.writer.letter_counts(&claim.name)?,
-        })
+        }))
     }
 
     /// Where a durable stream begins, and the row of the stream whose place it takes.
@@ -141,15 +155,20 @@ impl<W: LogWriter> Committer<W> {
         }
         for cell in cells {
             let position = self.reactions.position_of(cell, cell.pick_up());
+            let run = cell.run();
             let is_owner = self.writer.move_cursor(&CursorWrite {
                 name: &cell.name,
                 epoch: cell.epoch,
                 position,
-                run: cell.run(),
+                run,
             })?;
+            if is_owner && run == Run::Ended {
+                self.let_go(&cell.name)?;
+            }
             moves.push(Move {
                 cell: Arc::clone(cell),
                 position,
+                run,
                 is_owner,
             });
         }
@@ -188,12 +207,16 @@ impl<W: LogWriter> Committer<W> {
         for Move {
             cell,
             position,
+            run,
             is_owner,
         } in moves
         {
             self.cursor_retries.remove(&cell.name);
             if is_owner {
                 cell.stored(position);
+                if run == Run::Ended {
+                    cell.ended();
+                }
             } else {
                 tracing::debug!(stream = %cell.name, epoch = cell.epoch, "a cursor was refused, its epoch has passed");
                 cell.fail(CursorFailure::OwnershipLost);
@@ -222,5 +245,6 @@ impl<W: LogWriter> Committer<W> {
 pub(super) struct Move {
     cell: Arc<CursorCell>,
     position: u64,
+    run: Run,
     is_owner: bool,
 }

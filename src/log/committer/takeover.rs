@@ -60,6 +60,7 @@ impl<W: LogWriter> Committer<W> {
         };
         self.writer.put_cursor(older, &retired)?;
         self.writer.give_letters(older, &claim.name)?;
+        self.writer.remove_claims(older)?;
         tracing::info!(stream = %claim.name, older, position = stood.position, "a stream takes over from another one");
         let stands = Stands::At(retired);
         self.words.push(Word { name, number, stands });

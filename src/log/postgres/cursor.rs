@@ -5,6 +5,7 @@ use tokio_postgres::Row;
 use crate::clock::Timestamp;
 use crate::log::cursor::{CursorWrite, NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::{Attempt, AttemptWrite};
+use crate::log::postgres::claim;
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
 use crate::log::prune::HeldBy;
@@ -156,7 +157,8 @@ pub(super) async fn rename(session: &mut Session, name: &str, to: &str) -> Resul
     ] {
         session.execute(sql, &[&name, &to]).await?;
     }
-    Ok(())
+    // Who runs it or stands by for it is told that it has another name, and ends.
+    claim::remove_all(session, name).await
 }
 
 /// What was parked goes with the stream.
@@ -167,7 +169,7 @@ pub(super) async fn remove(session: &mut Session, name: &str) -> Result<(), Trou
     ] {
         session.execute(sql, &[&name]).await?;
     }
-    Ok(())
+    claim::remove_all(session, name).await
 }
 
 pub(super) async fn slowest(session: &mut Session, log_id: &str) -> Result<Option<HeldBy>, Trouble> {

@@ -5,12 +5,13 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `trouble` (what goes wrong, and what is known then),
 //! `driver` (the thread of the connections), `address`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
-//! hold), `write`, `insert` and `cursor` (the committer's half), `letter`, `once`, `select` (which events a query can concern), `assembly` and
+//! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `select` (which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
 //! `listen` (wake-ups between processes).
 
 mod address;
 mod assembly;
+mod claim;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;
 mod cursor;
@@ -21,6 +22,7 @@ mod listen;
 mod once;
 mod pages;
 mod place;
+mod presence;
 mod read;
 mod schema;
 mod select;

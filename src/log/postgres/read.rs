@@ -16,6 +16,7 @@ use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::cursor::{NamedCursor, StoredCursor};
+use crate::log::owner::Claim;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::postgres::driver::Driver;
 use crate::log::postgres::pages::{self, Pruning, Reading};
@@ -23,7 +24,7 @@ use crate::log::postgres::select::{Candidates, candidates};
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
-use crate::log::postgres::{cursor, place, statistics};
+use crate::log::postgres::{claim, cursor, place, statistics};
 use crate::log::statistics::LogStatistics;
 use crate::log::survey::Survey;
 #[cfg(feature = "sqlite")]
@@ -216,6 +217,12 @@ impl LogReader for PostgresReader {
     fn survey(&self) -> Result<Survey, StorageError> {
         self.with("read the cursors", async |session| {
             statistics::survey(session).await
+        })
+    }
+
+    fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError> {
+        self.with("read who runs the streams", async |session| {
+            claim::living(session, of).await
         })
     }
 

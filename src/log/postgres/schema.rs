@@ -114,6 +114,32 @@ CREATE TABLE idempotency_key (
 );
 CREATE UNIQUE INDEX idempotency_key_by_key ON idempotency_key (sha256(convert_to(key, 'UTF8')));
 
+-- Who has the log open and runs durable streams in it, or stands by for some. As long as it lives a session of it holds an advisory lock.
+CREATE TABLE instance (
+    id text PRIMARY KEY,
+    host text NOT NULL,
+    process bigint NOT NULL
+);
+
+-- 'owner': the instance runs the stream, and gives it away when that is fair. 'sole-owner': it runs it and keeps it. 'standby': it waits to.
+-- 'heir': the owner gave it the stream, and it has yet to take it.
+CREATE TABLE claim (
+    stream text COLLATE "C" NOT NULL,
+    instance text NOT NULL,
+    role text NOT NULL,
+    since bigint NOT NULL,
+    PRIMARY KEY (stream, instance)
+);
+CREATE UNIQUE INDEX claim_of_owner ON claim (stream) WHERE role IN ('owner', 'sole-owner');
+CREATE INDEX claim_that_waits ON claim (stream) WHERE role IN ('standby', 'heir');
+CREATE INDEX claim_by_instance ON claim (instance);
+
+-- How often an instance gave a sign of life. Not logged: what a crash of the server takes is of sessions that it has ended.
+CREATE UNLOGGED TABLE beat (
+    instance text PRIMARY KEY,
+    beats bigint NOT NULL
+) WITH (fillfactor = 10);
+
 -- For whoever reads with other programs.
 CREATE VIEW events AS
 SELECT

@@ -32,6 +32,8 @@ pub(super) enum Role {
     Writer,
     Reader,
     Listener,
+    /// By which the store is seen to live.
+    Presence,
 }
 
 /// A server, a database on it and a schema in that.
@@ -141,7 +143,7 @@ impl Server {
             Role::Writer => {}
             Role::Reader => sql.push_str("; SET default_transaction_read_only = on"),
             // A word to the others is worth no sync.
-            Role::Listener => sql.push_str("; SET synchronous_commit = off"),
+            Role::Listener | Role::Presence => sql.push_str("; SET synchronous_commit = off"),
         }
         sql
     }

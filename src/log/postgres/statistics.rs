@@ -3,7 +3,7 @@
 use crate::clock::{Day, Timestamp};
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
-use crate::log::postgres::{cursor, letter, place};
+use crate::log::postgres::{claim, cursor, letter, place};
 use crate::log::statistics::LogStatistics;
 use crate::log::survey::Survey;
 
@@ -54,6 +54,7 @@ pub(super) async fn survey(session: &mut Session) -> Result<Survey, Trouble> {
                 head: place::extent(session).await?.head,
                 rows: cursor::all(session).await?,
                 letters: letter::all_counts(session).await?,
+                claims: claim::living(session, None).await?,
             })
         })
         .await

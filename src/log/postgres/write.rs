@@ -21,6 +21,7 @@ use crate::log::page::{Page, PageBounds, Range};
 use crate::log::postgres::driver::Driver;
 use crate::log::postgres::pages::{self, Pruning, Reading};
 use crate::log::postgres::place::bounded;
+use crate::log::postgres::presence::Presence;
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
@@ -55,6 +56,7 @@ pub(crate) struct PostgresWriter {
     /// Tells the others that something was committed.
     news: Arc<Notify>,
     outage: Outage,
+    presence: Presence,
 }
 
 /// What is known of an open transaction.
@@ -87,6 +89,7 @@ impl PostgresWriter {
         evolution: Option<Arc<Evolution>>,
     ) -> Self {
         Self {
+            presence: Presence::new(Arc::clone(&server), Arc::clone(&driver)),
             server,
             driver,
             log_id,
@@ -98,6 +101,10 @@ impl PostgresWriter {
             news: Arc::default(),
             outage: Outage::default(),
         }
+    }
+
+    pub(super) fn presence(&mut self) -> &mut Presence {
+        &mut self.presence
     }
 
     /// Does something on the connection, and names it when it fails.

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::Timestamp;
 use crate::log::cursor::{CursorWrite, NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::Attempt;
+use crate::log::sqlite::claim;
 use crate::log::sqlite::statement::Snapshot;
 
 /// The columns of a row, in the order in which they are read.
@@ -128,7 +129,8 @@ pub(super) fn rename(connection: &Connection, name: &str, to: &str) -> rusqlite:
     ] {
         connection.prepare_cached(sql)?.execute([name, to])?;
     }
-    Ok(())
+    // Who runs it or stands by for it is told that it has another name, and ends.
+    claim::remove_all(connection, name)
 }
 
 /// What was parked goes with the stream.
@@ -139,7 +141,7 @@ pub(super) fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()
     ] {
         connection.prepare_cached(sql)?.execute([name])?;
     }
-    Ok(())
+    claim::remove_all(connection, name)
 }
 
 /// Comes before the name of a stream that took over, where otherwise who paused stands, which no control character can be in.

@@ -1,5 +1,6 @@
 //! The readers' half: connections that are lent for a read, and the small reads beside the pages.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,13 +13,15 @@ use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::backup::{BackedUp, BackupProgress};
 use crate::log::cursor::{NamedCursor, StoredCursor};
+use crate::log::owner::{Claim, InstanceId, Sign};
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::sqlite::candidates::{Candidates, candidates};
 use crate::log::sqlite::connection::{open_reader, storage};
 use crate::log::sqlite::index::view::{IndexView, Shared};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::{self, Source};
-use crate::log::sqlite::{Options, backup, cursor, prune, statistics, survey, verify};
+use crate::log::sqlite::presence::Presence;
+use crate::log::sqlite::{Options, backup, claim, cursor, prune, statistics, survey, verify};
 use crate::log::statistics::LogStatistics;
 use crate::log::survey::Survey;
 use crate::log::verification::Verification;
@@ -29,6 +32,8 @@ use crate::sync::Mutex;
 pub(crate) struct SqliteReader {
     path: PathBuf,
     log_id: String,
+    /// Where signs of life of instances are looked for; it holds none of its own.
+    presence: Presence,
     index: Arc<Mutex<Shared>>,
     evolution: Option<Arc<Evolution>>,
     idle: Mutex<Idle>,
@@ -59,6 +64,7 @@ impl SqliteReader {
         Ok(Self {
             path: path.to_owned(),
             log_id,
+            presence: Presence::beside(path),
             index,
             evolution,
             idle: Mutex::new(Idle {
@@ -186,7 +192,30 @@ impl LogReader for SqliteReader {
     }
 
     fn survey(&self) -> Result<Survey, StorageError> {
-        self.with_connection(|lent| survey::survey(&lent.connection).map_err(storage("read the cursors")))
+        let survey = self
+            .with_connection(|lent| survey::survey(&lent.connection).map_err(storage("read the cursors")));
+        Ok(Survey {
+            claims: self.claims(None)?,
+            ..survey?
+        })
+    }
+
+    fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError> {
+        let claims = self.with_connection(|lent| {
+            let claims = match of {
+                Some(stream) => claim::of_stream(&lent.connection, stream),
+                None => claim::all(&lent.connection),
+            };
+            claims.map_err(storage("read who runs the streams"))
+        })?;
+        let mut signs = HashMap::new();
+        // Who cannot be looked for counts as there: the rows say so.
+        let mut has_gone = |id: &InstanceId| {
+            let sign = || matches!(self.presence.sign(id), Ok(Sign::Gone));
+            *signs.entry(InstanceId::clone(id)).or_insert_with(sign)
+        };
+        let living = claims.into_iter().filter(|claim| !has_gone(&claim.instance));
+        Ok(living.collect())
     }
 
     fn recorded_after(&self, positions: &[u64]) -> Result<Vec<Option<Timestamp>>, StorageError> {

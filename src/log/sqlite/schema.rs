@@ -238,6 +238,27 @@ CREATE TABLE idempotency_key (
 
 -- The id of the log of which this is a copy that has not ended; NULL: this is a whole log.
 ALTER TABLE log ADD COLUMN copy_of TEXT;
+
+-- Who has the log open and runs durable streams in it, or stands by for some. As long as it lives it holds a lock on the file of this
+-- id in the folder beside the log.
+CREATE TABLE instance (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    process INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- 'owner': the instance runs the stream, and gives it away when that is fair. 'sole-owner': it runs it and keeps it. 'standby': it waits to. 'heir': the owner gave it the stream, and it has yet to take it.
+CREATE TABLE claim (
+    stream TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    role TEXT NOT NULL,
+    -- Microseconds since the Unix epoch.
+    since INTEGER NOT NULL,
+    PRIMARY KEY (stream, instance)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX claim_of_owner ON claim (stream) WHERE role IN ('owner', 'sole-owner');
+CREATE INDEX claim_that_waits ON claim (stream) WHERE role IN ('standby', 'heir');
+CREATE INDEX claim_by_instance ON claim (instance);
 "#;
 
 /// What an empty file becomes.

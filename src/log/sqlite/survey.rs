@@ -21,13 +21,14 @@ const ALL_COUNTS: &str =
 const RECORDED_AFTER: &str = "SELECT recorded_at FROM event
     WHERE sequence > ?1 AND ?1 >= (SELECT pruned_through FROM log) ORDER BY sequence LIMIT 1";
 
-/// All of it is read in one snapshot, so that no cursor is ahead of the head.
+/// All of it is read in one snapshot, so that no cursor is ahead of the head. Who claims the streams is looked up beside it.
 pub(super) fn survey(connection: &Connection) -> rusqlite::Result<Survey> {
     let _snapshot = Snapshot::begin(connection)?;
     Ok(Survey {
         head: prune::extent(connection)?.head,
         rows: cursor::all(connection)?,
         letters: all_counts(connection)?,
+        claims: Vec::new(),
     })
 }
 

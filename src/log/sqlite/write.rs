@@ -22,6 +22,7 @@ use crate::log::sqlite::index::upkeep::{Chore, Upkeep};
 use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::Source;
+use crate::log::sqlite::presence::Presence;
 use crate::log::sqlite::{beside, once, prune, read};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
@@ -44,6 +45,8 @@ pub(crate) struct SqliteWriter {
     sync: Sync,
     /// A log without a file has none.
     checkpoints: Option<Checkpoints>,
+    /// By what others see that this opening lives. A log without a file has none.
+    presence: Option<Presence>,
 }
 
 impl SqliteWriter {
@@ -67,7 +70,18 @@ impl SqliteWriter {
             unwritten_types: Vec::new(),
             sync: Sync::Durable,
             checkpoints,
+            presence: None,
         }
+    }
+
+    pub(super) fn with_presence(mut self, presence: Presence) -> Self {
+        self.presence = Some(presence);
+        self
+    }
+
+    /// The connection, and by what others see that this opening lives.
+    pub(super) fn presence(&mut self) -> (&Connection, Option<&mut Presence>) {
+        (&self.connection, self.presence.as_mut())
     }
 
     /// Reads a page of what `query` selects, as the transaction, or the newest commit, shows it.

@@ -142,7 +142,7 @@ impl Work {
         if let Some(failure) = checkpointer.and_then(|checkpointer| checkpointer.cell().failure()) {
             return Err(failure.into());
         }
-        match self.pump().paused {
+        match self.pump().rests {
             Some(_) => Ok(Pauses::ToRest),
             None => stint::work(core, self.pump()).await,
         }

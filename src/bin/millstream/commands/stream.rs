@@ -37,10 +37,24 @@ fn tell(stream: &StreamHealth, output: &mut Output) -> Result<(), Failure> {
     output.field("stream", &name)?;
     let since = match &status.state {
         StreamState::Paused { since, .. } => format!(" since {} UTC", time::to_the_second(*since)),
-        StreamState::NotHere => String::from(": run by another process, or by none"),
+        StreamState::NotHere if status.owner.is_some() => String::from(": run by another process"),
+        StreamState::NotHere => String::from(": run by nobody"),
         _ => String::new(),
     };
     output.field("state", &format!("{}{since}", standing::state_in_words(status)))?;
+    for (title, claimants) in [
+        ("owner", status.owner.as_slice()),
+        ("stands by", &status.standbys),
+    ] {
+        for claimant in claimants {
+            let since = time::to_the_second(claimant.since);
+            let host = printable(&claimant.host);
+            output.field(
+                title,
+                &format!("process {} on {host} since {since} UTC", claimant.process),
+            )?;
+        }
+    }
     let cursor = standing::cursor(status);
     let stored = time::span(status.still_for);
     output.field("cursor", &format!("{cursor}, stored {stored} ago"))?;

@@ -20,8 +20,8 @@ use crate::time;
 
 /// List the durable streams: state, cursor, lag, dead letters, and what is wrong with each
 ///
-/// A stream that is "not here" is run by another process, or by none: this is not known here. See whether its cursor moves with
-/// --watch.
+/// No stream runs in this process, so all are "not here": the owner is the process that runs a stream, and how many others stand by
+/// to take it over. With --json also since when. See how fast the cursors move with --watch.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Look again every second, until Ctrl-C, and show how fast the cursors move
@@ -108,14 +108,14 @@ fn show(look: &Look, before: Option<&Before>, output: &mut Output) -> Result<(),
         terminal::say("the log knows no durable stream");
         return Ok(());
     }
-    let mut titles = vec!["stream", "state", "cursor", "lag", "oldest", "letters"];
+    let mut titles = vec!["stream", "state", "owner", "cursor", "lag", "oldest", "letters"];
     if before.is_some() {
         titles.push("events/s");
     }
     titles.push("what is wrong");
     let columns = Columns {
         titles: &titles,
-        expendable: &["oldest", "cursor", "events/s", "letters"],
+        expendable: &["oldest", "cursor", "owner", "events/s", "letters"],
     };
     let rows: Vec<_> = look.streams.iter().map(|stream| row(stream, before)).collect();
     output.listing(&columns, &rows)
@@ -128,6 +128,7 @@ fn row(stream: &StreamHealth, before: Option<&Before>) -> Vec<Cell> {
     let mut cells = vec![
         Cell::new(printable(standing::name(status))).fg(Color::Cyan),
         Cell::new(standing::state_in_words(status)),
+        Cell::new(standing::owner_in_words(status)),
         number(standing::cursor(status).to_string()),
         number(status.lag.to_string()),
         number(oldest.unwrap_or_default()),

@@ -1,0 +1,151 @@
+//! By what a store is seen to live: an advisory lock of a session of its own, which ends with its process, and a count of beats.
+//!
+//! The beats stand in a table that is not logged: a beat costs the disk nothing, and a server that crashed has ended all sessions anyway.
+
+use std::sync::Arc;
+
+use crate::error::StorageError;
+use crate::log::owner::{InstanceId, Sign};
+use crate::log::postgres::driver::Driver;
+use crate::log::postgres::server::{Role, Server};
+use crate::log::postgres::session::Session;
+use crate::log::postgres::trouble::Trouble;
+
+/// The number of an instance's lock. An id is random, so that two have the same number as often as two ids are the same.
+macro_rules! lock_number {
+    () => {
+        "hashtextextended('millstream instance ' || $1, 0)"
+    };
+}
+
+const HOLD: &str = concat!("SELECT pg_try_advisory_lock(", lock_number!(), ")");
+const LET_GO: &str = concat!("SELECT pg_advisory_unlock(", lock_number!(), ")");
+/// Shared, so that those who look at the same time do not take each other for the owner.
+const IS_FREE: &str = concat!(
+    "SELECT pg_try_advisory_xact_lock_shared(",
+    lock_number!(),
+    "), coalesce((SELECT beats FROM beat WHERE instance = $1), 0)"
+);
+const BEAT: &str = "INSERT INTO beat (instance, beats) VALUES ($1, 1)
+    ON CONFLICT (instance) DO UPDATE SET beats = beat.beats + 1";
+const FORGET: &str = "DELETE FROM beat WHERE instance = $1";
+
+/// What the own store is seen to live by.
+pub(super) struct Presence {
+    server: Arc<Server>,
+    driver: Arc<Driver>,
+    held: Option<Held>,
+}
+
+struct Held {
+    id: InstanceId,
+    /// Nothing: it was lost, and the lock with it.
+    session: Option<Session>,
+}
+
+impl Presence {
+    pub(super) fn new(server: Arc<Server>, driver: Arc<Driver>) -> Self {
+        Self {
+            server,
+            driver,
+            held: None,
+        }
+    }
+
+    /// The own id, whose lock is held from now on.
+    pub(super) fn enter(&mut self) -> Result<InstanceId, StorageError> {
+        if let Some(held) = &self.held {
+            return Ok(Arc::clone(&held.id));
+        }
+        let server = Arc::clone(&self.server);
+        let entering = async {
+            let mut session = server.connect(Role::Presence, None).await?;
+            let make_id = "SELECT replace(gen_random_uuid()::text, '-', '')";
+            let id: String = session.one(make_id, &[]).await?.try_get(0)?;
+            hold(&mut session, &id).await?;
+            Ok((id, session))
+        };
+        let (id, session) = self
+            .driver
+            .wait(server.patience(), entering)
+            .map_err(self.failed("enter as an owner"))?;
+        let held = Held {
+            id: id.into(),
+            session: Some(session),
+        };
+        Ok(Arc::clone(&self.held.insert(held).id))
+    }
+
+    /// A session that was lost is made anew. Whoever saw the lock free meanwhile has taken over, which the epochs tell.
+    pub(super) fn beat(&mut self) -> Result<(), StorageError> {
+        let Some(Held { id, session }) = &mut self.held else {
+            return Ok(());
+        };
+        let server = &self.server;
+        let beating = async {
+            if session.is_none() {
+                let mut made = server.connect(Role::Presence, None).await?;
+                hold(&mut made, id).await?;
+                *session = Some(made);
+            }
+            if let Some(session) = session {
+                session.execute(BEAT, &[&&**id]).await?;
+            }
+            Ok(())
+        };
+        let outcome = self.driver.wait(server.patience(), beating);
+        if outcome.as_ref().is_err_and(Trouble::is_lost) {
+            *session = None;
+        }
+        outcome.map_err(self.failed("give a sign of life"))
+    }
+
+    pub(super) fn leave(&mut self) {
+        let Some(Held {
+            id,
+            session: Some(mut session),
+        }) = self.held.take()
+        else {
+            return;
+        };
+        let leaving = async {
+            session.execute(FORGET, &[&&*id]).await?;
+            session.execute(LET_GO, &[&&*id]).await?;
+            Ok(())
+        };
+        // The lock ends with the session in any case.
+        let _ = self.driver.wait(self.server.patience(), leaving);
+    }
+
+    fn failed(&self, operation: &'static str) -> impl FnOnce(Trouble) -> StorageError + use<> {
+        let server = Arc::clone(&self.server.name);
+        move |trouble| trouble.into_storage(&server, operation)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+async fn hold(session: &mut Session, id: &str) -> Result<(), Trouble> {
+    let is_held: bool = session.one(HOLD, &[&id]).await?.try_get(0)?;
+    match is_held {
+        true => session.execute(BEAT, &[&id]).await.map(|_| ()),
+        // The server has not noticed yet that the session before is gone.
+        false => Err(Trouble::Malformed(String::from(
+            "the lock of this owner is still held by a session that was lost",
+        ))),
+    }
+}
+
+/// Looks for a sign of life of another instance.
+pub(super) async fn sign(session: &mut Session, instance: &str) -> Result<Sign, Trouble> {
+    let row = session.one(IS_FREE, &[&instance]).await?;
+    if row.try_get(0)? {
+        return Ok(Sign::Gone);
+    }
+    let beats: i64 = row.try_get(1)?;
+    Ok(Sign::Beat(beats.into()))
+}
