@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn an_address_that_cannot_be_read_is_not_repeated() {
         for address in [
-            "postgres://anna:se?cret=x@db/shop",
+            "postgres://anna:secret@db/shop?cret=x",
             "postgres://anna:secret@db:port/shop",
             "dbname=secret",
             "/tmp/secret.db",
