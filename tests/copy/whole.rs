@@ -233,3 +233,31 @@ async fn read_models_follow_a_move() {
     eventually("all are applied", || applied.load(Ordering::SeqCst) == 9).await;
     moved.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_model_in_the_logs_own_file_is_built_anew_in_the_copy() {
+    let place = Place::new();
+    let store = place.source();
+    append(&store, "a", 7).await;
+    let counts = || Counts(Arc::default());
+    let model = ReadModels::in_log(&store)
+        .unwrap()
+        .project(counts())
+        .await
+        .unwrap();
+    model.caught_up().await.unwrap();
+    store.copy_to(place.target()).await.unwrap();
+    store.close().await.unwrap();
+    let moved = Store::open(place.target()).unwrap();
+    let model = ReadModels::in_log(&moved)
+        .unwrap()
+        .project(counts())
+        .await
+        .unwrap();
+    append(&moved, "b", 2).await;
+    model.caught_up().await.unwrap();
+    let count =
+        model.read(|rows| rows.query_row("SELECT count(*) FROM counts", [], |row| row.get::<_, i64>(0)));
+    assert_eq!(count.await.unwrap(), 9);
+    moved.close().await.unwrap();
+}

@@ -18,7 +18,7 @@ use crate::log::postgres::write::PostgresWriter;
 
 /// By the index of the digests. A key may be longer than what an index can hold.
 const ONE: &str = "SELECT first_sequence, last_sequence, fingerprint FROM idempotency_key
-    WHERE sha256(convert_to(key, 'UTF8')) = sha256(convert_to($1, 'UTF8')) AND key = $1";
+    WHERE md5(key) = md5($1) AND key = $1";
 
 /// By the primary key.
 #[cfg(feature = "sqlite")]

@@ -112,7 +112,7 @@ CREATE TABLE idempotency_key (
     -- 16 bytes that stand for what the events said.
     fingerprint bytea NOT NULL
 );
-CREATE UNIQUE INDEX idempotency_key_by_key ON idempotency_key (sha256(convert_to(key, 'UTF8')));
+CREATE UNIQUE INDEX idempotency_key_by_key ON idempotency_key (md5(key));
 
 -- Who has the log open and runs durable streams in it, or stands by for some. As long as it lives a session of it holds an advisory lock.
 CREATE TABLE instance (

@@ -15,7 +15,10 @@ const BY_DAY: &str = "SELECT min(recorded_at), max(recorded_at), count(*) FROM e
     GROUP BY recorded_at / 86400000000 ORDER BY min(recorded_at)";
 
 const BYTES: &str = "SELECT pg_total_relation_size('event') + pg_total_relation_size('cursor')
-    + pg_total_relation_size('dead_letter') + pg_total_relation_size('millstream_log')";
+    + pg_total_relation_size('dead_letter') + pg_total_relation_size('idempotency_key')
+    + pg_total_relation_size('millstream_log')";
+
+const KEYS: &str = "SELECT count(*) FROM idempotency_key";
 
 pub(super) async fn statistics(session: &mut Session) -> Result<LogStatistics, Trouble> {
     session
@@ -27,6 +30,7 @@ pub(super) async fn statistics(session: &mut Session) -> Result<LogStatistics, T
                 .await?;
             let mut statistics = LogStatistics::of(place::extent(session).await?);
             statistics.bytes = number(&session.one(BYTES, &[]).await?, 0)?;
+            statistics.idempotency_keys = number(&session.one(KEYS, &[]).await?, 0)?;
             let mut types: Vec<(String, u64)> = Vec::new();
             for row in session.all(BY_TYPE, &[]).await? {
                 types.push((row.try_get(0)?, number(&row, 1)?));
