@@ -1,4 +1,4 @@
-//! A log moves: into another file, with everything that belongs to it.
+//! A log moves: into another file or onto a server, with everything that belongs to it.
 
 use std::ffi::OsStr;
 
@@ -76,11 +76,11 @@ impl Store {
         self.check_open().map_err(|_| CopyError::Closed)?;
         let target = LogLocation::parse(target)?;
         let work = move |source: &dyn LogReader, is_wanted: &mut dyn FnMut() -> More| {
-            let (mut writer, reader) = open_target(&target, source)?;
+            let mut target = Target::open(&target, source)?;
             let sides = Sides {
                 source,
-                target: &mut *writer,
-                target_reader: &*reader,
+                target: &mut *target.writer,
+                target_reader: &*target.reader,
             };
             run::run(sides, &mut |progress| {
                 tell(progress);
@@ -92,20 +92,31 @@ impl Store {
 }
 
 /// Both halves of what is to become a copy.
-fn open_target(
-    target: &LogLocation,
-    source: &dyn LogReader,
-) -> Result<(Box<dyn CopyTarget>, Box<dyn LogReader>), CopyError> {
-    match target.place() {
-        Place::File(path) => {
-            let (writer, reader) = sqlite::copy::open_target(path, source)?;
-            Ok((Box::new(writer), Box::new(reader)))
+struct Target {
+    writer: Box<dyn CopyTarget>,
+    reader: Box<dyn LogReader>,
+}
+
+impl Target {
+    fn open(location: &LogLocation, source: &dyn LogReader) -> Result<Self, CopyError> {
+        match location.place() {
+            Place::File(path) => {
+                let (writer, reader) = sqlite::copy::open_target(path, source)?;
+                Ok(Self::of(writer, reader))
+            }
+            #[cfg(feature = "postgres")]
+            Place::Server(address) => {
+                let options = postgres::Options::default();
+                let (writer, reader) = postgres::copy::open_target(address, &options, source.log_id())?;
+                Ok(Self::of(writer, reader))
+            }
         }
-        #[cfg(feature = "postgres")]
-        Place::Server(address) => {
-            let options = postgres::Options::default();
-            let (writer, reader) = postgres::copy::open_target(address, &options, source.log_id())?;
-            Ok((Box::new(writer), Box::new(reader)))
+    }
+
+    fn of(writer: impl CopyTarget + 'static, reader: impl LogReader + 'static) -> Self {
+        Self {
+            writer: Box::new(writer),
+            reader: Box::new(reader),
         }
     }
 }
