@@ -8,7 +8,7 @@ use millstream::internals::{FaultPoint, with_faults};
 use millstream::rusqlite::Transaction;
 use millstream::{
     BoxError, DeadLetterError, EventBatch, EventQuery, FailureCategory, FailurePolicy, InLogOptions,
-    NewEvent, Projection, ReadModels, Retry, StopCause, Store,
+    NewEvent, Ownership, Projection, ReadModels, Retry, StopCause, Store,
 };
 
 use crate::common::{eventually, hasty, in_time};
@@ -270,14 +270,21 @@ async fn d6_who_lost_the_name_writes_nothing_into_the_logs_file() {
     let last = append_types(&first, &["a", "b"]).await;
     in_time("the first has it", mine.wait_for(last)).await.unwrap();
     let theirs = ReadModels::in_log(&second).unwrap();
-    let theirs = theirs.project(Counts::new(1)).await.unwrap();
+    let refused = theirs.project(Counts::new(1)).await.unwrap_err();
+    assert!(refused.to_string().contains("counts@1"), "{refused}");
+    let last = append_types(&first, &["b"]).await;
+    in_time("who was refused took nothing", mine.wait_for(last))
+        .await
+        .unwrap();
+    let takes_over = InLogOptions::default().ownership(Ownership::TakeOver);
+    let theirs = theirs.project_with(Counts::new(1), &takes_over).await.unwrap();
     for _ in 0..5 {
         append_types(&first, &["a"]).await;
     }
     let cause = in_time("the first stops", mine.stopped()).await;
     assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
     let calls = calls.calls.lock().unwrap().clone();
-    assert_eq!(calls, [(1, 2)], "it is not even called");
+    assert_eq!(calls, [(1, 2), (3, 3)], "it is not even called");
     let last = append_types(&first, &["c"]).await;
     in_time("the second has it", theirs.wait_for(last)).await.unwrap();
     assert_eq!(rows(&theirs).await, folded(&first, &EventQuery::all()).await);

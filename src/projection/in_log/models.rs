@@ -17,6 +17,7 @@ use crate::projection::in_log::rows;
 use crate::projection::in_log::step::Plan;
 use crate::projection::in_log::task::ask;
 use crate::projection::models::{ReadModels, check, runtime, stream_name};
+use crate::projection::own::own;
 use crate::projection::projection::{self, Projection};
 use crate::store::Store;
 use crate::stream::handler::HandleStream;
@@ -101,8 +102,8 @@ impl InLogModels {
     ///
     /// The stream is called `NAME@VERSION` and is seen and steered as any other. A version that is new is built from the first event
     /// on, and may be read meanwhile; [`InLogModel::caught_up`] says when it is complete. What it makes needs names of its own
-    /// in the file, so that it stands beside older versions until those are [removed](Self::remove). A version that is registered in another
-    /// process is taken over: the other one writes nothing more.
+    /// in the file, so that it stands beside older versions until those are [removed](Self::remove). A version that another store
+    /// keeps is refused, waited for or taken over, as [`InLogOptions::ownership`] says.
     ///
     /// # Errors
     /// The name or version is refused; this version is registered already; its query or schema changed and its version did not; the schema
@@ -137,10 +138,12 @@ impl InLogModels {
             schema: projection.schema().to_owned(),
         };
         let limits = options.limits();
+        let stream_name = stream_name(&spec.name, spec.version);
+        // First, so that who is refused has not touched what another one keeps.
+        let owned = own(&self.store, &stream_name, options.model().ownership_of_stream()).await?;
         let asked = spec.clone();
         let opened = ask(&self.store, move |desk| rows::open(desk, &asked, limits.budget)).await?;
         let position = self.first_position(&spec, opened.begins_at()).await?;
-        let stream_name = stream_name(&spec.name, spec.version);
         let plan = Plan {
             spec: spec.clone(),
             own: opened.own,
@@ -165,6 +168,9 @@ impl InLogModels {
             },
             error => error.into(),
         })?;
+        if let Some(owned) = owned {
+            owned.keep();
+        }
         self.note_owner(spec.clone()).await?;
         Ok(InLogModel::new(
             self.store.clone(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::TIME_MAX;
 use crate::error::FailureCategory;
+use crate::log::owner::Ownership;
 use crate::projection::build::TransactionLimits;
 use crate::projection::options::ModelOptions;
 use crate::stream::failure::FailurePolicy;
@@ -57,6 +58,13 @@ impl InLogOptions {
     #[must_use]
     pub fn on(mut self, category: FailureCategory, policy: FailurePolicy) -> Self {
         self.model = self.model.on(category, policy);
+        self
+    }
+
+    /// What becomes of the registration, when another store keeps the model, as [`ModelOptions::ownership`]. Default: [`Ownership::Fail`].
+    #[must_use]
+    pub fn ownership(mut self, ownership: Ownership) -> Self {
+        self.model = self.model.ownership(ownership);
         self
     }
 
