@@ -17,10 +17,10 @@ use crate::error::OpenError;
 /// assert!(matches!(mistaken, Err(OpenError::UnknownScheme { .. })));
 /// # Ok::<(), OpenError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LogLocation(Place);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     File(PathBuf),
     /// The address of a server, as it was written down.
@@ -82,6 +82,12 @@ impl fmt::Display for LogLocation {
     }
 }
 
+impl fmt::Debug for LogLocation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "LogLocation({self})")
+    }
+}
+
 /// What stands before `://`, when that is a scheme. A single letter is a drive.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
@@ -92,22 +98,23 @@ fn scheme(text: &str) -> Option<&str> {
     is_scheme.then_some(scheme)
 }
 
-/// An address without its password, and without what follows a question mark, where there may be another one.
+/// An address without its password, and without what follows a question mark, where there may be another one. Whatever stands before the
+/// last `@` may be a password that was not encoded.
 fn without_secrets(address: &str) -> String {
-    let address = address.split('?').next().unwrap_or(address);
     let Some((scheme, rest)) = address.split_once("://") else {
         return address.to_owned();
     };
-    let (authority, path) = match rest.find('/') {
-        Some(end) => rest.split_at(end),
-        None => (rest, ""),
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((user, place)) => (Some(user), place),
+        None => (None, rest),
     };
-    match authority.rsplit_once('@') {
-        Some((user, host)) => {
-            let user = user.split(':').next().unwrap_or(user);
-            format!("{scheme}://{user}@{host}{path}")
+    let place = place.split('?').next().unwrap_or(place);
+    match user {
+        Some(user) => {
+            let user = user.split([':', '/', '?']).next().unwrap_or(user);
+            format!("{scheme}://{user}@{place}")
         }
-        None => address.to_owned(),
+        None => format!("{scheme}://{place}"),
     }
 }
 
@@ -138,6 +145,7 @@ mod tests {
                 "postgres://anna@host:5432/shop",
             ),
             ("postgresql://host/shop?sslmode=require", "postgresql://host/shop"),
+            ("postgres://a:se/cr?et@h/shop?x=y", "postgres://a@h/shop"),
             ("mysql://u:p@h", "mysql://u@h"),
         ] {
             let read = match LogLocation::parse(address) {

@@ -100,7 +100,7 @@ impl Claim {
 /// What is known of the life of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// It has ended, in order or not. No instance gets its id again.
+    /// It has ended, in order or not. No other instance gets its id.
     Gone,
     /// Its process holds what ends with it. The number changes with every beat, and says nothing else.
     #[cfg_attr(
@@ -140,7 +140,13 @@ pub(crate) trait ClaimWriter {
     /// Removes all claims to a stream.
     fn remove_claims(&mut self, stream: &str) -> Result<(), StorageError>;
 
-    /// Removes an instance that has gone, with all its claims. `false`: it has none.
+    /// Whether an instance that has gone may come back under its id: what it lived by was a connection, and that was lost. It keeps the claims
+    /// that nobody takes from it.
+    fn may_come_back(&self) -> bool {
+        false
+    }
+
+    /// Removes an instance that has gone for good, with all its claims. `false`: it has none.
     fn strike(&mut self, instance: &str) -> Result<bool, StorageError>;
 }
 

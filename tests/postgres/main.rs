@@ -4,6 +4,7 @@
 mod common;
 mod opening;
 mod outages;
+mod owners;
 mod proxy;
 mod sharing;
 mod wake_ups;

@@ -26,6 +26,7 @@ pub(crate) struct Common {
         visible_alias = "store",
         global = true,
         env = "MILLSTREAM_DB",
+        hide_env_values = true,
         value_name = "PATH"
     )]
     pub(crate) db: Option<PathBuf>,

@@ -127,6 +127,7 @@ impl<W: LogWriter> Committer<W> {
             }
             let life = self.life(&me, &holder.instance)?;
             match (life, ownership) {
+                (Life::Gone, _) if self.writer.may_come_back() => ousted.push(holder.instance),
                 (Life::Gone, _) => {
                     self.writer.strike(&holder.instance)?;
                 }
@@ -167,6 +168,9 @@ impl<W: LogWriter> Committer<W> {
             Contest::Free { is_mine: true, .. } => Ok(Claimed::Before),
             Contest::Free { ousted, .. } => {
                 self.own(name, Role::SoleOwner, &ousted)?;
+                if !ousted.is_empty() {
+                    self.fence_off(name)?;
+                }
                 Ok(Claimed::Now)
             }
             Contest::Owned(owner) => {
@@ -174,6 +178,20 @@ impl<W: LogWriter> Committer<W> {
                 Ok(Claimed::StandsBy(owner))
             }
         }
+    }
+
+    /// Nobody who runs the stream writes anything more: whoever claimed it reads what there is before the cursor is opened.
+    fn fence_off(&mut self, name: &str) -> Result<(), StorageError> {
+        let Some(row) = self.writer.cursor(name)? else {
+            return Ok(());
+        };
+        let number = self.writer.next_epoch()?;
+        let fenced = StoredCursor {
+            epoch: number,
+            owner: number,
+            ..row
+        };
+        self.writer.put_cursor(name, &fenced)
     }
 
     /// Who stands by already goes on doing so since the time it began.

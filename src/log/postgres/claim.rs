@@ -33,6 +33,8 @@ const ALL: &str = concat!(columns!(), " ORDER BY claim.stream, claim.instance");
 const ENTER: &str =
     "INSERT INTO instance (id, host, process) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
 
+const LONG_GONE: &str = "SELECT instance FROM beat WHERE beaten_at < now() - interval '1 day'";
+
 const PUT: &str = "INSERT INTO claim (stream, instance, role, since) VALUES ($1, $2, $3, $4)
     ON CONFLICT (stream, instance) DO UPDATE SET role = excluded.role, since = excluded.since";
 
@@ -77,9 +79,22 @@ pub(super) async fn remove_all(session: &mut Session, stream: &str) -> Result<()
 async fn put(session: &mut Session, claim: &Claim) -> Result<(), Trouble> {
     let (stream, instance, host) = (&*claim.stream, &*claim.instance, &*claim.host);
     let process = i64::from(claim.process);
-    session.execute(ENTER, &[&instance, &host, &process]).await?;
+    if session.execute(ENTER, &[&instance, &host, &process]).await? > 0 {
+        tidy(session).await?;
+    }
     let (role, since) = (text(claim.role), claim.since.as_micros());
     session.execute(PUT, &[&stream, &instance, &role, &since]).await?;
+    Ok(())
+}
+
+/// Removes instances that have gone, and gave no sign of life for a day.
+async fn tidy(session: &mut Session) -> Result<(), Trouble> {
+    for row in session.all(LONG_GONE, &[]).await? {
+        let instance: &str = row.try_get(0)?;
+        if presence::sign(session, instance).await? == Sign::Gone {
+            strike(session, instance).await?;
+        }
+    }
     Ok(())
 }
 
@@ -141,6 +156,10 @@ impl ClaimWriter for PostgresWriter {
         self.with("let go of a stream", async |session| {
             remove_all(session, stream).await
         })
+    }
+
+    fn may_come_back(&self) -> bool {
+        true
     }
 
     fn strike(&mut self, instance: &str) -> Result<bool, StorageError> {

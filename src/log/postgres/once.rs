@@ -16,17 +16,17 @@ use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
 use crate::log::postgres::write::PostgresWriter;
 
-/// By the index of the digests. A key may be longer than what an index can hold.
+/// By the index of the digests.
 const ONE: &str = "SELECT first_sequence, last_sequence, fingerprint FROM idempotency_key
-    WHERE md5(key) = md5($1) AND key = $1";
+    WHERE digest = sha256(convert_to($1, 'UTF8'))";
 
 /// By the primary key.
 #[cfg(feature = "sqlite")]
 const RANGE: &str = "SELECT first_sequence, last_sequence, fingerprint, key FROM idempotency_key
     WHERE first_sequence > $1 AND first_sequence <= $2 ORDER BY first_sequence";
 
-const PUT: &str =
-    "INSERT INTO idempotency_key (first_sequence, last_sequence, key, fingerprint) VALUES ($1, $2, $3, $4)";
+const PUT: &str = "INSERT INTO idempotency_key (first_sequence, last_sequence, key, fingerprint, digest)
+    VALUES ($1, $2, $3, $4, sha256(convert_to($3, 'UTF8')))";
 
 /// By the primary key. Whole batches leave, so one that begins before the end has its end there too.
 const REMOVE: &str = "DELETE FROM idempotency_key WHERE first_sequence <= $1";

@@ -3,6 +3,7 @@
 //! The beats stand in a table that is not logged: a beat costs the disk nothing, and a server that crashed has ended all sessions anyway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::StorageError;
 use crate::log::owner::{InstanceId, Sign};
@@ -27,8 +28,11 @@ const IS_FREE: &str = concat!(
     "), coalesce((SELECT beats FROM beat WHERE instance = $1), 0)"
 );
 const BEAT: &str = "INSERT INTO beat (instance, beats) VALUES ($1, 1)
-    ON CONFLICT (instance) DO UPDATE SET beats = beat.beats + 1";
+    ON CONFLICT (instance) DO UPDATE SET beats = beat.beats + 1, beaten_at = now()";
 const FORGET: &str = "DELETE FROM beat WHERE instance = $1";
+
+/// How long a sign of life may take: the committer waits for it. Then the connection counts as lost.
+const BEAT_MAX: Duration = Duration::from_secs(1);
 
 /// What the own store is seen to live by.
 pub(super) struct Presence {
@@ -93,7 +97,7 @@ impl Presence {
             }
             Ok(())
         };
-        let outcome = self.driver.wait(server.patience(), beating);
+        let outcome = self.driver.wait(server.patience().min(BEAT_MAX), beating);
         if outcome.as_ref().is_err_and(Trouble::is_lost) {
             *session = None;
         }

@@ -109,10 +109,11 @@ CREATE TABLE idempotency_key (
     first_sequence bigint PRIMARY KEY,
     last_sequence bigint NOT NULL,
     key text COLLATE "C" NOT NULL,
+    -- SHA-256 of the key, which may be longer than what an index can hold.
+    digest bytea NOT NULL UNIQUE,
     -- 16 bytes that stand for what the events said.
     fingerprint bytea NOT NULL
 );
-CREATE UNIQUE INDEX idempotency_key_by_key ON idempotency_key (md5(key));
 
 -- Who has the log open and runs durable streams in it, or stands by for some. As long as it lives a session of it holds an advisory lock.
 CREATE TABLE instance (
@@ -137,7 +138,8 @@ CREATE INDEX claim_by_instance ON claim (instance);
 -- How often an instance gave a sign of life. Not logged: what a crash of the server takes is of sessions that it has ended.
 CREATE UNLOGGED TABLE beat (
     instance text PRIMARY KEY,
-    beats bigint NOT NULL
+    beats bigint NOT NULL,
+    beaten_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
 
 -- For whoever reads with other programs.

@@ -143,7 +143,12 @@ impl Server {
             Role::Writer => {}
             Role::Reader => sql.push_str("; SET default_transaction_read_only = on"),
             // A word to the others is worth no sync.
-            Role::Listener | Role::Presence => sql.push_str("; SET synchronous_commit = off"),
+            Role::Listener => sql.push_str("; SET synchronous_commit = off"),
+            // The server is to notice soon that nobody is there any more, whose lock it holds.
+            Role::Presence => sql.push_str(
+                "; SET synchronous_commit = off; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
+                 SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000",
+            ),
         }
         sql
     }

@@ -19,6 +19,8 @@ pub(super) enum Trouble {
     },
     /// The connection was lost before, within the same transaction.
     TransactionIsGone,
+    /// The server refused a statement of the transaction before, and so the transaction.
+    TransactionIsBroken,
     /// The connection was lost during the commit, and nobody could be asked what became of it.
     OutcomeUnknown(Box<Trouble>),
     /// The server says that the transaction was not committed, whose commit was lost.
@@ -56,6 +58,7 @@ impl Trouble {
         match self {
             Self::Postgres(error) => standing(error),
             Self::NoAnswer { .. } | Self::TransactionIsGone => Standing::Lost,
+            Self::TransactionIsBroken => Standing::Busy,
             Self::OutcomeUnknown(_) | Self::NotCommitted(_) | Self::Read(_) | Self::Malformed(_) => {
                 Standing::Lasting
             }
@@ -168,6 +171,9 @@ impl fmt::Display for Trouble {
             },
             Self::NoAnswer { limit } => write!(formatter, "there was no answer within {limit:?}"),
             Self::TransactionIsGone => formatter.write_str("the connection was lost during the transaction"),
+            Self::TransactionIsBroken => {
+                formatter.write_str("the server refused another statement of the same transaction")
+            }
             Self::OutcomeUnknown(cause) => {
                 write!(formatter, "the connection was lost during the commit ({cause})")
             }

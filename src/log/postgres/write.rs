@@ -70,6 +70,8 @@ struct Transaction {
     newest: Option<(u64, Timestamp)>,
     /// Whether others are to hear of it.
     is_news: bool,
+    /// The server refused one of its statements, and takes it as ended: a commit would be answered, and commit nothing.
+    is_broken: bool,
 }
 
 /// Whether the server is out of reach, as far as the looks at the poll interval tell.
@@ -152,6 +154,9 @@ impl PostgresWriter {
         if outcome.as_ref().is_err_and(Trouble::is_lost) {
             self.session = None;
         }
+        if let (Err(Trouble::Postgres(_)), Some(transaction)) = (&outcome, &mut self.transaction) {
+            transaction.is_broken = true;
+        }
         outcome
     }
 
@@ -211,6 +216,14 @@ impl PostgresWriter {
     /// What is left to be written, where the log ends then, and the commit: all at once. When one of them is refused, the server
     /// refuses those behind it, too.
     fn try_commit(&mut self) -> Result<(), Trouble> {
+        if self.session.is_some()
+            && self
+                .transaction
+                .as_ref()
+                .is_some_and(|transaction| transaction.is_broken)
+        {
+            return Err(Trouble::TransactionIsBroken);
+        }
         if insert::chunk(&self.unwritten) < self.unwritten.len() {
             self.flush()?;
         }
@@ -245,8 +258,24 @@ impl PostgresWriter {
         })
     }
 
+    /// Whether the log has the last batch of a transaction. A server that took the place of another one may give the number of its
+    /// transaction to somebody else.
+    fn has_newest(&mut self, newest: Option<(u64, Timestamp)>) -> Result<bool, Trouble> {
+        let Some((sequence, recorded_at)) = newest else {
+            return Ok(true);
+        };
+        let sql = "SELECT EXISTS (SELECT FROM event WHERE sequence = $1 AND recorded_at = $2)";
+        self.attempt(async |session| {
+            let row = session
+                .one(sql, &[&bounded(sequence), &recorded_at.as_micros()])
+                .await?;
+            Ok(row.try_get(0)?)
+        })
+    }
+
     /// The connection was lost during the commit: asks the server what became of the transaction.
-    fn find_out(&mut self, id: &str, cause: Trouble) -> Result<(), Trouble> {
+    fn find_out(&mut self, transaction: &Transaction, cause: Trouble) -> Result<(), Trouble> {
+        let id = &transaction.id;
         let mut pauses = self.pauses();
         let started = Instant::now();
         loop {
@@ -258,6 +287,9 @@ impl PostgresWriter {
             });
             match status {
                 Ok(Some(status)) if status == "committed" => {
+                    if !self.has_newest(transaction.newest).unwrap_or(false) {
+                        return Err(Trouble::OutcomeUnknown(Box::new(cause)));
+                    }
                     tracing::warn!(%cause, "the connection was lost during a commit, which the server had made");
                     return Ok(());
                 }
@@ -436,7 +468,7 @@ impl LogWriter for PostgresWriter {
             Ok(()) => {}
             Err(Trouble::TransactionIsGone) => return Err(self.failed("commit")(Trouble::TransactionIsGone)),
             Err(cause) if cause.is_lost() => self
-                .find_out(&transaction.id, cause)
+                .find_out(&transaction, cause)
                 .map_err(self.failed("commit"))?,
             Err(trouble) => {
                 self.transaction = Some(transaction);

@@ -40,7 +40,8 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
     drop(progress);
     let copied = copied?;
     store.close().await?;
-    let target = arguments.target.to_string_lossy();
+    // Without a password.
+    let target = LogLocation::parse(&arguments.target)?.to_string();
     match context.output.format() {
         Format::Json => context.output.json(&as_json(&target, &copied))?,
         Format::Text => context.output.line(&in_words(&target, &copied))?,
