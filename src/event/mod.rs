@@ -8,7 +8,7 @@
 //! - `draft`: events in the making, whose texts share one buffer;
 //! - `batch`: the events of one append, committed and delivered as one;
 //! - `limits`: what is refused before it reaches a log;
-//! - `query` and `matching`: which events matter, as data and as the one function that decides it;
+//! - `query`, its `names` and `matching`: which events matter, as data and as the one function that decides it;
 //! - `digest` and `fingerprint`: whether two appends say the same;
 //! - `lineage` and `evolution`: events of older schema versions, and how they become events of today;
 //! - `codec`: serde enums as typed events.
@@ -24,6 +24,7 @@ pub(crate) mod intake;
 pub(crate) mod limits;
 pub(crate) mod lineage;
 pub(crate) mod matching;
+pub(crate) mod names;
 pub(crate) mod new_event;
 pub(crate) mod payload;
 pub(crate) mod query;

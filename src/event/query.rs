@@ -1,11 +1,12 @@
 //! Which events matter, as data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::event::matching::{self, Selectable};
+use crate::event::names::Names;
 use crate::event::record::EventRecord;
 
 /// Which events matter: an OR of [`EventFilter`]s.
@@ -41,9 +42,9 @@ pub struct EventQuery {
 #[serde(deny_unknown_fields)]
 pub struct EventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
-    types: Option<BTreeSet<String>>,
+    types: Option<Names>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<BTreeSet<String>>,
+    tags: Option<Names>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "sorted_predicates")]
     payloads: Option<Vec<Value>>,
 }
@@ -126,8 +127,8 @@ impl EventFilter {
     /// Demands all of these tags, beside those demanded before.
     #[must_use]
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let demanded = self.tags.get_or_insert_default();
-        demanded.extend(tags.into_iter().map(Into::into));
+        let demanded = self.tags.unwrap_or_default();
+        self.tags = Some(demanded.and(tags.into_iter().map(Into::into)));
         self
     }
 
@@ -154,11 +155,11 @@ impl EventFilter {
         types.is_none_or(|types| names.iter().any(|name| types.contains(*name)))
     }
 
-    pub(crate) fn type_set(&self) -> Option<&BTreeSet<String>> {
+    pub(crate) fn type_set(&self) -> Option<&Names> {
         self.types.as_ref()
     }
 
-    pub(crate) fn tag_set(&self) -> Option<&BTreeSet<String>> {
+    pub(crate) fn tag_set(&self) -> Option<&Names> {
         self.tags.as_ref()
     }
 

@@ -52,7 +52,7 @@ pub(crate) enum Action {
 
 impl FailurePolicy {
     /// The stream stops, its cursor stays before the batch, and its status says why. The default.
-    pub fn stop() -> Self {
+    pub const fn stop() -> Self {
         Self::new(Action::Stop)
     }
 
@@ -81,7 +81,7 @@ impl FailurePolicy {
         Self::new(Action::Skip)
     }
 
-    fn new(action: Action) -> Self {
+    const fn new(action: Action) -> Self {
         let limits = LetterLimits {
             letters_max: 10_000,
             keys_max: 1_000,
@@ -119,6 +119,9 @@ impl fmt::Debug for FailurePolicy {
     }
 }
 
+/// What cannot be decoded today may be read by tomorrow's program: nobody is to lose it unasked.
+static UNDECODABLE: FailurePolicy = FailurePolicy::stop();
+
 /// The policies of a durable stream.
 #[derive(Clone, Debug)]
 pub(crate) struct FailurePolicies {
@@ -131,8 +134,7 @@ impl Default for FailurePolicies {
     fn default() -> Self {
         Self {
             general: FailurePolicy::stop(),
-            // What cannot be decoded today may be read by tomorrow's program: nobody is to lose it unasked.
-            special: vec![(FailureCategory::Undecodable, FailurePolicy::stop())],
+            special: Vec::new(),
         }
     }
 }
@@ -148,8 +150,11 @@ impl FailurePolicies {
     }
 
     pub(crate) fn of(&self, category: FailureCategory) -> &FailurePolicy {
-        let special = self.special.iter().find(|(known, _)| *known == category);
-        special.map_or(&self.general, |(_, policy)| policy)
+        match self.special.iter().find(|(known, _)| *known == category) {
+            Some((_, policy)) => policy,
+            None if category == FailureCategory::Undecodable => &UNDECODABLE,
+            None => &self.general,
+        }
     }
 
     fn all(&self) -> impl Iterator<Item = &FailurePolicy> {

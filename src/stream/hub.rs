@@ -1,5 +1,6 @@
 //! All that streams of one store share, and how they are registered.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::error::{CloseError, Instance, ReadError, StopCause, StreamError, Wait
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::cursor::{CursorCell, Opened};
+use crate::log::cursor::{CursorCell, Opened, Start};
 use crate::log::handle::owner::LetsGo;
 use crate::log::letter::LetterCounts;
 use crate::log::steer::Heard;
@@ -22,7 +23,7 @@ use crate::stream::crowd;
 use crate::stream::feed::{Feed, Source};
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
-use crate::stream::options::DurableStream;
+use crate::stream::options::{DurableOptions, DurableStream};
 use crate::stream::pump::{Durable, Pump};
 use crate::stream::registry::{Claim, NameClaim, Registry};
 use crate::stream::retry_request;
@@ -96,17 +97,43 @@ impl Hub {
         }
         self.runtime()?;
         let claim = self.claim(&options.name).await?;
-        self.let_older_end(&options).await?;
+        // What is rare is boxed: thousands of streams may be registered at once, and each of these futures is in memory then.
+        if matches!(options.start, Start::AfterStream(_)) {
+            Box::pin(self.let_older_end(&options)).await?;
+        }
         let unless_kept = LetsGo::of(&options.name, &self.source.log);
-        let candidacy = Candidacy::new(&options, query.canonical_text());
-        let opened = match self.source.log.open_cursor(candidacy.claim.clone()).await {
+        let asked = standby::claim(&options, query.canonical_text());
+        let opened = match self.source.log.open_cursor(asked).await {
             Ok(opened) => opened,
-            Err(error) => return Err(self.with_nearest(error).await),
+            Err(error) => return Err(Box::pin(self.with_nearest(error)).await),
         };
+        let keys = match &opened {
+            Opened::Owned(opened) if opened.letters.keys > 0 => {
+                let keys = standby::parked_keys(&self.source.log, &options.policies, &options.name, opened);
+                Box::pin(keys).await.map_err(not_read)?
+            }
+            _ => HashSet::new(),
+        };
+        let stream = self.start_durable(options, query, handler, claim, opened, keys)?;
+        unless_kept.keep();
+        Ok(stream)
+    }
+
+    /// Starts a durable stream whose cursor was opened.
+    fn start_durable(
+        &self,
+        options: DurableOptions,
+        query: EventQuery,
+        handler: HandleStream,
+        claim: NameClaim,
+        opened: Opened,
+        keys: HashSet<Box<str>>,
+    ) -> Result<EventStream, StreamError> {
+        let candidacy = Candidacy::new(&options, query.canonical_text());
         let registered = match &opened {
             Opened::Owned(opened) => Registered {
                 cell: CursorCell::new(Arc::clone(&options.name), opened.row.epoch, opened.row.position),
-                care: candidacy.care(&self.source.log, opened).await.map_err(not_read)?,
+                care: candidacy.care(keys, opened),
                 hearing: Hearing::of(&opened.row),
                 owner: None,
                 letters: opened.letters,
@@ -136,7 +163,6 @@ impl Hub {
             head: registered.head,
         };
         let stream = self.start(query, handler, position, Some(durable))?;
-        unless_kept.keep();
         // Somebody may have asked while nobody ran it.
         if let Opened::Owned(opened) = &opened
             && let Some(core) = self.registry.running(&options.name)

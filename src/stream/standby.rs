@@ -1,5 +1,6 @@
 //! What the loop of a stream does that stands by for another store, takes over from it, or gives a stream away (D6).
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -46,18 +47,42 @@ pub(crate) struct Candidacy {
     starts_max: u32,
 }
 
+/// What a durable stream asks the log for.
+pub(crate) fn claim(options: &DurableOptions, query: String) -> CursorClaim {
+    CursorClaim {
+        name: Arc::clone(&options.name),
+        query,
+        start: options.start.clone(),
+        on_mismatch: options.on_mismatch,
+        begins_at: options.begins_at,
+        ownership: options.ownership,
+        occasion: Occasion::Registration,
+    }
+}
+
+/// The keys that the stream's run before set aside, when a policy knows what to do with them.
+pub(crate) async fn parked_keys(
+    log: &LogHandle,
+    policies: &FailurePolicies,
+    name: &Arc<str>,
+    opened: &OpenedCursor,
+) -> Result<HashSet<Box<str>>, ReadError> {
+    let keys = opened.letters.keys;
+    if keys > 0 && policies.key().is_some() {
+        let name = Arc::clone(name);
+        let keys = log.read(move |reader| Ok(reader.keys(&name)?)).await?;
+        return Ok(keys.into_iter().collect());
+    }
+    if keys > 0 {
+        tracing::warn!(stream = %name, keys, "keys are parked that no failure policy knows, their later events do not queue");
+    }
+    Ok(HashSet::new())
+}
+
 impl Candidacy {
     pub(crate) fn new(options: &DurableOptions, query: String) -> Self {
         Self {
-            claim: CursorClaim {
-                name: Arc::clone(&options.name),
-                query,
-                start: options.start.clone(),
-                on_mismatch: options.on_mismatch,
-                begins_at: options.begins_at,
-                ownership: options.ownership,
-                occasion: Occasion::Registration,
-            },
+            claim: claim(options, query),
             policies: options.policies.clone(),
             watched_batches: options.watched_batches(),
             starts_max: options.starts_max,
@@ -70,16 +95,7 @@ impl Candidacy {
     }
 
     /// What the stream has to know of the run before it, and of what that set aside.
-    pub(crate) async fn care(&self, log: &LogHandle, opened: &OpenedCursor) -> Result<Care, ReadError> {
-        let name = &self.claim.name;
-        let mut keys = Default::default();
-        let count = opened.letters.keys;
-        if count > 0 && self.policies.key().is_some() {
-            let name = Arc::clone(name);
-            keys = log.read(move |reader| Ok(reader.keys(&name)?)).await?;
-        } else if count > 0 {
-            tracing::warn!(stream = %name, keys = count, "keys are parked that no failure policy knows, their later events do not queue");
-        }
+    pub(crate) fn care(&self, keys: HashSet<Box<str>>, opened: &OpenedCursor) -> Care {
         let watch = Watch::begin(
             opened.previous,
             self.watched_batches,
@@ -87,13 +103,10 @@ impl Candidacy {
             self.starts_max,
         );
         if watch.is_some() {
+            let name = &self.claim.name;
             tracing::debug!(stream = %name, position = opened.row.position, "the run before was cut off, its batches are watched");
         }
-        Ok(Care::new(
-            self.policies.clone(),
-            keys.into_iter().collect(),
-            watch,
-        ))
+        Care::new(self.policies.clone(), keys, watch)
     }
 
     /// What it has to know while it stands by: nothing, it learns that when it takes over.
@@ -151,7 +164,8 @@ pub(crate) async fn take_over(core: &Arc<StreamCore>, pump: &mut Pump) -> Result
             return Err(StopCause::NotTakenOver { source });
         }
     };
-    let care = candidacy.care(log, &opened).await?;
+    let keys = parked_keys(log, &candidacy.policies, &candidacy.claim.name, &opened).await?;
+    let care = candidacy.care(keys, &opened);
     tracing::info!(
         stream = core.name.as_deref(),
         position = opened.row.position,

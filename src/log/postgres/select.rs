@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::event::evolution::Evolution;
+use crate::event::names::Names;
 use crate::event::query::{EventFilter, EventQuery};
 
 /// The events that a query can concern.
@@ -71,9 +72,9 @@ fn terms(filter: &EventFilter, evolution: Option<&Evolution>) -> Option<Terms> {
 }
 
 /// As which types the events may be stored that these types ask for.
-fn stored_types(types: &BTreeSet<String>, evolution: Option<&Evolution>) -> Vec<String> {
+fn stored_types(types: &Names, evolution: Option<&Evolution>) -> Vec<String> {
     let stored: BTreeSet<String> = match evolution {
-        None => types.clone(),
+        None => types.iter().cloned().collect(),
         Some(evolution) => {
             let stored = types.iter().flat_map(|name| evolution.stored_types(name));
             stored.map(str::to_owned).collect()

@@ -6,11 +6,10 @@
 //! The index knows what is stored, a query asks for what is shown: a type stands for all that are called so today, and the scalars
 //! of a payload find only events whose payloads are shown as they are stored. The others are found by their types.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::event::evolution::Evolution;
+use crate::event::names::Names;
 use crate::event::query::{EventFilter, EventQuery};
 use crate::log::sqlite::index::entry::tag_key;
 use crate::log::sqlite::index::path::PayloadPath;
@@ -95,7 +94,7 @@ fn of_type(name: &str) -> Search {
 }
 
 /// As which types the events may be stored that these types ask for.
-fn stored_types<'a>(types: &'a BTreeSet<String>, evolution: Option<&'a Evolution>) -> Vec<&'a str> {
+fn stored_types<'a>(types: &'a Names, evolution: Option<&'a Evolution>) -> Vec<&'a str> {
     let mut stored: Vec<&str> = match evolution {
         None => types.iter().map(String::as_str).collect(),
         Some(evolution) => types

@@ -1,11 +1,15 @@
 //! The rows that say who runs a stream, and who stands by for it.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use rusqlite::{Connection, Row, params};
 
 use crate::clock::Timestamp;
 use crate::error::StorageError;
 use crate::log::owner::{Claim, ClaimWriter, InstanceId, Role, Sign};
 use crate::log::sqlite::connection::storage;
+use crate::log::sqlite::statement::Snapshot;
 use crate::log::sqlite::write::SqliteWriter;
 
 macro_rules! columns {
@@ -24,8 +28,9 @@ const CONTESTED: &str = concat!(
     " WHERE claim.stream IN (SELECT stream FROM claim WHERE role IN ('standby', 'heir')) ORDER BY claim.stream"
 );
 
-/// In the order of the primary key: there is a row for each stream that runs.
-const ALL: &str = concat!(columns!(), " ORDER BY claim.stream");
+/// In the order of the primary key: there is a row for each stream that runs, and they may be thousands. So the few instances are not
+/// looked up for each of them.
+const ALL: &str = "SELECT stream, instance, role, since FROM claim ORDER BY stream";
 
 pub(super) fn of_stream(connection: &Connection, stream: &str) -> rusqlite::Result<Vec<Claim>> {
     let mut statement = connection.prepare_cached(OF_STREAM)?;
@@ -38,8 +43,32 @@ pub(super) fn contested(connection: &Connection) -> rusqlite::Result<Vec<Claim>>
 }
 
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Claim>> {
+    let _snapshot = Snapshot::begin(connection)?;
+    let instances = instances(connection)?;
     let mut statement = connection.prepare_cached(ALL)?;
-    statement.query_map([], claim)?.collect()
+    let mut rows = statement.query([])?;
+    let mut claims = Vec::new();
+    while let Some(row) = rows.next()? {
+        // An instance that is not there claims nothing.
+        if let Some((instance, (host, process))) = instances.get_key_value(row.get_ref(1)?.as_str()?) {
+            claims.push(Claim {
+                stream: row.get_ref(0)?.as_str()?.into(),
+                instance: Arc::clone(instance),
+                role: role(row.get_ref(2)?.as_str()?),
+                since: Timestamp::from_micros(row.get(3)?),
+                host: Arc::clone(host),
+                process: *process,
+            });
+        }
+    }
+    Ok(claims)
+}
+
+/// The host and the process of each instance.
+fn instances(connection: &Connection) -> rusqlite::Result<HashMap<InstanceId, (Arc<str>, u32)>> {
+    let mut statement = connection.prepare_cached("SELECT id, host, process FROM instance")?;
+    let instances = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+    instances.collect()
 }
 
 pub(super) fn put(connection: &Connection, claim: &Claim) -> rusqlite::Result<()> {
@@ -143,16 +172,20 @@ fn text(role: Role) -> &'static str {
     }
 }
 
+fn role(text: &str) -> Role {
+    match text {
+        "owner" => Role::Owner,
+        "sole-owner" => Role::SoleOwner,
+        "heir" => Role::Heir,
+        _ => Role::Standby,
+    }
+}
+
 fn claim(row: &Row<'_>) -> rusqlite::Result<Claim> {
     Ok(Claim {
         stream: row.get(0)?,
         instance: row.get(1)?,
-        role: match row.get_ref(2)?.as_str()? {
-            "owner" => Role::Owner,
-            "sole-owner" => Role::SoleOwner,
-            "heir" => Role::Heir,
-            _ => Role::Standby,
-        },
+        role: role(row.get_ref(2)?.as_str()?),
         since: Timestamp::from_micros(row.get(3)?),
         host: row.get(4)?,
         process: row.get(5)?,
