@@ -14,14 +14,24 @@ fuzz_target!(|text: &str| {
         return;
     };
     let parts: Vec<_> = log.components().collect();
-    assert!(parts.iter().all(|part| matches!(part, Component::Normal(_))), "{log:?}");
+    assert!(
+        parts.iter().all(|part| matches!(part, Component::Normal(_))),
+        "{log:?}"
+    );
     assert_eq!(parts.len(), 3, "{log:?}");
-    assert_eq!(log.strip_prefix(folder).ok().and_then(Path::parent), Some(Path::new(one)));
+    assert_eq!(
+        log.strip_prefix(folder).ok().and_then(Path::parent),
+        Some(Path::new(one))
+    );
     assert_eq!(naive_problem(one), None, "{one:?} is accepted");
     if let Some(other_log) = tenant_log(folder, other) {
         // As the coarsest of file systems compares.
         let folded = |log: &Path| log.to_string_lossy().to_uppercase();
-        assert_eq!(folded(&log) == folded(&other_log), one == other, "{one:?} and {other:?}");
+        assert_eq!(
+            folded(&log) == folded(&other_log),
+            one == other,
+            "{one:?} and {other:?}"
+        );
     }
 });
 
@@ -38,7 +48,12 @@ fn naive_problem(name: &str) -> Option<&'static str> {
         () if name.starts_with(['.', '-', ' ']) => Some("its beginning"),
         () if name.ends_with(['.', ' ']) => Some("its end"),
         () if name.contains(['/', '\\', ':', '*', '?', '"', '<', '>', '|', '~']) => Some("a separator"),
-        () if name.chars().any(|c| c.is_control() || c.is_uppercase() || !c.is_ascii()) => Some("a character"),
+        () if name
+            .chars()
+            .any(|c| c.is_control() || c.is_uppercase() || !c.is_ascii()) =>
+        {
+            Some("a character")
+        }
         () if numbered || devices.contains(&stem) => Some("a device"),
         () => None,
     }

@@ -23,10 +23,14 @@ use crate::tenant;
 
 mod machine;
 #[cfg(feature = "sqlite")]
+mod models;
+#[cfg(feature = "sqlite")]
 mod view;
 
 pub use crate::fault::FaultPoint;
 pub use crate::internals::machine::drive_machine;
+#[cfg(feature = "sqlite")]
+pub use crate::internals::models::{ModelList, Place};
 #[cfg(feature = "sqlite")]
 pub use crate::internals::view::DocumentTable;
 pub use crate::log::broken::Sabotage;
