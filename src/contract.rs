@@ -44,12 +44,13 @@
 //!
 //! # When what is called
 //!
-//! The committer calls `begin`, then what requests need, then `commit`, or `rollback` when anything failed. Between two transactions, and
-//! never inside one, it calls [`tail`](LogWriter::tail), [`page`](LogWriter::page), [`data_version`](LogWriter::data_version),
-//! [`roll_call`](LogWriter::roll_call), [`newest_epoch`](LogWriter::newest_epoch), [`beat`](ClaimWriter::beat) and
-//! [`leave`](ClaimWriter::leave); [`enter`](ClaimWriter::enter), [`sign`](ClaimWriter::sign) and [`contested`](ClaimWriter::contested) may come at
-//! either time. When the store is closed or dropped, the writer is dropped on the committer's thread, and [`release`](LogReader::release)
-//! tells the reader. A writer that is dropped inside a transaction rolls it back.
+//! The committer calls `begin`, then what requests need, then `commit`, or [`rollback`](LogWriter::rollback) when anything failed, `begin` and
+//! `commit` among it: to roll back where nothing is open does nothing. Between two transactions, and never inside one, it calls
+//! [`tail`](LogWriter::tail), [`data_version`](LogWriter::data_version), [`roll_call`](LogWriter::roll_call), [`beat`](ClaimWriter::beat)
+//! and [`leave`](ClaimWriter::leave); [`page`](LogWriter::page), [`newest_epoch`](LogWriter::newest_epoch), [`enter`](ClaimWriter::enter),
+//! [`sign`](ClaimWriter::sign) and [`contested`](ClaimWriter::contested) may come at either time. Everything else belongs to a transaction. When
+//! the store is closed or dropped, the writer is dropped on the committer's thread, and [`release`](LogReader::release) tells the reader. A
+//! writer that is dropped inside a transaction rolls it back.
 //!
 //! Calls may block: the committer has a thread to itself, and readers are called on threads that may wait where
 //! [`is_blocking`](LogReader::is_blocking) says so. Readers are called by many threads at once, while a transaction is open. A call must not
