@@ -1,5 +1,7 @@
 //! The options of a store, and the wiring of its parts.
 
+#[cfg(feature = "contract")]
+mod contract;
 mod evolution;
 #[cfg(feature = "sqlite")]
 mod location;
@@ -311,11 +313,6 @@ impl StoreBuilder {
     pub fn in_memory(self) -> Result<Store, OpenError> {
         self.validate()?;
         let evolution = self.evolution.check()?;
-        #[cfg(feature = "internals")]
-        if let Some(sabotage) = self.sabotage {
-            let (writer, reader) = broken::open(sabotage);
-            return self.wire(writer, reader, evolution);
-        }
         let (writer, reader) = memory::open();
         self.wire(writer, reader, evolution)
     }
@@ -386,8 +383,22 @@ impl StoreBuilder {
         Ok(())
     }
 
+    fn wire<W: LogWriter + 'static, R: LogReader + 'static>(
+        self,
+        writer: W,
+        reader: R,
+        evolution: Option<Arc<Evolution>>,
+    ) -> Result<Store, OpenError> {
+        #[cfg(feature = "internals")]
+        if let Some(sabotage) = self.sabotage {
+            let (writer, reader) = broken::wrap(writer, reader, sabotage);
+            return self.assemble(writer, reader, evolution);
+        }
+        self.assemble(writer, reader, evolution)
+    }
+
     /// Puts the parts together and starts the committer. What is committed goes up to the bus through one closure.
-    fn wire<W: LogWriter + 'static>(
+    fn assemble<W: LogWriter + 'static>(
         self,
         mut writer: W,
         reader: impl LogReader + 'static,

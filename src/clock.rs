@@ -14,12 +14,18 @@ pub(crate) const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A moment, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Timestamp(i64);
+#[cfg_attr(
+    not(feature = "contract"),
+    allow(unreachable_pub, reason = "exported with `contract`")
+)]
+pub struct Timestamp(i64);
 
 impl Timestamp {
-    pub(crate) const EPOCH: Self = Self(0);
+    /// The Unix epoch.
+    pub const EPOCH: Self = Self(0);
 
-    pub(crate) fn now() -> Self {
+    /// This moment.
+    pub fn now() -> Self {
         SystemTime::now().into()
     }
 
@@ -29,13 +35,15 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn from_micros(micros: i64) -> Self {
+    /// The moment so many microseconds after the Unix epoch.
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
+    pub fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn as_micros(self) -> i64 {
+    /// Microseconds since the Unix epoch.
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
+    pub fn as_micros(self) -> i64 {
         self.0
     }
 

@@ -31,7 +31,7 @@ use thiserror::Error;
 pub use crate::error::append::{AppendError, InvalidEvent, InvalidKey};
 #[cfg(feature = "sqlite")]
 pub use crate::error::copy::CopyError;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
 pub(crate) use crate::error::evolution::StoredAs;
 pub use crate::error::evolution::{EvolutionError, UndecodableEvent, UpcastError};
 pub(crate) use crate::error::failure::causes;

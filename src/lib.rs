@@ -7,6 +7,10 @@
 mod builder;
 mod bus;
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
 mod event;
 mod fault;

@@ -61,6 +61,9 @@ pub enum CopyError {
         /// How often it was tried.
         attempts: u32,
     },
+    /// The log is one of another crate, which this one does not copy.
+    #[error("this log cannot be copied; only logs in memory, in a file and on a server can")]
+    NotCopyable,
     /// The source could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),

@@ -183,7 +183,7 @@ struct Undecodable {
 }
 
 /// What is known of an event that cannot be decoded.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
 pub(crate) struct StoredAs {
     pub(crate) sequence: u64,
     pub(crate) event_type: Arc<str>,
@@ -191,7 +191,7 @@ pub(crate) struct StoredAs {
 }
 
 impl UndecodableEvent {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn new(stored: StoredAs, shown_type: Arc<str>, cause: UpcastError) -> Self {
         Self(Arc::new(Undecodable {
             sequence: stored.sequence,

@@ -31,7 +31,7 @@ pub enum FailureCategory {
 }
 
 impl FailureCategory {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) const ALL: [Self; 6] = [
         Self::Error,
         Self::Panic,

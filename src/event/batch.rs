@@ -13,7 +13,11 @@ use crate::event::record::EventRecord;
 ///
 /// Invariants: the events are sorted by sequence and lie inside the range; the range is not empty.
 #[derive(Debug)]
-pub(crate) struct CommittedBatch {
+#[cfg_attr(
+    not(feature = "contract"),
+    allow(unreachable_pub, reason = "exported with `contract`")
+)]
+pub struct CommittedBatch {
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
     pub(crate) recorded_at: Timestamp,

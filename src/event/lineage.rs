@@ -50,7 +50,7 @@ impl Lineage {
         }
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn undecodable(version: u32, fault: UndecodableEvent) -> Self {
         Self {
             fault: Some(fault),

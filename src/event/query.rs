@@ -149,7 +149,7 @@ impl EventFilter {
     }
 
     /// Whether it may select an event that has one of these types.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn may_select_type(&self, names: [&str; 2]) -> bool {
         let types = self.types.as_ref();
         types.is_none_or(|types| names.iter().any(|name| types.contains(*name)))

@@ -59,7 +59,7 @@ pub fn with_pages_max(builder: StoreBuilder, pages: u32) -> StoreBuilder {
     builder.pages_max(pages)
 }
 
-/// Lets [`StoreBuilder::in_memory`] open a log that breaks a promise.
+/// Lets whatever log is opened break a promise.
 pub fn with_broken_log(builder: StoreBuilder, sabotage: Sabotage) -> StoreBuilder {
     builder.sabotage(sabotage)
 }

@@ -6,19 +6,14 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
 use crate::event::query::EventQuery;
-#[cfg(feature = "sqlite")]
-use crate::log::copy::{CopySource, standing::Standing};
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::{AttemptWrite, DeadLetter, LetterCounts, LetterRange, LetterReader, LetterWriter};
-use crate::log::memory::{self, MemoryReader, MemoryWriter};
-#[cfg(feature = "sqlite")]
-use crate::log::once::{KeyReader, NamedKey};
 use crate::log::once::{KeyWriter, StoredKey};
 use crate::log::owner::{Claim, ClaimWriter, InstanceId, Sign};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::HeldBy;
 use crate::log::statistics::LogStatistics;
-use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
+use crate::log::{Extent, LogReader, LogWriter, Pace, Sync, Tail};
 
 /// What a broken log does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +37,35 @@ pub enum Sabotage {
     ForgetsKeys,
 }
 
-pub(crate) fn open(sabotage: Sabotage) -> (BrokenWriter, BrokenReader) {
-    let (writer, reader) = memory::open();
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Loses,
+        Self::Doubles,
+        Self::Reorders,
+        Self::PublishesEarly,
+        Self::IgnoresConditions,
+        Self::ForgetsCursors,
+        Self::LosesLetters,
+        Self::ForgetsKeys,
+    ];
+
+    /// The number of the promise that is not kept on such a log, so that a proof of it has to fail.
+    pub fn promise(self) -> &'static str {
+        match self {
+            Self::Loses | Self::Doubles => "S3",
+            Self::Reorders => "S2",
+            Self::PublishesEarly => "L2",
+            Self::IgnoresConditions => "L3",
+            Self::ForgetsCursors => "D1",
+            Self::LosesLetters => "D5",
+            Self::ForgetsKeys => "L6",
+        }
+    }
+}
+
+/// Lets a sound log break a promise.
+pub(crate) fn wrap<W, R>(writer: W, reader: R, sabotage: Sabotage) -> (BrokenWriter<W>, BrokenReader<R>) {
     let writer = BrokenWriter {
         inner: writer,
         sabotage,
@@ -57,14 +79,14 @@ pub(crate) fn open(sabotage: Sabotage) -> (BrokenWriter, BrokenReader) {
     (writer, reader)
 }
 
-pub(crate) struct BrokenWriter {
-    inner: MemoryWriter,
+pub(crate) struct BrokenWriter<W> {
+    inner: W,
     sabotage: Sabotage,
     staged: Vec<Arc<CommittedBatch>>,
     withheld: Vec<Arc<CommittedBatch>>,
 }
 
-impl LogWriter for BrokenWriter {
+impl<W: LogWriter> LogWriter for BrokenWriter<W> {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
         self.inner.begin(sync)
     }
@@ -167,12 +189,28 @@ impl LogWriter for BrokenWriter {
         self.inner.page(range, bounds)
     }
 
+    fn has_chore(&mut self, pace: Pace) -> bool {
+        self.inner.has_chore(pace)
+    }
+
+    fn do_chore(&mut self) -> Result<(), StorageError> {
+        self.inner.do_chore()
+    }
+
+    fn tidy(&mut self) {
+        self.inner.tidy();
+    }
+
     fn data_version(&mut self) -> Result<i64, StorageError> {
         self.inner.data_version()
     }
+
+    fn call_on_news(&mut self, call: Arc<dyn Fn() + Send + std::marker::Sync>) {
+        self.inner.call_on_news(call);
+    }
 }
 
-impl KeyWriter for BrokenWriter {
+impl<W: LogWriter> KeyWriter for BrokenWriter<W> {
     fn idempotency_key(&mut self, key: &str) -> Result<Option<StoredKey>, StorageError> {
         if self.sabotage == Sabotage::ForgetsKeys {
             return Ok(None);
@@ -185,7 +223,7 @@ impl KeyWriter for BrokenWriter {
     }
 }
 
-impl ClaimWriter for BrokenWriter {
+impl<W: LogWriter> ClaimWriter for BrokenWriter<W> {
     fn enter(&mut self) -> Result<InstanceId, StorageError> {
         self.inner.enter()
     }
@@ -222,12 +260,16 @@ impl ClaimWriter for BrokenWriter {
         self.inner.remove_claims(stream)
     }
 
+    fn may_come_back(&self) -> bool {
+        self.inner.may_come_back()
+    }
+
     fn strike(&mut self, instance: &str) -> Result<bool, StorageError> {
         self.inner.strike(instance)
     }
 }
 
-impl LetterWriter for BrokenWriter {
+impl<W: LogWriter> LetterWriter for BrokenWriter<W> {
     fn letter(&mut self, name: &str, first_sequence: u64) -> Result<Option<DeadLetter>, StorageError> {
         self.inner.letter(name, first_sequence)
     }
@@ -271,12 +313,12 @@ impl LetterWriter for BrokenWriter {
     }
 }
 
-pub(crate) struct BrokenReader {
-    inner: MemoryReader,
+pub(crate) struct BrokenReader<R> {
+    inner: R,
     sabotage: Sabotage,
 }
 
-impl LogReader for BrokenReader {
+impl<R: LogReader> LogReader for BrokenReader<R> {
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         let mut page = self.inner.page(query, range, bounds)?;
         match self.sabotage {
@@ -345,25 +387,7 @@ impl LogReader for BrokenReader {
     }
 }
 
-#[cfg(feature = "sqlite")]
-impl KeyReader for BrokenReader {
-    fn idempotency_keys(&self, range: Range) -> Result<Vec<NamedKey>, StorageError> {
-        self.inner.idempotency_keys(range)
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl CopySource for BrokenReader {
-    fn stored_page(&self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        self.inner.stored_page(range, bounds)
-    }
-
-    fn standing(&self) -> Result<Standing, StorageError> {
-        self.inner.standing()
-    }
-}
-
-impl LetterReader for BrokenReader {
+impl<R: LogReader> LetterReader for BrokenReader<R> {
     fn letters(&self, range: LetterRange<'_>) -> Result<Vec<DeadLetter>, StorageError> {
         self.inner.letters(range)
     }

@@ -71,7 +71,7 @@ pub enum OnMismatch {
 
 /// A durable stream's row in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredCursor {
+pub struct StoredCursor {
     pub(crate) position: u64,
     /// The canonical text of the query.
     pub(crate) query: String,
@@ -158,23 +158,29 @@ impl StoredCursor {
 
 /// A durable stream's row, with its name.
 #[derive(Clone, Debug)]
-pub(crate) struct NamedCursor {
-    pub(crate) name: Arc<str>,
-    pub(crate) cursor: StoredCursor,
+pub struct NamedCursor {
+    /// The stream's name.
+    pub name: Arc<str>,
+    /// Its row.
+    pub cursor: StoredCursor,
 }
 
 /// All durable streams of a log at one moment.
-pub(crate) struct RollCall {
+pub struct RollCall {
     /// The newest number that had been given then.
-    pub(crate) number: u64,
-    pub(crate) rows: Vec<NamedCursor>,
+    pub number: u64,
+    /// In whatever order.
+    pub rows: Vec<NamedCursor>,
 }
 
 /// A position on its way into the log.
-pub(crate) struct CursorWrite<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) epoch: u64,
-    pub(crate) position: u64,
+pub struct CursorWrite<'a> {
+    /// The stream's name.
+    pub name: &'a str,
+    /// The epoch that has to be the stored one.
+    pub epoch: u64,
+    /// The last sequence that is settled.
+    pub position: u64,
     pub(crate) run: Run,
 }
 

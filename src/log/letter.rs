@@ -30,7 +30,7 @@ pub enum DeadLetterState {
 }
 
 impl DeadLetterState {
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) const ALL: [Self; 3] = [Self::Parked, Self::Queued, Self::Skipped];
 
     /// The word that stands for it in the file.
@@ -126,7 +126,7 @@ impl DeadLetter {
 
 /// How many letters a stream has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LetterCounts {
+pub struct LetterCounts {
     /// Those that wait: parked or queued.
     pub(crate) parked: u64,
     pub(crate) skipped: u64,
@@ -163,10 +163,13 @@ impl From<Run> for Attempt {
 }
 
 /// An attempt on its way into the log, with the position before it.
-pub(crate) struct AttemptWrite<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) epoch: u64,
-    pub(crate) position: u64,
+pub struct AttemptWrite<'a> {
+    /// The stream's name.
+    pub name: &'a str,
+    /// The epoch that has to be the stored one.
+    pub epoch: u64,
+    /// The last sequence that is settled.
+    pub position: u64,
     pub(crate) attempt: Attempt,
 }
 
@@ -262,14 +265,18 @@ pub(crate) struct LetterRequest {
 }
 
 /// The letters that a reader is asked for: those of a stream that begin after a sequence, in the order of the log.
-pub(crate) struct LetterRange<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) after: u64,
-    pub(crate) count_max: usize,
+pub struct LetterRange<'a> {
+    /// The stream's name.
+    pub name: &'a str,
+    /// The sequence before the first one that a letter may begin with.
+    pub after: u64,
+    /// How many are wanted at the most.
+    pub count_max: usize,
 }
 
 /// The half of a log's reader that knows dead letters.
-pub(crate) trait LetterReader {
+pub trait LetterReader {
+    /// The letters of a range.
     fn letters(&self, range: LetterRange<'_>) -> Result<Vec<DeadLetter>, StorageError>;
 
     /// The first letter of a key, of those that wait.
@@ -283,13 +290,14 @@ pub(crate) trait LetterReader {
 }
 
 /// The half of a log's writer that knows dead letters. Called inside a transaction.
-pub(crate) trait LetterWriter {
+pub trait LetterWriter {
+    /// The letter of a stream that begins with this event.
     fn letter(&mut self, name: &str, first_sequence: u64) -> Result<Option<DeadLetter>, StorageError>;
 
     /// Stores a letter, in place of one that begins with the same event.
     fn put_letter(&mut self, name: &str, letter: &DeadLetter) -> Result<(), StorageError>;
 
-    /// `false`: there is none.
+    /// Removes a letter. `false`: there is none.
     fn remove_letter(&mut self, name: &str, first_sequence: u64) -> Result<bool, StorageError>;
 
     /// Gives the letters of a stream to another one.
@@ -298,8 +306,10 @@ pub(crate) trait LetterWriter {
     /// Removes the letters for what comes after a position, and says how many there were.
     fn remove_letters_after(&mut self, name: &str, position: u64) -> Result<u64, StorageError>;
 
+    /// Whether a letter of the stream has this key.
     fn has_key(&mut self, name: &str, key: &str) -> Result<bool, StorageError>;
 
+    /// How many letters and parked keys a stream has.
     fn letter_counts(&mut self, name: &str) -> Result<LetterCounts, StorageError>;
 
     /// The oldest letter of all streams that is not only a record: the stream's name, and where it begins.

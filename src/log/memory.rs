@@ -14,12 +14,14 @@ use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::{CommittedBatch, EventBatch};
 use crate::event::query::EventQuery;
+#[cfg(feature = "sqlite")]
+use crate::log::copy::CopySource;
 use crate::log::cursor::{CursorWrite, NamedCursor, RollCall, StoredCursor};
 use crate::log::letter::LetterWriter;
 use crate::log::memory::letter::Letters;
 use crate::log::memory::once::Keys;
 use crate::log::owner::{Claim, ClaimWriter};
-use crate::log::page::{EXAMINED_MAX, Page, PageBounds, Range};
+use crate::log::page::{More, Page, PageBounds, PageBuilder, Range};
 use crate::log::prune::{HeldBy, furthest_behind};
 use crate::log::statistics::LogStatistics;
 use crate::log::{Extent, LogReader, LogWriter, Sync, Tail};
@@ -92,28 +94,13 @@ impl Contents {
     }
 
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Page {
-        let range = Range {
-            through: range.through.min(range.after.saturating_add(EXAMINED_MAX)),
-            ..range
-        };
-        let mut batches = Vec::new();
-        let mut bytes = 0;
-        let mut through = range.after;
+        let mut page = PageBuilder::new(query, range, bounds);
         for batch in self.beyond(range.after) {
-            if batch.first_sequence > range.through || bounds.are_reached(batches.len(), bytes) {
+            if page.take(batch) == More::No {
                 break;
             }
-            through = batch.last_sequence;
-            if let Some(selected) = EventBatch::select(Arc::clone(batch), query, range.after) {
-                let selected = selected.into_selected();
-                bytes += selected.weight_bytes();
-                batches.push(selected);
-            }
         }
-        if !bounds.are_reached(batches.len(), bytes) {
-            through = through.max(range.through);
-        }
-        Page { batches, through }
+        page.finish()
     }
 
     fn stored(&self, name: &str) -> Option<StoredCursor> {
@@ -349,6 +336,11 @@ pub(crate) struct MemoryReader {
 }
 
 impl LogReader for MemoryReader {
+    #[cfg(feature = "sqlite")]
+    fn copy_source(&self) -> Option<&dyn CopySource> {
+        Some(self)
+    }
+
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         let contents = self.shared.lock();
         match contents.pruned_through() {

@@ -13,13 +13,23 @@
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
 //! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `owner` (who runs a stream), `shelf` and `shared` (the pages that several
-//! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
+//! streams read), `contract` (what a log of somebody else is written with), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
+
+#![cfg_attr(
+    not(feature = "contract"),
+    allow(
+        unreachable_pub,
+        reason = "what an implementation needs is exported with `contract`"
+    )
+)]
 
 #[cfg(feature = "sqlite")]
 pub(crate) mod backup;
 #[cfg(feature = "sqlite")]
 pub(crate) mod beside;
 pub(crate) mod committer;
+#[cfg(feature = "contract")]
+pub(crate) mod contract;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;
 pub(crate) mod cursor;
@@ -39,7 +49,11 @@ pub(crate) mod request;
 pub(crate) mod retry_request;
 pub(crate) mod shared;
 pub(crate) mod shelf;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "a log of somebody else needs half of it")
+)]
 mod show;
 pub(crate) mod statistics;
 pub(crate) mod steer;
@@ -87,27 +101,27 @@ use crate::log::verification::Verification;
 
 /// The newest end of a log.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tail {
+pub struct Tail {
     /// The last sequence that was ever given to an event, whether or not the event is still there.
-    pub(crate) head: u64,
+    pub head: u64,
     /// The newest time that was recorded.
-    pub(crate) recorded_at: Timestamp,
+    pub recorded_at: Timestamp,
     /// Everything up to here was pruned; 0: nothing.
-    pub(crate) pruned_through: u64,
+    pub pruned_through: u64,
 }
 
 /// What a log holds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Extent {
+pub struct Extent {
     /// Everything up to here was pruned; 0: nothing.
-    pub(crate) pruned_through: u64,
+    pub pruned_through: u64,
     /// The last committed sequence.
-    pub(crate) head: u64,
+    pub head: u64,
 }
 
 /// Whether a commit is to survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sync {
+pub enum Sync {
     /// As the store's durability says.
     Durable,
     /// Only in the order of the write-ahead log: for cursors, whose loss means a repetition (D3).
@@ -116,7 +130,7 @@ pub(crate) enum Sync {
 
 /// How much upkeep a log may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub enum Pace {
     /// Only what cannot wait: requests may be queued.
     Busy,
     /// Whatever there is: nothing else is to be done.
@@ -125,7 +139,7 @@ pub(crate) enum Pace {
 
 /// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
-pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
+pub trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError>;
 
@@ -184,6 +198,8 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
 
     /// Does work of others in a transaction of its own, which neither `begin` nor `commit` belong to. Only a log in a file can.
     #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "only a log in a file has it")]
     fn beside(&mut self, _: &mut dyn BesideWork) -> Result<Written, StorageError> {
         let problem = "this log is not in an SQLite file; keep the model in a file of its own";
         Err(StorageError::new(
@@ -221,14 +237,8 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     fn call_on_news(&mut self, _call: Arc<dyn Fn() + Send + std::marker::Sync>) {}
 }
 
-/// Without a log that can be copied to, nothing is asked of one that could be copied.
-#[cfg(not(feature = "sqlite"))]
-pub(crate) trait CopySource {}
-#[cfg(not(feature = "sqlite"))]
-impl<T> CopySource for T {}
-
 /// The reading half of a log, shared by all threads.
-pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync {
+pub trait LogReader: LetterReader + Send + std::marker::Sync {
     /// Reads what `query` selects in `range`, as much as the bounds allow and at least one batch of it. A range that begins
     /// before what pruning left is refused: nobody passes over pruned events without being told.
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError>;
@@ -262,6 +272,8 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
     fn claims(&self, of: Option<&str>) -> Result<Vec<Claim>, StorageError>;
 
     /// What is stored of all durable streams.
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "what it gives is made of the other methods")]
     fn survey(&self) -> Result<Survey, StorageError> {
         let rows = self.cursors()?;
         let mut letters = HashMap::new();
@@ -309,6 +321,7 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
 
     /// The SQLite file of the log. Nothing: it has none.
     #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
     fn file(&self) -> Option<&Path> {
         None
     }
@@ -325,14 +338,24 @@ pub(crate) trait LogReader: LetterReader + CopySource + Send + std::marker::Sync
     /// What the log holds, counted.
     fn statistics(&self) -> Result<LogStatistics, StorageError>;
 
+    /// The same log, as a copy is made from it. Nothing: it cannot be copied.
+    #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "only the logs of this crate are copied")]
+    fn copy_source(&self) -> Option<&dyn CopySource> {
+        None
+    }
+
     /// Checks every invariant of the file, as long as `is_wanted` says so. A log in memory has no file.
     #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
     fn verify(&self, _is_wanted: &mut dyn FnMut() -> More) -> Result<Verification, VerifyError> {
         Err(VerifyError::NotAFile)
     }
 
     /// Copies the log into a new file, as long as `tell` wants more. A log in memory has no file.
     #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
     fn backup_to(
         &self,
         _target: &Path,

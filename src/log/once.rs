@@ -35,7 +35,7 @@ pub(crate) struct Once {
 
 /// What is stored under a key: the batch that was appended, and what its events said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StoredKey {
+pub struct StoredKey {
     pub(crate) first_sequence: u64,
     pub(crate) last_sequence: u64,
     pub(crate) fingerprint: Fingerprint,
@@ -51,7 +51,7 @@ pub(crate) struct NamedKey {
 
 /// The half of a log's writer that knows idempotency keys. Called inside a transaction, and sees what that has written.
 /// [`remove_through`](crate::log::LogWriter::remove_through) removes the keys of the batches that it removes.
-pub(crate) trait KeyWriter {
+pub trait KeyWriter {
     /// What is stored under a key.
     fn idempotency_key(&mut self, key: &str) -> Result<Option<StoredKey>, StorageError>;
 

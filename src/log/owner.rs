@@ -57,7 +57,7 @@ pub enum Ownership {
 }
 
 /// The random id of an instance.
-pub(crate) type InstanceId = Arc<str>;
+pub type InstanceId = Arc<str>;
 
 /// What an instance has to do with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(crate) enum Role {
 
 /// That an instance runs a stream, or stands by for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
+pub struct Claim {
     pub(crate) stream: Arc<str>,
     pub(crate) instance: InstanceId,
     pub(crate) role: Role,
@@ -99,7 +99,7 @@ impl Claim {
 
 /// What is known of the life of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sign {
+pub enum Sign {
     /// It has ended, in order or not. No other instance gets its id.
     Gone,
     /// Its process holds what ends with it. The number changes with every beat, and says nothing else.
@@ -111,7 +111,7 @@ pub(crate) enum Sign {
 }
 
 /// What a log provides for the owners of its streams. Where not said otherwise, called inside a transaction.
-pub(crate) trait ClaimWriter {
+pub trait ClaimWriter {
     /// Holds, from the first call on and until `leave` or the end of the process, what others see that this opening of the log
     /// lives by, and gives the id under which they find it. Inside a transaction or outside.
     fn enter(&mut self) -> Result<InstanceId, StorageError>;

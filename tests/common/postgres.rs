@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::executor::block_on;
-use millstream::{Store, StoreBuilder};
+use millstream::{OpenError, Store, StoreBuilder};
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) use self::cluster::Cluster;
@@ -95,13 +95,12 @@ impl Database {
 
     /// Opens the log from a test that is not asynchronous there.
     pub(crate) fn open(&self, builder: StoreBuilder) -> Store {
+        self.try_open(builder).expect("opens the log on the server")
+    }
+
+    pub(crate) fn try_open(&self, builder: StoreBuilder) -> Result<Store, OpenError> {
         let (builder, address) = (builder.schema(&self.schema), self.address.clone());
-        block_on(async {
-            builder
-                .connect(address)
-                .await
-                .expect("opens the log on the server")
-        })
+        block_on(builder.connect(address))
     }
 
     /// Changes tables past the store.

@@ -9,7 +9,11 @@
 //! under the new name with the version that it has then.
 
 mod register;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "a log of somebody else needs half of it")
+)]
 mod stored;
 
 use std::collections::HashMap;

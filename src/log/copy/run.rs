@@ -5,7 +5,7 @@ use std::cmp;
 use crate::error::{CopyError, ReadError};
 use crate::log::copy::checksum::Checksum;
 use crate::log::copy::standing::Standing;
-use crate::log::copy::{Copied, CopyPhase, CopyProgress, CopyTarget};
+use crate::log::copy::{Copied, CopyPhase, CopyProgress, CopySource, CopyTarget};
 use crate::log::once::NamedKey;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::{LogReader, Pace, Sync};
@@ -91,7 +91,7 @@ impl Copy<'_, '_> {
         let head = self.source.head()?;
         self.copy_through(head)?;
         for _ in 0..ATTEMPTS_MAX {
-            let standing = self.source.standing()?.at_rest();
+            let standing = source(self.source)?.standing()?.at_rest();
             self.copy_through(standing.head)?;
             // Otherwise events are missing that were there at that moment.
             if self.pruned_through <= standing.pruned_through {
@@ -189,7 +189,7 @@ impl Copy<'_, '_> {
 
     /// Reads both sides, and compares them. A source that is pruned meanwhile is compared from there on.
     fn verify(&mut self, target: &dyn LogReader, standing: &Standing) -> Result<Checksum, CopyError> {
-        if let Some(difference) = target.standing()?.difference(standing) {
+        if let Some(difference) = source(target)?.standing()?.difference(standing) {
             return Err(CopyError::Differs { difference });
         }
         let mut after = standing.pruned_through;
@@ -257,12 +257,18 @@ impl Copy<'_, '_> {
     }
 }
 
+/// The log as a copy is made from it.
+fn source(log: &dyn LogReader) -> Result<&dyn CopySource, CopyError> {
+    log.copy_source().ok_or(CopyError::NotCopyable)
+}
+
 /// Reads a page with its keys. What was pruned in between is asked last: of what lies behind that, nothing is missing.
 fn read(log: &dyn LogReader, range: Range) -> Result<Stretch, CopyError> {
-    let page = log.stored_page(range, PAGE_BOUNDS)?;
+    let log_read = source(log)?;
+    let page = log_read.stored_page(range, PAGE_BOUNDS)?;
     let through = page.through;
     let after = range.after;
-    let keys = log.idempotency_keys(Range { after, through })?;
+    let keys = log_read.idempotency_keys(Range { after, through })?;
     let pruned_through = log.extent()?.pruned_through;
     Ok(Stretch {
         page,

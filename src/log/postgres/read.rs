@@ -15,6 +15,8 @@ use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
+#[cfg(feature = "sqlite")]
+use crate::log::copy::CopySource;
 use crate::log::cursor::{NamedCursor, StoredCursor};
 use crate::log::owner::Claim;
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -149,6 +151,11 @@ impl PostgresReader {
 }
 
 impl LogReader for PostgresReader {
+    #[cfg(feature = "sqlite")]
+    fn copy_source(&self) -> Option<&dyn CopySource> {
+        Some(self)
+    }
+
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         let mut first = None;
         self.pages(query, range, bounds, &mut |page| {

@@ -32,7 +32,8 @@ pub(crate) fn open_target(
     source: &dyn LogReader,
 ) -> Result<(SqliteWriter, SqliteReader), CopyError> {
     let of = source.log_id();
-    let pointers = source.indexed_paths()?;
+    let copied = source.copy_source().ok_or(CopyError::NotCopyable)?;
+    let pointers = copied.indexed_paths()?;
     let parse = |pointer: &String| {
         PayloadPath::parse(pointer).map_err(|problem| OpenError::InvalidOption {
             option: "index_payload",

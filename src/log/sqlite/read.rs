@@ -12,6 +12,7 @@ use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
 use crate::log::backup::{BackedUp, BackupProgress};
+use crate::log::copy::CopySource;
 use crate::log::cursor::{NamedCursor, StoredCursor};
 use crate::log::owner::{Claim, InstanceId, Sign};
 use crate::log::page::{More, Page, PageBounds, Range};
@@ -108,6 +109,10 @@ impl ReadConnection {
 }
 
 impl LogReader for SqliteReader {
+    fn copy_source(&self) -> Option<&dyn CopySource> {
+        Some(self)
+    }
+
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         let mut first = None;
         self.pages(query, range, bounds, &mut |page| {

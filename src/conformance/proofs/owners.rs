@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use millstream::{
-    DurableStream, EventQuery, EventStream, OnMismatch, Ownership, Reset, Start, StopCause, Store,
-    StreamError, StreamState, StreamStatus, WaitError,
-};
-
-use crate::common::{Recorder, append, eventually, in_time, takes_all};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::{Recorder, append, eventually, in_time, takes_all};
+use crate::error::{StopCause, StreamError, WaitError};
+use crate::event::query::EventQuery;
+use crate::log::cursor::{OnMismatch, Start};
+use crate::log::owner::Ownership;
+use crate::log::steer::Reset;
+use crate::store::Store;
+use crate::stream::handle::EventStream;
+use crate::stream::options::DurableStream;
+use crate::stream::status::{StreamState, StreamStatus};
 
 fn waits(name: &str) -> DurableStream {
     DurableStream::new(name).ownership(Ownership::Standby)
@@ -22,7 +26,7 @@ fn stands_by(stream: &EventStream) -> bool {
     matches!(stream.status().state, StreamState::Standby)
 }
 
-pub(crate) async fn d6_who_owns_a_stream_is_known_until_it_ends(subject: &Subject) {
+pub async fn d6_who_owns_a_stream_is_known_until_it_ends(subject: &Subject) {
     let store = subject.open();
     let before = std::time::SystemTime::now() - Duration::from_secs(1);
     let stream = store
@@ -46,9 +50,7 @@ pub(crate) async fn d6_who_owns_a_stream_is_known_until_it_ends(subject: &Subjec
     assert!(matches!(again.stopped().await, StopCause::Deleted));
 }
 
-pub(crate) async fn d6_a_stream_that_another_store_owns_is_refused_and_free_when_that_ends(
-    subject: &Subject,
-) {
+pub async fn d6_a_stream_that_another_store_owns_is_refused_and_free_when_that_ends(subject: &Subject) {
     let (store, other) = (subject.open(), subject.open());
     let name = DurableStream::new("ledger");
     let stream = store.stream_all_durable(&name, takes_all()).await.unwrap();
@@ -82,7 +84,7 @@ pub(crate) async fn d6_a_stream_that_another_store_owns_is_refused_and_free_when
     assert_eq!(stream.started_after(), 1);
 }
 
-pub(crate) async fn d6_who_stands_by_takes_over_where_the_owner_stopped(subject: &Subject) {
+pub async fn d6_who_stands_by_takes_over_where_the_owner_stopped(subject: &Subject) {
     let (store, other) = (subject.open(), subject.open());
     let (first, second) = (Recorder::new(), Recorder::new());
     let owner = store
@@ -123,7 +125,7 @@ pub(crate) async fn d6_who_stands_by_takes_over_where_the_owner_stopped(subject:
     assert_eq!(status(&other, "ledger").await.standbys, []);
 }
 
-pub(crate) async fn d6_of_several_who_stand_by_one_takes_over_and_all_is_delivered_once(subject: &Subject) {
+pub async fn d6_of_several_who_stand_by_one_takes_over_and_all_is_delivered_once(subject: &Subject) {
     let recorder = Recorder::new();
     let mut stores: Vec<Store> = Vec::new();
     let mut streams = Vec::new();
@@ -158,7 +160,7 @@ pub(crate) async fn d6_of_several_who_stand_by_one_takes_over_and_all_is_deliver
     assert_eq!(recorder.sequences(), [1, 2, 3, 4]);
 }
 
-pub(crate) async fn d6_owners_share_the_streams_and_stay_with_that(subject: &Subject) {
+pub async fn d6_owners_share_the_streams_and_stay_with_that(subject: &Subject) {
     let fast = || subject.open_with(|builder| builder.poll_interval(Duration::from_millis(5)));
     let (one, two, three) = (fast(), fast(), fast());
     let names: Vec<String> = (0..6).map(|number| format!("stream-{number}")).collect();
@@ -197,7 +199,7 @@ pub(crate) async fn d6_owners_share_the_streams_and_stay_with_that(subject: &Sub
     }
 }
 
-pub(crate) async fn d6_an_owner_that_does_not_stand_by_gives_nothing_away(subject: &Subject) {
+pub async fn d6_an_owner_that_does_not_stand_by_gives_nothing_away(subject: &Subject) {
     let fast = || subject.open_with(|builder| builder.poll_interval(Duration::from_millis(5)));
     let (one, two) = (fast(), fast());
     let mut kept = Vec::new();
@@ -223,7 +225,7 @@ pub(crate) async fn d6_an_owner_that_does_not_stand_by_gives_nothing_away(subjec
     assert!(kept[..4].iter().all(|stream| !stands_by(stream)));
 }
 
-pub(crate) async fn d6_words_from_outside_reach_the_owner_and_who_stands_by(subject: &Subject) {
+pub async fn d6_words_from_outside_reach_the_owner_and_who_stands_by(subject: &Subject) {
     let fast = || subject.open_with(|builder| builder.poll_interval(Duration::from_millis(5)));
     let (one, two, duty) = (fast(), fast(), subject.open());
     let (first, second) = (Recorder::new(), Recorder::new());
@@ -291,7 +293,7 @@ pub(crate) async fn d6_words_from_outside_reach_the_owner_and_who_stands_by(subj
     assert!(matches!(cause, StopCause::Deleted), "{cause:?}");
 }
 
-pub(crate) async fn d6_who_does_not_fit_is_refused_before_and_when_it_takes_over(subject: &Subject) {
+pub async fn d6_who_does_not_fit_is_refused_before_and_when_it_takes_over(subject: &Subject) {
     let (one, two) = (subject.open(), subject.open());
     let owner = one
         .stream_all_durable(&waits("ledger"), takes_all())
@@ -344,7 +346,7 @@ pub(crate) async fn d6_who_does_not_fit_is_refused_before_and_when_it_takes_over
     assert_eq!(status(&third, "ledger").await.owner, None);
 }
 
-pub(crate) async fn d6_a_registration_that_nobody_waits_for_owns_nothing(subject: &Subject) {
+pub async fn d6_a_registration_that_nobody_waits_for_owns_nothing(subject: &Subject) {
     let (one, two) = (subject.open(), subject.open());
     for round in 0..40 {
         let name = DurableStream::new("ledger");

@@ -4,20 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use millstream::internals::FaultPoint;
-use millstream::{
-    DeadLetterState, DurableStream, EventBatch, EventRecord, FailureCategory, FailurePolicy, HandleStream,
-    NewEvent, Retry, StopCause,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, hasty, in_time, takes_all};
-use crate::poison::{Poison, append_types, by_type, letters, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{Poison, append_types, by_type, letters, shapes};
+use crate::conformance::tools::{Recorder, append, hasty, in_time, takes_all};
+use crate::error::{DecodeError, FailureCategory, StopCause};
+use crate::event::batch::EventBatch;
+use crate::event::new_event::NewEvent;
+use crate::event::record::EventRecord;
+use crate::fault::FaultPoint;
+use crate::log::letter::DeadLetterState;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::policy::Retry;
 
 use DeadLetterState::{Parked, Queued, Skipped};
 
-pub(crate) async fn d5_a_parked_batch_is_in_a_letter_and_the_others_are_handled(subject: &Subject) {
+pub async fn d5_a_parked_batch_is_in_a_letter_and_the_others_are_handled(subject: &Subject) {
     let store = subject.open();
     for _ in 0..4 {
         append(&store, "a", 2).await;
@@ -53,7 +58,7 @@ pub(crate) async fn d5_a_parked_batch_is_in_a_letter_and_the_others_are_handled(
     assert_eq!(shapes(&store, "ledger").await, [(3, 4, Parked)]);
 }
 
-pub(crate) async fn d5_the_event_that_is_named_is_parked_alone(subject: &Subject) {
+pub async fn d5_the_event_that_is_named_is_parked_alone(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 6).await;
     append(&store, "a", 1).await;
@@ -71,7 +76,7 @@ pub(crate) async fn d5_the_event_that_is_named_is_parked_alone(subject: &Subject
     assert_eq!(stream.status().position, 7);
 }
 
-pub(crate) async fn d2_a_letter_that_is_not_stored_leaves_the_cursor(subject: &Subject) {
+pub async fn d2_a_letter_that_is_not_stored_leaves_the_cursor(subject: &Subject) {
     let fails = Arc::new(AtomicBool::new(true));
     let tries = Arc::new(AtomicUsize::new(0));
     let hook = {
@@ -109,7 +114,7 @@ pub(crate) async fn d2_a_letter_that_is_not_stored_leaves_the_cursor(subject: &S
     assert_eq!(recorder.sequences(), [1, 3]);
 }
 
-pub(crate) async fn d5_a_letter_that_is_stored_at_the_second_try_is_stored_once(subject: &Subject) {
+pub async fn d5_a_letter_that_is_stored_at_the_second_try_is_stored_once(subject: &Subject) {
     let failures = Arc::new(AtomicUsize::new(1));
     let left = Arc::clone(&failures);
     let fails = move |point| {
@@ -130,7 +135,7 @@ pub(crate) async fn d5_a_letter_that_is_stored_at_the_second_try_is_stored_once(
     assert_eq!(stream.status().parked, 1);
 }
 
-pub(crate) async fn d5_later_events_of_a_parked_key_queue_across_restarts(subject: &Subject) {
+pub async fn d5_later_events_of_a_parked_key_queue_across_restarts(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b"]).await;
     append_types(&store, &["a"]).await;
@@ -171,7 +176,7 @@ pub(crate) async fn d5_later_events_of_a_parked_key_queue_across_restarts(subjec
     assert!(letters(&store, "ledger").await.is_empty());
 }
 
-pub(crate) async fn d5_a_failed_batch_of_several_keys_parks_them_all(subject: &Subject) {
+pub async fn d5_a_failed_batch_of_several_keys_parks_them_all(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "a", "b", "free"]).await;
     append_types(&store, &["free", "b", "a"]).await;
@@ -192,7 +197,7 @@ pub(crate) async fn d5_a_failed_batch_of_several_keys_parks_them_all(subject: &S
     assert_eq!(recorder.sequences(), [5, 8]);
 }
 
-pub(crate) async fn d5_what_is_skipped_is_recorded_and_counted(subject: &Subject) {
+pub async fn d5_what_is_skipped_is_recorded_and_counted(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 2).await;
     append(&store, "a", 1).await;
@@ -213,7 +218,7 @@ pub(crate) async fn d5_what_is_skipped_is_recorded_and_counted(subject: &Subject
     assert_eq!(stream.status().skipped, 0);
 }
 
-pub(crate) async fn d5_what_cannot_be_decoded_stops_the_stream_unless_told_otherwise(subject: &Subject) {
+pub async fn d5_what_cannot_be_decoded_stops_the_stream_unless_told_otherwise(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     store.append([NewEvent::new("a", "no number")]).await.unwrap();
@@ -228,7 +233,7 @@ pub(crate) async fn d5_what_cannot_be_decoded_stops_the_stream_unless_told_other
                     event.payload().decode::<u64>()?;
                 }
                 recorder.write(&batch);
-                Ok::<_, millstream::DecodeError>(())
+                Ok::<_, DecodeError>(())
             }
         })
     };
@@ -248,7 +253,7 @@ pub(crate) async fn d5_what_cannot_be_decoded_stops_the_stream_unless_told_other
     assert_eq!(letters(&store, "ledger").await[0].category, Some(undecodable));
 }
 
-pub(crate) async fn d5_a_call_that_takes_too_long_is_dropped_and_has_failed(subject: &Subject) {
+pub async fn d5_a_call_that_takes_too_long_is_dropped_and_has_failed(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     append(&store, "a", 1).await;
@@ -281,7 +286,7 @@ pub(crate) async fn d5_a_call_that_takes_too_long_is_dropped_and_has_failed(subj
     assert!(letter.cause.as_deref().unwrap().contains("20ms"), "{letter:?}");
 }
 
-pub(crate) async fn d5_when_most_fail_the_stream_stops_instead(subject: &Subject) {
+pub async fn d5_when_most_fail_the_stream_stops_instead(subject: &Subject) {
     let store = subject.open();
     for _ in 0..40 {
         append(&store, "a", 1).await;
@@ -311,7 +316,7 @@ pub(crate) async fn d5_when_most_fail_the_stream_stops_instead(subject: &Subject
     assert_eq!(stream.status().parked, 10);
 }
 
-pub(crate) async fn d5_over_the_limits_the_stream_stops(subject: &Subject) {
+pub async fn d5_over_the_limits_the_stream_stops(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a"]).await;
     for _ in 0..6 {
@@ -343,7 +348,7 @@ pub(crate) async fn d5_over_the_limits_the_stream_stops(subject: &Subject) {
     }
 }
 
-pub(crate) async fn d5_a_closure_for_keys_that_panics_stops_the_stream(subject: &Subject) {
+pub async fn d5_a_closure_for_keys_that_panics_stops_the_stream(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let (recorder, poison) = (Recorder::new(), Poison::on([1]));

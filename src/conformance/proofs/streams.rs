@@ -5,18 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::join_all;
-use millstream::internals::FaultPoint;
-use millstream::{
-    DurableStream, EventBatch, EventQuery, HandleStream, NewEvent, Retry, Start, StopCause, Store,
-    StreamState,
-};
 use tokio::sync::{Semaphore, watch};
 
-use crate::common::{
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::{
     Delivery, Recorder, append, events, eventually, hasty, log, read_all, sequences, takes_all,
 };
-use crate::subject::Subject;
+use crate::error::StopCause;
+use crate::event::batch::EventBatch;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::fault::FaultPoint;
+use crate::log::cursor::Start;
+use crate::store::Store;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::policy::Retry;
+use crate::stream::status::StreamState;
 
 fn whole(first: u64, last: u64) -> Delivery {
     Delivery {
@@ -31,7 +38,7 @@ fn mixed() -> [NewEvent; 3] {
     ["a", "b", "a"].map(|name| NewEvent::new(name, 1))
 }
 
-pub(crate) async fn s1_a_batch_is_delivered_as_one_with_its_selected_part(subject: &Subject) {
+pub async fn s1_a_batch_is_delivered_as_one_with_its_selected_part(subject: &Subject) {
     let store = subject.open();
     let (all, some, none) = (Recorder::new(), Recorder::new(), Recorder::new());
     let streams = [
@@ -60,7 +67,7 @@ pub(crate) async fn s1_a_batch_is_delivered_as_one_with_its_selected_part(subjec
     assert!(streams.iter().all(|stream| stream.status().lag == 0));
 }
 
-pub(crate) async fn s1_a_replayed_batch_shows_only_its_selected_part(subject: &Subject) {
+pub async fn s1_a_replayed_batch_shows_only_its_selected_part(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(0));
     for _ in 0..3 {
         store.append(mixed()).await.unwrap();
@@ -88,7 +95,7 @@ pub(crate) async fn s1_a_replayed_batch_shows_only_its_selected_part(subject: &S
     assert_eq!(found.events.len(), 6);
 }
 
-pub(crate) async fn s1_what_is_not_committed_is_not_delivered(subject: &Subject) {
+pub async fn s1_what_is_not_committed_is_not_delivered(subject: &Subject) {
     let fails = Arc::new(AtomicBool::new(false));
     let hook = Arc::clone(&fails);
     let store = subject.open_faulty(
@@ -112,7 +119,7 @@ pub(crate) async fn s1_what_is_not_committed_is_not_delivered(subject: &Subject)
     assert_eq!(recorder.deliveries(), [whole(1, 1), whole(2, 2)]);
 }
 
-pub(crate) async fn s2_order_is_the_order_of_the_log(subject: &Subject) {
+pub async fn s2_order_is_the_order_of_the_log(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(4_000).page_batches(3));
     append(&store, "a", 2).await;
     let (live, durable) = (Recorder::new(), Recorder::new());
@@ -136,7 +143,7 @@ pub(crate) async fn s2_order_is_the_order_of_the_log(subject: &Subject) {
     assert_eq!(live.deliveries(), appended[1..]);
 }
 
-pub(crate) async fn s3_replay_becomes_live_without_a_seam(subject: &Subject) {
+pub async fn s3_replay_becomes_live_without_a_seam(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(3_000).page_batches(2));
     for _ in 0..100 {
         append(&store, "a", 2).await;
@@ -162,7 +169,7 @@ pub(crate) async fn s3_replay_becomes_live_without_a_seam(subject: &Subject) {
     }
 }
 
-pub(crate) async fn s3_a_slow_stream_misses_nothing_of_a_burst(subject: &Subject) {
+pub async fn s3_a_slow_stream_misses_nothing_of_a_burst(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(800).page_batches(2));
     let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(0)));
     let stream = store.stream_all(recorder.gated(&gate)).await.unwrap();
@@ -180,7 +187,7 @@ pub(crate) async fn s3_a_slow_stream_misses_nothing_of_a_burst(subject: &Subject
     assert_eq!(recorder.sequences(), (1..=301).collect::<Vec<_>>());
 }
 
-pub(crate) async fn s3_a_filter_misses_nothing(subject: &Subject) {
+pub async fn s3_a_filter_misses_nothing(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(2_000).page_batches(2));
     let recorder = Recorder::new();
     let query = EventQuery::tags(["seventh"]);
@@ -207,11 +214,11 @@ pub(crate) async fn s3_a_filter_misses_nothing(subject: &Subject) {
     assert_eq!(recorder.sequences(), (1..=20).map(|n| n * 7).collect::<Vec<_>>());
 }
 
-pub(crate) async fn s3_a_start_inside_a_batch_delivers_the_rest_of_it(subject: &Subject) {
+pub async fn s3_a_start_inside_a_batch_delivers_the_rest_of_it(subject: &Subject) {
     deliver_from_inside(subject.open_with(|builder| builder.window_bytes(0))).await;
 }
 
-pub(crate) async fn s3_a_start_inside_a_batch_of_the_window_delivers_the_rest_of_it(subject: &Subject) {
+pub async fn s3_a_start_inside_a_batch_of_the_window_delivers_the_rest_of_it(subject: &Subject) {
     deliver_from_inside(subject.open()).await;
 }
 
@@ -229,7 +236,7 @@ async fn deliver_from_inside(store: Store) {
     }
 }
 
-pub(crate) async fn s3_a_live_stream_misses_nothing(subject: &Subject) {
+pub async fn s3_a_live_stream_misses_nothing(subject: &Subject) {
     let store = subject.open();
     let recorder = Recorder::new();
     let stream = store.stream_all(recorder.handler()).await.unwrap();
@@ -244,7 +251,7 @@ pub(crate) async fn s3_a_live_stream_misses_nothing(subject: &Subject) {
     assert!(matches!(stream.status().state, StreamState::Live));
 }
 
-pub(crate) async fn s3_a_retry_repeats_one_batch_and_skips_none(subject: &Subject) {
+pub async fn s3_a_retry_repeats_one_batch_and_skips_none(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(1_000).page_batches(2));
     let recorder = Recorder::new();
     let calls = Arc::new(AtomicU64::new(0));
@@ -265,7 +272,7 @@ pub(crate) async fn s3_a_retry_repeats_one_batch_and_skips_none(subject: &Subjec
     assert!(status.failures >= 29, "{status:?}");
 }
 
-pub(crate) async fn s3_a_query_over_replay_gives_what_it_gives_live(subject: &Subject) {
+pub async fn s3_a_query_over_replay_gives_what_it_gives_live(subject: &Subject) {
     let store = subject.open_with(|builder| builder.page_batches(2));
     let queries = [
         EventQuery::all(),
@@ -301,7 +308,7 @@ pub(crate) async fn s3_a_query_over_replay_gives_what_it_gives_live(subject: &Su
     }
 }
 
-pub(crate) async fn s3_commits_of_another_store_are_delivered(subject: &Subject) {
+pub async fn s3_commits_of_another_store_are_delivered(subject: &Subject) {
     let (here, there) = (subject.open(), subject.open());
     let recorder = Recorder::new();
     let stream = here.stream_all(recorder.handler()).await.unwrap();
@@ -321,7 +328,7 @@ pub(crate) async fn s3_commits_of_another_store_are_delivered(subject: &Subject)
     there.close().await.unwrap();
 }
 
-pub(crate) async fn s3_two_stores_that_append_at_once_deliver_everything_once(subject: &Subject) {
+pub async fn s3_two_stores_that_append_at_once_deliver_everything_once(subject: &Subject) {
     let stores = [0, 1].map(|_| subject.open_with(|builder| builder.window_bytes(2_000).page_batches(4)));
     let mut recorders = Vec::new();
     let mut streams = Vec::new();
@@ -356,7 +363,7 @@ pub(crate) async fn s3_two_stores_that_append_at_once_deliver_everything_once(su
     }
 }
 
-pub(crate) async fn s4_a_handler_that_never_returns_delays_nobody(subject: &Subject) {
+pub async fn s4_a_handler_that_never_returns_delays_nobody(subject: &Subject) {
     let store = subject.open_with(|builder| {
         builder
             .window_bytes(2_000)
@@ -381,7 +388,7 @@ pub(crate) async fn s4_a_handler_that_never_returns_delays_nobody(subject: &Subj
     assert!(status.oldest_unhandled.is_some());
 }
 
-pub(crate) async fn s4_failing_and_panicking_handlers_delay_nobody(subject: &Subject) {
+pub async fn s4_failing_and_panicking_handlers_delay_nobody(subject: &Subject) {
     let store = subject.open();
     let failing = HandleStream::new(|_| async { Err("no") }).retry(hasty());
     let failing = store.stream_all(failing).await.unwrap();
@@ -416,7 +423,7 @@ impl NeverRight for EventBatch {
     }
 }
 
-pub(crate) async fn s5_many_streams_behind_no_window_get_everything(subject: &Subject) {
+pub async fn s5_many_streams_behind_no_window_get_everything(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(0).page_bytes(1).readers(2));
     let gate = Arc::new(Semaphore::new(0));
     let recorders: Vec<_> = (0..30).map(|_| Recorder::new()).collect();
@@ -434,7 +441,7 @@ pub(crate) async fn s5_many_streams_behind_no_window_get_everything(subject: &Su
     }
 }
 
-pub(crate) async fn s6_a_live_stream_begins_with_the_call(subject: &Subject) {
+pub async fn s6_a_live_stream_begins_with_the_call(subject: &Subject) {
     let store = subject.open();
     let is_over = Arc::new(AtomicBool::new(false));
     let begun = Arc::new(AtomicU64::new(0));
@@ -467,7 +474,7 @@ pub(crate) async fn s6_a_live_stream_begins_with_the_call(subject: &Subject) {
     writer.await.unwrap();
 }
 
-pub(crate) async fn s7_no_call_starts_after_unsubscribe(subject: &Subject) {
+pub async fn s7_no_call_starts_after_unsubscribe(subject: &Subject) {
     let store = subject.open();
     for round in 0..40 {
         let calls = Arc::new(AtomicUsize::new(0));
@@ -501,7 +508,7 @@ pub(crate) async fn s7_no_call_starts_after_unsubscribe(subject: &Subject) {
     assert_eq!(store.streams_here().len(), 0);
 }
 
-pub(crate) async fn s7_no_call_runs_after_stopped(subject: &Subject) {
+pub async fn s7_no_call_runs_after_stopped(subject: &Subject) {
     let store = subject.open();
     let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(0)));
     let running = Arc::new(AtomicUsize::new(0));
@@ -528,7 +535,7 @@ pub(crate) async fn s7_no_call_runs_after_stopped(subject: &Subject) {
         StreamState::CatchingUp | StreamState::Live
     ));
     let mut stopped = Box::pin(stream.stopped());
-    assert!(futures::poll!(stopped.as_mut()).is_pending());
+    assert!(stopped.as_mut().now_or_never().is_none());
     gate.add_permits(10);
     stopped.await;
     assert_eq!(running.load(Ordering::SeqCst), 0);

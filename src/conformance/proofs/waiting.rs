@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{
-    Checkpoint, DurableStream, EventBatch, EventQuery, HandleStream, Reset, Retry, SteerError, StopCause,
-    WaitError,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, in_time};
-use crate::steering::{fails_at, ledger, open};
-use crate::subject::Subject;
+use crate::conformance::proofs::steering::{fails_at, ledger, open};
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::{Recorder, append, in_time};
+use crate::error::{SteerError, StopCause, WaitError};
+use crate::event::batch::EventBatch;
+use crate::event::query::EventQuery;
+use crate::log::steer::Reset;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::{Checkpoint, DurableStream};
+use crate::stream::policy::Retry;
 
-pub(crate) async fn wait_ends_when_it_is_handled_and_stored(subject: &Subject) {
+pub async fn wait_ends_when_it_is_handled_and_stored(subject: &Subject) {
     let store = subject.open();
     let name = DurableStream::new("ledger").checkpoint(Checkpoint::Every {
         batches: 1_000,
@@ -26,13 +29,19 @@ pub(crate) async fn wait_ends_when_it_is_handled_and_stored(subject: &Subject) {
         .await
         .unwrap();
     let control = ledger(&store).await;
-    let appended = store.append(crate::common::events("b", 2)).await.unwrap();
+    let appended = store
+        .append(crate::conformance::tools::events("b", 2))
+        .await
+        .unwrap();
     in_time("it is stored", stream.wait_for(appended)).await.unwrap();
     assert_eq!(
         (stream.status().cursor, recorder.sequences()),
         (Some(2), vec![1, 2])
     );
-    let unselected = store.append(crate::common::events("a", 1)).await.unwrap();
+    let unselected = store
+        .append(crate::conformance::tools::events("a", 1))
+        .await
+        .unwrap();
     in_time("it is passed", control.wait_for(&unselected))
         .await
         .unwrap();
@@ -49,7 +58,7 @@ pub(crate) async fn wait_ends_when_it_is_handled_and_stored(subject: &Subject) {
     in_time("all streams", store.wait_for(4)).await.unwrap();
 }
 
-pub(crate) async fn wait_for_a_stream_that_does_not_go_on_fails_at_once(subject: &Subject) {
+pub async fn wait_for_a_stream_that_does_not_go_on_fails_at_once(subject: &Subject) {
     let store = subject.open();
     let recorder = Recorder::new();
     let stream = open(&store, fails_at(&recorder, 2).retry(Retry::never())).await;
@@ -83,7 +92,7 @@ pub(crate) async fn wait_for_a_stream_that_does_not_go_on_fails_at_once(subject:
     }
 }
 
-pub(crate) async fn wait_outlives_a_reset(subject: &Subject) {
+pub async fn wait_outlives_a_reset(subject: &Subject) {
     let store = subject.open();
     let (recorder, gate) = (Recorder::new(), Arc::new(Semaphore::new(2)));
     let stream = open(&store, recorder.gated(&gate)).await;
@@ -104,7 +113,7 @@ pub(crate) async fn wait_outlives_a_reset(subject: &Subject) {
     assert!(recorder.sequences().ends_with(&[1, 2, 3]));
 }
 
-pub(crate) async fn wait_inside_the_own_handler_is_refused(subject: &Subject) {
+pub async fn wait_inside_the_own_handler_is_refused(subject: &Subject) {
     let store = subject.open();
     // More streams than are woken one by one: most are run by a few tasks.
     let (told, mut answers) = tokio::sync::mpsc::channel(80);

@@ -1,85 +1,88 @@
 //! A handler for streams that handle several keys at once: it says what it was given and what it took, can be held and made
 //! to fail by key, and notices when two calls of a key overlap. The key of an event is its type; `free` events have none.
 
-#![allow(dead_code, reason = "no test target uses all of it")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use millstream::{DurableStream, EventBatch, EventRecord, FailurePolicy, HandleStream};
 use tokio::sync::watch;
+
+use crate::event::batch::EventBatch;
+use crate::event::record::EventRecord;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
 
 /// What hands have done.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Work {
+pub struct Work {
     /// The first event of each call that began.
-    pub(crate) begun: Vec<u64>,
+    pub begun: Vec<u64>,
     /// The events that were taken, in order.
-    pub(crate) taken: Vec<u64>,
+    pub taken: Vec<u64>,
     /// The range of each call that was taken.
-    pub(crate) ranges: Vec<(u64, u64)>,
+    pub ranges: Vec<(u64, u64)>,
     /// The calls under way, by key.
-    pub(crate) under_way: BTreeMap<String, u64>,
-    pub(crate) most_under_way: usize,
+    pub under_way: BTreeMap<String, u64>,
+    pub most_under_way: usize,
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Hands {
+pub struct Hands {
     work: watch::Sender<Work>,
     held: watch::Sender<BTreeSet<String>>,
     failing: Arc<Mutex<BTreeSet<String>>>,
 }
 
-pub(crate) fn key_of(event: &EventRecord) -> Option<String> {
+pub fn key_of(event: &EventRecord) -> Option<String> {
     (event.event_type() != "free").then(|| event.event_type().to_owned())
 }
 
 /// A stream whose key is the type of its events.
-pub(crate) fn keyed(name: &str, workers: u32) -> DurableStream {
+pub fn keyed(name: &str, workers: u32) -> DurableStream {
     DurableStream::new(name).partition_by(workers, key_of)
 }
 
-pub(crate) fn park_key() -> FailurePolicy {
+pub fn park_key() -> FailurePolicy {
     FailurePolicy::park_key(key_of)
 }
 
 impl Hands {
     /// A call with events of this type does not end before it is let go.
-    pub(crate) fn hold(&self, event_type: &str) {
+    pub fn hold(&self, event_type: &str) {
         self.held.send_modify(|held| {
             held.insert(event_type.to_owned());
         });
     }
 
-    pub(crate) fn let_go(&self, event_type: &str) {
+    pub fn let_go(&self, event_type: &str) {
         self.held.send_modify(|held| {
             held.remove(event_type);
         });
     }
 
     /// Calls with events of this type fail.
-    pub(crate) fn fail(&self, event_type: &str) {
+    pub fn fail(&self, event_type: &str) {
         self.failing.lock().unwrap().insert(event_type.to_owned());
     }
 
-    pub(crate) fn heal(&self, event_type: &str) {
+    pub fn heal(&self, event_type: &str) {
         self.failing.lock().unwrap().remove(event_type);
     }
 
-    pub(crate) fn work(&self) -> Work {
+    pub fn work(&self) -> Work {
         self.work.borrow().clone()
     }
 
-    pub(crate) fn taken(&self) -> Vec<u64> {
+    pub fn taken(&self) -> Vec<u64> {
         self.work.borrow().taken.clone()
     }
 
     /// Forgets what was taken.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.work.send_modify(|work| work.taken.clear());
     }
 
-    pub(crate) async fn until(&self, reached: impl Fn(&Work) -> bool) {
+    pub async fn until(&self, reached: impl Fn(&Work) -> bool) {
         let mut work = self.work.subscribe();
         work.wait_for(|work| reached(work))
             .await
@@ -87,19 +90,19 @@ impl Hands {
     }
 
     /// Waits until so many calls have begun.
-    pub(crate) async fn begun(&self, count: usize) {
+    pub async fn begun(&self, count: usize) {
         self.until(|work| work.begun.len() >= count).await;
     }
 
     /// Waits until these events are taken, in whatever order.
-    pub(crate) async fn took(&self, sequences: &[u64]) {
+    pub async fn took(&self, sequences: &[u64]) {
         self.until(|work| sequences.iter().all(|sequence| work.taken.contains(sequence)))
             .await;
     }
 
     /// # Panics
     /// In the handler, when it gets events of several keys, or of one that it has already.
-    pub(crate) fn handler(&self) -> HandleStream {
+    pub fn handler(&self) -> HandleStream {
         let hands = self.clone();
         HandleStream::new(move |events: EventBatch| {
             let hands = hands.clone();

@@ -3,16 +3,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::{
-    Checkpoint, DeadLetterState, DurableStream, EventBatch, EventRecord, FailurePolicy, HandleStream, Retry,
-    StopCause, StreamError, StreamState,
-};
 use tokio::sync::watch;
 
-use crate::common::hands::keyed;
-use crate::common::{append, eventually, hasty, in_time};
-use crate::poison::{Poison, append_types, by_type, letters, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::hands::keyed;
+use crate::conformance::tools::poison::{Poison, append_types, by_type, letters, shapes};
+use crate::conformance::tools::{append, eventually, hasty, in_time};
+use crate::error::{StopCause, StreamError};
+use crate::event::batch::EventBatch;
+use crate::event::record::EventRecord;
+use crate::log::letter::DeadLetterState;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::{Checkpoint, DurableStream};
+use crate::stream::policy::Retry;
+use crate::stream::status::StreamState;
 
 use DeadLetterState::{Parked, Queued};
 
@@ -68,7 +73,7 @@ impl Groups {
     }
 }
 
-pub(crate) async fn s3_a_group_has_what_is_there_in_order_and_no_more_than_fits(subject: &Subject) {
+pub async fn s3_a_group_has_what_is_there_in_order_and_no_more_than_fits(subject: &Subject) {
     let store = subject.open_with(|builder| builder.page_batches(5));
     for _ in 0..23 {
         append(&store, "a", 1).await;
@@ -98,7 +103,7 @@ pub(crate) async fn s3_a_group_has_what_is_there_in_order_and_no_more_than_fits(
     assert_eq!(groups.calls().last(), Some(&vec![24, 25]));
 }
 
-pub(crate) async fn s3_a_live_group_waits_for_more_and_no_longer_than_it_may(subject: &Subject) {
+pub async fn s3_a_live_group_waits_for_more_and_no_longer_than_it_may(subject: &Subject) {
     // No look at the poll interval comes to help.
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(3600)));
     let groups = Groups::default();
@@ -131,7 +136,7 @@ pub(crate) async fn s3_a_live_group_waits_for_more_and_no_longer_than_it_may(sub
     stream.caught_up().await.unwrap();
 }
 
-pub(crate) async fn s7_a_group_that_waits_keeps_nobody_waiting(subject: &Subject) {
+pub async fn s7_a_group_that_waits_keeps_nobody_waiting(subject: &Subject) {
     let store = subject.open();
     let groups = Groups::default();
     let hour = Duration::from_secs(3600);
@@ -151,7 +156,7 @@ pub(crate) async fn s7_a_group_that_waits_keeps_nobody_waiting(subject: &Subject
     assert_eq!(groups.sequences(), [1, 2, 3, 4]);
 }
 
-pub(crate) async fn d2_a_group_is_settled_as_a_whole_or_not_at_all(subject: &Subject) {
+pub async fn d2_a_group_is_settled_as_a_whole_or_not_at_all(subject: &Subject) {
     let store = subject.open();
     for _ in 0..4 {
         append(&store, "a", 1).await;
@@ -178,7 +183,7 @@ pub(crate) async fn d2_a_group_is_settled_as_a_whole_or_not_at_all(subject: &Sub
     assert_eq!(groups.calls(), [vec![1, 2, 3, 4], vec![5]]);
 }
 
-pub(crate) async fn d5_of_a_group_that_fails_only_the_batch_at_fault_is_set_aside(subject: &Subject) {
+pub async fn d5_of_a_group_that_fails_only_the_batch_at_fault_is_set_aside(subject: &Subject) {
     let store = subject.open();
     for _ in 0..6 {
         append(&store, "a", 2).await;
@@ -202,7 +207,7 @@ pub(crate) async fn d5_of_a_group_that_fails_only_the_batch_at_fault_is_set_asid
     assert_eq!(groups.calls().last(), Some(&vec![5, 6]));
 }
 
-pub(crate) async fn d5_a_group_that_stops_its_stream_names_the_batch_at_fault(subject: &Subject) {
+pub async fn d5_a_group_that_stops_its_stream_names_the_batch_at_fault(subject: &Subject) {
     let store = subject.open();
     for _ in 0..4 {
         append(&store, "a", 1).await;
@@ -231,7 +236,7 @@ pub(crate) async fn d5_a_group_that_stops_its_stream_names_the_batch_at_fault(su
     );
 }
 
-pub(crate) async fn d5_a_group_ends_before_events_that_queue(subject: &Subject) {
+pub async fn d5_a_group_ends_before_events_that_queue(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a"]).await;
     let groups = Groups::on(Poison::on([1]));
@@ -250,7 +255,7 @@ pub(crate) async fn d5_a_group_ends_before_events_that_queue(subject: &Subject) 
     assert_eq!(groups.calls(), [vec![2, 3], vec![4], vec![6, 7]]);
 }
 
-pub(crate) async fn d3_a_group_is_no_larger_than_what_may_be_unstored(subject: &Subject) {
+pub async fn d3_a_group_is_no_larger_than_what_may_be_unstored(subject: &Subject) {
     let store = subject.open();
     for _ in 0..20 {
         append(&store, "a", 1).await;
@@ -272,7 +277,7 @@ pub(crate) async fn d3_a_group_is_no_larger_than_what_may_be_unstored(subject: &
     }
 }
 
-pub(crate) async fn d9_a_pause_while_a_group_waits_loses_nothing(subject: &Subject) {
+pub async fn d9_a_pause_while_a_group_waits_loses_nothing(subject: &Subject) {
     let store = subject.open();
     let groups = Groups::default();
     let hour = Duration::from_secs(3600);
@@ -297,7 +302,7 @@ pub(crate) async fn d9_a_pause_while_a_group_waits_loses_nothing(subject: &Subje
     assert_eq!(groups.calls(), [[1, 2, 3]]);
 }
 
-pub(crate) async fn s1_groups_of_batches_are_refused_where_calls_are_by_key(subject: &Subject) {
+pub async fn s1_groups_of_batches_are_refused_where_calls_are_by_key(subject: &Subject) {
     let store = subject.open();
     let handler = Groups::default().handler(3, Duration::ZERO);
     let refused = store.stream_all_durable(&keyed("ledger", 2), handler).await;

@@ -5,15 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use millstream::{
-    DurableStream, EventBatch, EventQuery, EventRecord, ExpectedCursor, HandleStream, Reaction, Reactor,
-    Reset, Retry,
-};
 use tokio::sync::{Semaphore, watch};
 
-use crate::common::{append, in_time, takes_all};
-use crate::poison::{append_types, by_type};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{append_types, by_type};
+use crate::conformance::tools::{append, in_time, takes_all};
+use crate::event::batch::EventBatch;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::log::steer::{ExpectedCursor, Reset};
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::policy::Retry;
+use crate::stream::react::reaction::Reaction;
+use crate::stream::react::reactor::Reactor;
 
 /// Writes down of each event whether it came as history.
 #[derive(Clone, Default)]
@@ -48,7 +53,7 @@ impl Historian {
     }
 }
 
-pub(crate) async fn s8_what_was_committed_before_the_run_is_history(subject: &Subject) {
+pub async fn s8_what_was_committed_before_the_run_is_history(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 2).await;
     append(&store, "a", 1).await;
@@ -95,7 +100,7 @@ pub(crate) async fn s8_what_was_committed_before_the_run_is_history(subject: &Su
     assert_eq!(historian.split(), (vec![6, 7], vec![8]));
 }
 
-pub(crate) async fn s8_news_that_falls_out_of_the_window_stays_news(subject: &Subject) {
+pub async fn s8_news_that_falls_out_of_the_window_stays_news(subject: &Subject) {
     let store = subject.open_with(|builder| builder.window_bytes(1));
     append(&store, "a", 1).await;
     let (historian, gate) = (Historian::default(), Arc::new(Semaphore::new(0)));
@@ -121,7 +126,7 @@ pub(crate) async fn s8_news_that_falls_out_of_the_window_stays_news(subject: &Su
     assert_eq!(historian.split(), (vec![1], (2..=21).collect()));
 }
 
-pub(crate) async fn s8_parts_groups_and_keys_know_it_too(subject: &Subject) {
+pub async fn s8_parts_groups_and_keys_know_it_too(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b", "free", "a"]).await;
     append(&store, "a", 1).await;
@@ -163,7 +168,7 @@ pub(crate) async fn s8_parts_groups_and_keys_know_it_too(subject: &Subject) {
     }
 }
 
-pub(crate) async fn s8_a_letter_that_is_retried_is_history_when_its_events_are(subject: &Subject) {
+pub async fn s8_a_letter_that_is_retried_is_history_when_its_events_are(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b"]).await;
     let (historian, is_mended) = (Historian::default(), Arc::new(AtomicBool::new(false)));
@@ -197,7 +202,7 @@ pub(crate) async fn s8_a_letter_that_is_retried_is_history_when_its_events_are(s
     assert_eq!((retried.handled, historian.split()), (2, (vec![2, 4], vec![])));
 }
 
-pub(crate) async fn s8_to_a_reader_what_was_there_at_first_is_history(subject: &Subject) {
+pub async fn s8_to_a_reader_what_was_there_at_first_is_history(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let _stream = store.stream_all(takes_all()).await.unwrap();

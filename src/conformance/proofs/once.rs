@@ -4,14 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
-use millstream::internals::FaultPoint;
-use millstream::{
-    AppendError, AppendedOnce, EventQuery, InvalidKey, Limits, NewEvent, Prune, Store, StoreBuilder,
-};
 use serde_json::{Value, json};
 
-use crate::common::{append, events, log};
-use crate::subject::Subject;
+use crate::builder::StoreBuilder;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::{append, log};
+use crate::error::{AppendError, InvalidKey};
+use crate::event::limits::Limits;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::fault::FaultPoint;
+use crate::log::once::AppendedOnce;
+use crate::log::prune::Prune;
+use crate::store::Store;
 
 fn paid(cents: u32) -> [NewEvent; 2] {
     let paid = NewEvent::new("order-paid", json!({"order": 7, "cents": cents}));
@@ -41,7 +46,7 @@ fn failing_at(subject: &Subject, point: FaultPoint) -> (Store, Arc<AtomicBool>) 
     (store, fails)
 }
 
-pub(crate) async fn l6_a_repeated_append_returns_the_first_result(subject: &Subject) {
+pub async fn l6_a_repeated_append_returns_the_first_result(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 3).await;
     let first = pay(&store, "payment:81", 1250).await;
@@ -61,7 +66,7 @@ pub(crate) async fn l6_a_repeated_append_returns_the_first_result(subject: &Subj
     assert_eq!(store.statistics().await.unwrap().idempotency_keys, 2);
 }
 
-pub(crate) async fn l6_a_repetition_does_not_ask_for_its_condition_again(subject: &Subject) {
+pub async fn l6_a_repetition_does_not_ask_for_its_condition_again(subject: &Subject) {
     let store = subject.open();
     let order = EventQuery::tags(["order:7"]);
     let once_if = async |key: &str, version: u64| {
@@ -82,7 +87,7 @@ pub(crate) async fn l6_a_repetition_does_not_ask_for_its_condition_again(subject
     assert_eq!(store.head(), 4);
 }
 
-pub(crate) async fn l6_other_events_under_a_key_are_refused_by_its_name(subject: &Subject) {
+pub async fn l6_other_events_under_a_key_are_refused_by_its_name(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     pay(&store, "payment:81", 1250).await;
@@ -113,7 +118,7 @@ pub(crate) async fn l6_other_events_under_a_key_are_refused_by_its_name(subject:
     assert_eq!(again.unwrap().appended, first.appended);
 }
 
-pub(crate) async fn l6_of_calls_that_race_one_appends(subject: &Subject) {
+pub async fn l6_of_calls_that_race_one_appends(subject: &Subject) {
     let store = subject.open();
     for round in 0..10 {
         let key = format!("round:{round}");
@@ -137,7 +142,7 @@ pub(crate) async fn l6_of_calls_that_race_one_appends(subject: &Subject) {
     assert_eq!(payments(&store).await, 10);
 }
 
-pub(crate) async fn l6_a_failed_commit_forgets_its_keys(subject: &Subject) {
+pub async fn l6_a_failed_commit_forgets_its_keys(subject: &Subject) {
     let (store, fails) = failing_at(subject, FaultPoint::BeforeCommit);
     fails.store(true, Ordering::SeqCst);
     // Of those that share a group, the later ones find the key of the first, with other events.
@@ -152,7 +157,7 @@ pub(crate) async fn l6_a_failed_commit_forgets_its_keys(subject: &Subject) {
     assert!(pay(&store, "payment:81", 7).await.is_repetition);
 }
 
-pub(crate) async fn l6_a_commit_that_was_reported_to_have_failed_is_found_by_the_retry(subject: &Subject) {
+pub async fn l6_a_commit_that_was_reported_to_have_failed_is_found_by_the_retry(subject: &Subject) {
     let (store, fails) = failing_at(subject, FaultPoint::AfterCommit);
     fails.store(true, Ordering::SeqCst);
     let lost = store.append_once("payment:81", paid(5)).await;
@@ -163,7 +168,7 @@ pub(crate) async fn l6_a_commit_that_was_reported_to_have_failed_is_found_by_the
     assert_eq!((payments(&store).await, store.head()), (1, 2));
 }
 
-pub(crate) async fn l6_a_bad_key_is_refused_before_it_is_queued(subject: &Subject) {
+pub async fn l6_a_bad_key_is_refused_before_it_is_queued(subject: &Subject) {
     let limits = Limits::default().key_bytes_max(9);
     let store = subject.open_with(|builder| builder.limits(limits));
     let refused = async |key: &str| match store.append_once(key, paid(1)).await {
@@ -182,7 +187,7 @@ pub(crate) async fn l6_a_bad_key_is_refused_before_it_is_queued(subject: &Subjec
     assert_eq!(refused("012345678").await, None);
 }
 
-pub(crate) async fn l6_a_key_is_remembered_as_long_as_its_events(subject: &Subject) {
+pub async fn l6_a_key_is_remembered_as_long_as_its_events(subject: &Subject) {
     let (store, fails) = failing_at(subject, FaultPoint::BeforeCommit);
     for number in 1..=3 {
         pay(&store, &format!("payment:{number}"), 5).await;
@@ -204,7 +209,7 @@ pub(crate) async fn l6_a_key_is_remembered_as_long_as_its_events(subject: &Subje
     assert!(pay(&store, "payment:1", 6).await.is_repetition);
 }
 
-pub(crate) async fn l6_keys_of_another_store_are_seen(subject: &Subject) {
+pub async fn l6_keys_of_another_store_are_seen(subject: &Subject) {
     let stores = [subject.open(), subject.open()];
     let racing = (0..40).flat_map(|number| {
         stores.iter().enumerate().map(move |(which, store)| async move {
@@ -222,7 +227,7 @@ pub(crate) async fn l6_keys_of_another_store_are_seen(subject: &Subject) {
     assert_eq!(payments(&stores[0]).await, 40);
 }
 
-pub(crate) async fn l6_upcasters_that_came_meanwhile_change_no_key(subject: &Subject) {
+pub async fn l6_upcasters_that_came_meanwhile_change_no_key(subject: &Subject) {
     let store = subject.open();
     let old = || [NewEvent::new("order-paid", json!({"cents": 5}))];
     let first = store.append_once("payment:81", old()).await.unwrap();
@@ -250,14 +255,4 @@ pub(crate) async fn l6_upcasters_that_came_meanwhile_change_no_key(subject: &Sub
         matches!(refused, Err(AppendError::KeyReused { .. })),
         "{refused:?}"
     );
-}
-
-pub(crate) async fn l6_a_backup_knows_the_keys(subject: &Subject) {
-    let store = subject.open();
-    store.append(events("a", 3)).await.unwrap();
-    let first = pay(&store, "payment:81", 5).await;
-    let target = subject.path().with_extension("backup");
-    store.backup_to(&target).await.unwrap();
-    let backup = Store::open(&target).unwrap();
-    assert_eq!(pay(&backup, "payment:81", 5).await.appended, first.appended);
 }

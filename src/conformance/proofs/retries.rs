@@ -5,19 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use millstream::{
-    DeadLetterError, DeadLetterState, DurableStream, EventBatch, EventQuery, EventRecord, FailureCategory,
-    FailurePolicy, HandleStream, OnMismatch, Ownership, Prune, Retry, Start, StopCause, StreamState,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, eventually, in_time};
-use crate::poison::{Poison, append_types, by_type, letters, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{Poison, append_types, by_type, letters, shapes};
+use crate::conformance::tools::{Recorder, append, eventually, in_time};
+use crate::error::{DeadLetterError, FailureCategory, StopCause};
+use crate::event::batch::EventBatch;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::log::cursor::{OnMismatch, Start};
+use crate::log::letter::DeadLetterState;
+use crate::log::owner::Ownership;
+use crate::log::prune::Prune;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::policy::Retry;
+use crate::stream::status::StreamState;
 
 use DeadLetterState::{Parked, Queued, Skipped};
 
-pub(crate) async fn d5_a_retry_removes_its_letter_and_never_moves_the_cursor(subject: &Subject) {
+pub async fn d5_a_retry_removes_its_letter_and_never_moves_the_cursor(subject: &Subject) {
     let store = subject.open();
     for _ in 0..3 {
         append(&store, "a", 2).await;
@@ -67,7 +76,7 @@ pub(crate) async fn d5_a_retry_removes_its_letter_and_never_moves_the_cursor(sub
     assert_eq!(stream.started_after(), 6);
 }
 
-pub(crate) async fn d5_letters_of_a_key_are_retried_in_order_only(subject: &Subject) {
+pub async fn d5_letters_of_a_key_are_retried_in_order_only(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a"]).await;
     append_types(&store, &["b"]).await;
@@ -123,7 +132,7 @@ pub(crate) async fn d5_letters_of_a_key_are_retried_in_order_only(subject: &Subj
     assert_eq!(recorder.sequences(), [2, 4, 3, 5]);
 }
 
-pub(crate) async fn d5_what_comes_while_its_key_is_worked_off_keeps_the_order(subject: &Subject) {
+pub async fn d5_what_comes_while_its_key_is_worked_off_keeps_the_order(subject: &Subject) {
     let store = subject.open();
     let (recorder, poison) = (Recorder::new(), Poison::default());
     let name = DurableStream::new("ledger").on_failure(by_type());
@@ -167,7 +176,7 @@ pub(crate) async fn d5_what_comes_while_its_key_is_worked_off_keeps_the_order(su
     assert_eq!(handled.len() as u64, store.head());
 }
 
-pub(crate) async fn s2_a_retry_does_not_overlap_the_streams_own_calls(subject: &Subject) {
+pub async fn s2_a_retry_does_not_overlap_the_streams_own_calls(subject: &Subject) {
     let store = subject.open();
     let at_work = Arc::new(AtomicUsize::new(0));
     let overlaps = Arc::new(AtomicUsize::new(0));
@@ -208,7 +217,7 @@ pub(crate) async fn s2_a_retry_does_not_overlap_the_streams_own_calls(subject: &
     assert_eq!(overlaps.load(Ordering::SeqCst), 0);
 }
 
-pub(crate) async fn s7_a_stream_has_stopped_when_no_retry_runs(subject: &Subject) {
+pub async fn s7_a_stream_has_stopped_when_no_retry_runs(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let gate = Arc::new(Semaphore::new(0));
@@ -252,7 +261,7 @@ pub(crate) async fn s7_a_stream_has_stopped_when_no_retry_runs(subject: &Subject
     retry.await.unwrap().unwrap();
 }
 
-pub(crate) async fn d7_a_stream_that_starts_over_has_no_letters_of_what_comes_again(subject: &Subject) {
+pub async fn d7_a_stream_that_starts_over_has_no_letters_of_what_comes_again(subject: &Subject) {
     let store = subject.open();
     for _ in 0..4 {
         append(&store, "a", 1).await;
@@ -274,7 +283,7 @@ pub(crate) async fn d7_a_stream_that_starts_over_has_no_letters_of_what_comes_ag
     assert_eq!(recorder.sequences(), [2, 4, 3, 4]);
 }
 
-pub(crate) async fn prune_is_held_by_the_oldest_letter_that_waits(subject: &Subject) {
+pub async fn prune_is_held_by_the_oldest_letter_that_waits(subject: &Subject) {
     let store = subject.open();
     for _ in 0..6 {
         append(&store, "a", 1).await;
@@ -320,7 +329,7 @@ pub(crate) async fn prune_is_held_by_the_oldest_letter_that_waits(subject: &Subj
     ));
 }
 
-pub(crate) async fn d6_who_lost_the_name_sets_nothing_aside(subject: &Subject) {
+pub async fn d6_who_lost_the_name_sets_nothing_aside(subject: &Subject) {
     let (one, other) = (subject.open(), subject.open());
     let gate = Arc::new(Semaphore::new(0));
     let handler = {

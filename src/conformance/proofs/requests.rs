@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{
-    DeadLetterError, DeadLetterState, DurableStream, EventQuery, EventRecord, FailurePolicy, HandleStream,
-    Retry, RetryLetters, RetryProgress, RetryState, RetryTicket, SteerError, Store, StreamState, Withdrawal,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, eventually, in_time, takes_all};
-use crate::poison::{Poison, append_types, by_type, letters, shapes};
-use crate::steering::ledger;
-use crate::subject::Subject;
+use crate::conformance::proofs::steering::ledger;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{Poison, append_types, by_type, letters, shapes};
+use crate::conformance::tools::{Recorder, append, eventually, in_time};
+use crate::error::{DeadLetterError, SteerError};
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::log::letter::DeadLetterState;
+use crate::log::retry_request::RetryLetters;
+use crate::store::Store;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::DurableStream;
+use crate::stream::policy::Retry;
+use crate::stream::retry_request::{RetryProgress, RetryState, RetryTicket, Withdrawal};
 
 use DeadLetterState::{Parked, Queued, Skipped};
 
@@ -33,7 +40,7 @@ fn counts(progress: &RetryProgress) -> (u64, u64, u64) {
     (progress.handled, progress.failed, progress.waiting)
 }
 
-pub(crate) async fn d9_letters_are_retried_for_whoever_asks(subject: &Subject) {
+pub async fn d9_letters_are_retried_for_whoever_asks(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a"]).await;
     append_types(&store, &["b"]).await;
@@ -80,7 +87,7 @@ pub(crate) async fn d9_letters_are_retried_for_whoever_asks(subject: &Subject) {
     }
 }
 
-pub(crate) async fn d9_who_asks_for_a_stream_that_nobody_runs_is_refused(subject: &Subject) {
+pub async fn d9_who_asks_for_a_stream_that_nobody_runs_is_refused(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let (recorder, poison) = (Recorder::new(), Poison::on([1]));
@@ -116,7 +123,7 @@ pub(crate) async fn d9_who_asks_for_a_stream_that_nobody_runs_is_refused(subject
     assert_eq!(shapes(&store, "ledger").await, [(1, 1, Parked)]);
 }
 
-pub(crate) async fn d9_one_request_at_a_time_and_what_was_begun_is_not_taken_back(subject: &Subject) {
+pub async fn d9_one_request_at_a_time_and_what_was_begun_is_not_taken_back(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let gate = Arc::new(Semaphore::new(0));
@@ -179,7 +186,7 @@ async fn run_elsewhere(subject: &Subject, poison: &Poison, recorder: &Recorder) 
     store
 }
 
-pub(crate) async fn d9_a_request_is_heard_by_the_store_that_runs_the_stream(subject: &Subject) {
+pub async fn d9_a_request_is_heard_by_the_store_that_runs_the_stream(subject: &Subject) {
     let (recorder, poison) = (Recorder::new(), Poison::on([1]));
     let runs = run_elsewhere(subject, &poison, &recorder).await;
     let asks = subject.open();
@@ -197,54 +204,7 @@ pub(crate) async fn d9_a_request_is_heard_by_the_store_that_runs_the_stream(subj
     assert_eq!((status.cursor, status.parked), (Some(2), 0));
 }
 
-pub(crate) async fn d9_a_request_after_a_crash_is_begun_in_time_or_never(subject: &Subject) {
-    let (recorder, poison) = (Recorder::new(), Poison::on([1]));
-    let runs = run_elsewhere(subject, &poison, &recorder).await;
-    poison.heal();
-    // In the copy the run looks as after a crash.
-    let copy = Subject::sqlite();
-    runs.backup_to(copy.path()).await.unwrap();
-    let store = copy.open();
-    let control = ledger(&store).await;
-    let brief = Duration::from_millis(1);
-    let ticket = control
-        .ask_for_retry(RetryLetters::All, "anna", brief)
-        .await
-        .unwrap();
-    let expired = in_time("it expires", ticket.ended()).await.unwrap();
-    assert_eq!(expired.state, RetryState::Expired);
-    let name = DurableStream::new("ledger").on_failure(FailurePolicy::park());
-    let handler = poison.handler(&recorder);
-    let stream = store.stream_all_durable(&name, handler.clone()).await.unwrap();
-    append(&store, "a", 1).await;
-    stream.wait_for(3).await.unwrap();
-    assert_eq!(ticket.progress().await.unwrap().state, RetryState::Expired);
-    assert_eq!(shapes(&store, "ledger").await, [(1, 1, Parked)]);
-    // One that still waits is begun by the next run; and one that was withdrawn is not.
-    let again = Subject::sqlite();
-    store.backup_to(again.path()).await.unwrap();
-    let store = again.open();
-    let withdrawn = ask(&store, RetryLetters::All).await.unwrap();
-    assert_eq!(withdrawn.withdraw().await.unwrap(), Withdrawal::Withdrawn);
-    assert_eq!(withdrawn.progress().await.unwrap().state, RetryState::Gone);
-    // What was asked before the store last looked around is not brought to it once more.
-    let other = DurableStream::new("other");
-    let other = store.stream_all_durable(&other, takes_all()).await.unwrap();
-    let aside = again.open();
-    let control = aside.stream("other").await.unwrap();
-    control.pause("ben").await.unwrap();
-    eventually("the store has looked around", || {
-        matches!(other.status().state, StreamState::Paused { .. })
-    })
-    .await;
-    let ticket = ask(&store, RetryLetters::All).await.unwrap();
-    assert_eq!(ticket.progress().await.unwrap().state, RetryState::Waiting);
-    let _stream = store.stream_all_durable(&name, handler).await.unwrap();
-    let ended = in_time("it is begun", ticket.ended()).await.unwrap();
-    assert_eq!(counts(&ended), (1, 0, 0));
-}
-
-pub(crate) async fn d9_a_skipped_batch_is_recorded_with_the_events_that_the_query_selects(subject: &Subject) {
+pub async fn d9_a_skipped_batch_is_recorded_with_the_events_that_the_query_selects(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b", "a", "b", "a"]).await;
     append_types(&store, &["b"]).await;

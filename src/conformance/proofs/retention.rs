@@ -5,16 +5,22 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::{FutureExt, TryStreamExt};
-use millstream::internals::{FaultPoint, with_small_index};
-use millstream::{
-    AppendError, DurableStream, EventFilter, EventQuery, EventStream, ExpectedContext, NewEvent, OnMismatch,
-    Prune, ReadError, Start, StopCause, Store, StreamError,
-};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, events, in_time, log, read_all, sequences, takes_all};
-use crate::subject::Subject;
+use crate::builder::StoreBuilder;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::{Recorder, append, events, in_time, log, read_all, sequences, takes_all};
+use crate::error::{AppendError, ReadError, StopCause, StreamError};
+use crate::event::new_event::NewEvent;
+use crate::event::query::{EventFilter, EventQuery};
+use crate::fault::FaultPoint;
+use crate::log::cursor::{OnMismatch, Start};
+use crate::log::prune::Prune;
+use crate::log::request::ExpectedContext;
+use crate::store::Store;
+use crate::stream::handle::EventStream;
+use crate::stream::options::DurableStream;
 
 async fn all(store: &Store) -> Vec<u64> {
     sequences(&log(store, &EventQuery::all()).await)
@@ -32,7 +38,7 @@ async fn threes(store: &Store, batches: usize) {
     }
 }
 
-pub(crate) async fn prune_removes_whole_batches_only(subject: &Subject) {
+pub async fn prune_removes_whole_batches_only(subject: &Subject) {
     let store = subject.open();
     threes(&store, 4).await;
     for (before, removed, through) in [(0, 0, 0), (3, 0, 0), (4, 3, 3), (9, 3, 6), (9, 0, 6), (7, 0, 6)] {
@@ -52,7 +58,7 @@ pub(crate) async fn prune_removes_whole_batches_only(subject: &Subject) {
     assert_eq!(all(&store).await, [0; 0]);
 }
 
-pub(crate) async fn prune_goes_on_over_batches_that_are_larger_than_a_step(subject: &Subject) {
+pub async fn prune_goes_on_over_batches_that_are_larger_than_a_step(subject: &Subject) {
     let store = subject.open();
     for count in [700, 1, 1, 300, 255, 1, 2] {
         append(&store, "a", count).await;
@@ -62,7 +68,7 @@ pub(crate) async fn prune_goes_on_over_batches_that_are_larger_than_a_step(subje
     assert_eq!(all(&store).await, [1_259, 1_260]);
 }
 
-pub(crate) async fn prune_gives_no_sequence_again_when_nothing_is_left(subject: &Subject) {
+pub async fn prune_gives_no_sequence_again_when_nothing_is_left(subject: &Subject) {
     let store = subject.open();
     threes(&store, 2).await;
     let newest = store.query(&EventQuery::all()).await.unwrap().events[5].recorded_at();
@@ -82,7 +88,7 @@ pub(crate) async fn prune_gives_no_sequence_again_when_nothing_is_left(subject: 
     );
 }
 
-pub(crate) async fn prune_is_held_by_the_slowest_cursor_and_says_so(subject: &Subject) {
+pub async fn prune_is_held_by_the_slowest_cursor_and_says_so(subject: &Subject) {
     let store = subject.open();
     threes(&store, 4).await;
     let slow = DurableStream::new("slow").start(Start::After(4));
@@ -111,7 +117,7 @@ pub(crate) async fn prune_is_held_by_the_slowest_cursor_and_says_so(subject: &Su
     assert_eq!(pruned.pruned_through, position / 3 * 3);
 }
 
-pub(crate) async fn prune_is_not_held_by_a_cursor_that_rests_behind_its_stream(subject: &Subject) {
+pub async fn prune_is_not_held_by_a_cursor_that_rests_behind_its_stream(subject: &Subject) {
     let store = subject.open();
     let durable = DurableStream::new("idle");
     let stream = store
@@ -125,7 +131,7 @@ pub(crate) async fn prune_is_not_held_by_a_cursor_that_rests_behind_its_stream(s
     end(stream).await;
 }
 
-pub(crate) async fn prune_is_held_by_a_running_stream_without_a_cursor(subject: &Subject) {
+pub async fn prune_is_held_by_a_running_stream_without_a_cursor(subject: &Subject) {
     let store = subject.open();
     threes(&store, 1).await;
     let (gate, recorder) = (Arc::new(Semaphore::new(0)), Recorder::new());
@@ -142,7 +148,7 @@ pub(crate) async fn prune_is_held_by_a_running_stream_without_a_cursor(subject: 
     end(stream).await;
 }
 
-pub(crate) async fn prune_past_cursors_is_told_to_the_stream_that_was_passed(subject: &Subject) {
+pub async fn prune_past_cursors_is_told_to_the_stream_that_was_passed(subject: &Subject) {
     let store = subject.open();
     threes(&store, 4).await;
     let durable = DurableStream::new("ledger").start(Start::After(3));
@@ -186,7 +192,7 @@ pub(crate) async fn prune_past_cursors_is_told_to_the_stream_that_was_passed(sub
     end(stream).await;
 }
 
-pub(crate) async fn prune_stops_a_running_stream_that_needs_what_is_gone(subject: &Subject) {
+pub async fn prune_stops_a_running_stream_that_needs_what_is_gone(subject: &Subject) {
     // Nothing stays in memory, and a page is a batch.
     let store = subject.open_with(|builder| builder.window_bytes(0).page_batches(1));
     let gate = Arc::new(Semaphore::new(0));
@@ -216,7 +222,7 @@ pub(crate) async fn prune_stops_a_running_stream_that_needs_what_is_gone(subject
     assert!(seen.len() < 117);
 }
 
-pub(crate) async fn prune_is_told_to_whoever_starts_before_what_is_left(subject: &Subject) {
+pub async fn prune_is_told_to_whoever_starts_before_what_is_left(subject: &Subject) {
     let store = subject.open();
     threes(&store, 4).await;
     let pruned = store.prune(7).await.unwrap();
@@ -270,7 +276,7 @@ pub(crate) async fn prune_is_told_to_whoever_starts_before_what_is_left(subject:
     }
 }
 
-pub(crate) async fn prune_lets_no_append_overlook_what_was_pruned(subject: &Subject) {
+pub async fn prune_lets_no_append_overlook_what_was_pruned(subject: &Subject) {
     let store = subject.open();
     threes(&store, 2).await;
     let query = EventQuery::types(["a"]);
@@ -288,7 +294,7 @@ pub(crate) async fn prune_lets_no_append_overlook_what_was_pruned(subject: &Subj
     store.append_if(events("a", 1), &query, nothing).await.unwrap();
 }
 
-pub(crate) async fn prune_holds_up_neither_appends_nor_streams(subject: &Subject) {
+pub async fn prune_holds_up_neither_appends_nor_streams(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 5_000).await;
     for _ in 0..50 {
@@ -312,7 +318,7 @@ pub(crate) async fn prune_holds_up_neither_appends_nor_streams(subject: &Subject
     end(stream).await;
 }
 
-pub(crate) async fn prune_stops_between_two_steps_when_it_is_dropped(subject: &Subject) {
+pub async fn prune_stops_between_two_steps_when_it_is_dropped(subject: &Subject) {
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (released, waits) = (Mutex::new(released), Arc::new(AtomicBool::new(false)));
     let hook = Arc::clone(&waits);
@@ -344,7 +350,7 @@ pub(crate) async fn prune_stops_between_two_steps_when_it_is_dropped(subject: &S
     assert_eq!(all(&store).await, [2_001]);
 }
 
-pub(crate) async fn a_prune_that_fails_leaves_the_step_undone(subject: &Subject) {
+pub async fn a_prune_that_fails_leaves_the_step_undone(subject: &Subject) {
     let fails = Arc::new(AtomicBool::new(false));
     let hook = Arc::clone(&fails);
     let store = subject.open_faulty(
@@ -362,10 +368,12 @@ pub(crate) async fn a_prune_that_fails_leaves_the_step_undone(subject: &Subject)
     assert_eq!(append(&store, "a", 1).await, (7, 7));
 }
 
-pub(crate) async fn a_pruned_log_finds_what_is_left_by_type_tag_and_payload(subject: &Subject) {
-    let small = |builder| {
+pub async fn a_pruned_log_finds_what_is_left_by_type_tag_and_payload(subject: &Subject) {
+    let small = |builder: StoreBuilder| {
         // So small an index is spilled and merged by a few batches.
-        with_small_index(builder).index_payload("/order")
+        #[cfg(feature = "sqlite")]
+        let builder = crate::internals::with_small_index(builder);
+        builder.index_payload("/order")
     };
     let store = subject.open_with(small);
     for batch in 0..60 {

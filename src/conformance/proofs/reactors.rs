@@ -1,23 +1,32 @@
-//! A1, A2: handlers that answer events with events.
+//! A1: handlers that answer events with events.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::internals::FaultPoint;
-use millstream::{
-    Checkpoint, DeadLetterError, DeadLetterState, DurableStream, EventBatch, EventQuery, EventRecord,
-    ExpectedCursor, FailureCategory, FailurePolicy, HandlerError, NewEvent, Ownership, Reaction, Reactor,
-    Reset, Retry, StopCause, Store, StreamError, WaitError,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{append, eventually, hasty, in_time};
-use crate::poison::{letters, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{letters, shapes};
+use crate::conformance::tools::{append, eventually, hasty, in_time};
+use crate::error::{DeadLetterError, FailureCategory, ReadError, StopCause, StreamError};
+use crate::event::batch::EventBatch;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::fault::FaultPoint;
+use crate::log::letter::DeadLetterState;
+use crate::log::owner::Ownership;
+use crate::log::steer::{ExpectedCursor, Reset};
+use crate::store::Store;
+use crate::stream::failure::{FailurePolicy, HandlerError};
+use crate::stream::options::{Checkpoint, DurableStream};
+use crate::stream::policy::Retry;
+use crate::stream::react::reaction::Reaction;
+use crate::stream::react::reactor::Reactor;
 
 /// An event of another type for each event of the batch, caused by it, with its sequence as payload.
-fn each(batch: &EventBatch, event_type: &str) -> Reaction {
+pub(super) fn each(batch: &EventBatch, event_type: &str) -> Reaction {
     batch.iter().fold(Reaction::nothing(), |reaction, event| {
         let sequence = event.sequence();
         reaction.caused_by(sequence, NewEvent::new(event_type, sequence))
@@ -25,7 +34,7 @@ fn each(batch: &EventBatch, event_type: &str) -> Reaction {
 }
 
 /// Answers each event with one of this type.
-fn answers(event_type: &'static str) -> Reactor {
+pub(super) fn answers(event_type: &'static str) -> Reactor {
     let reactor =
         Reactor::new(move |batch: EventBatch| async move { Ok::<_, String>(each(&batch, event_type)) });
     reactor.retry(hasty())
@@ -70,7 +79,7 @@ async fn stored_cursor_is(store: &Store, expected: u64) -> bool {
     stream.reset(Reset::To(expected), expected).await.is_ok()
 }
 
-pub(crate) async fn a1_a_reaction_is_stored_with_the_cursor_behind_what_it_answers(subject: &Subject) {
+pub async fn a1_a_reaction_is_stored_with_the_cursor_behind_what_it_answers(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 2).await;
     append(&store, "other", 1).await;
@@ -84,7 +93,7 @@ pub(crate) async fn a1_a_reaction_is_stored_with_the_cursor_behind_what_it_answe
     assert!(stored_cursor_is(&store, 6).await);
 }
 
-pub(crate) async fn a1_a_reaction_of_nothing_moves_the_cursor(subject: &Subject) {
+pub async fn a1_a_reaction_of_nothing_moves_the_cursor(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 3).await;
     let nothing =
@@ -98,7 +107,7 @@ pub(crate) async fn a1_a_reaction_of_nothing_moves_the_cursor(subject: &Subject)
     assert!(stored_cursor_is(&store, 3).await);
 }
 
-pub(crate) async fn a1_a_reaction_that_fails_half_way_is_appended_once(subject: &Subject) {
+pub async fn a1_a_reaction_that_fails_half_way_is_appended_once(subject: &Subject) {
     let failures = Arc::new(AtomicUsize::new(3));
     let left = Arc::clone(&failures);
     let hook = move |point| point == FaultPoint::InReaction && take_one(&left);
@@ -118,9 +127,7 @@ fn take_one(left: &AtomicUsize) -> bool {
         .is_ok()
 }
 
-pub(crate) async fn a1_a_reaction_that_cannot_be_appended_stops_the_stream_before_its_cause(
-    subject: &Subject,
-) {
+pub async fn a1_a_reaction_that_cannot_be_appended_stops_the_stream_before_its_cause(subject: &Subject) {
     let failing: Arc<Mutex<Option<FaultPoint>>> = Arc::default();
     let hook = {
         let failing = Arc::clone(&failing);
@@ -151,7 +158,7 @@ pub(crate) async fn a1_a_reaction_that_cannot_be_appended_stops_the_stream_befor
     assert_eq!(answered(&store, "asked").await.len(), 2);
 }
 
-pub(crate) async fn a1_a_commit_that_was_reported_to_have_failed_doubles_no_reaction(subject: &Subject) {
+pub async fn a1_a_commit_that_was_reported_to_have_failed_doubles_no_reaction(subject: &Subject) {
     let left = Arc::new(AtomicUsize::new(0));
     let hook = {
         let left = Arc::clone(&left);
@@ -171,7 +178,7 @@ pub(crate) async fn a1_a_commit_that_was_reported_to_have_failed_doubles_no_reac
     assert!(stored_cursor_is(&store, 1).await);
 }
 
-pub(crate) async fn a1_no_older_position_follows_the_one_of_a_reaction(subject: &Subject) {
+pub async fn a1_no_older_position_follows_the_one_of_a_reaction(subject: &Subject) {
     let store = subject.open();
     for _ in 0..20 {
         append(&store, "placed", 1).await;
@@ -196,7 +203,7 @@ pub(crate) async fn a1_no_older_position_follows_the_one_of_a_reaction(subject: 
     assert_eq!(answered(&store, "asked").await, even);
 }
 
-pub(crate) async fn a1_a_reset_during_the_call_lets_nothing_of_the_run_before_in(subject: &Subject) {
+pub async fn a1_a_reset_during_the_call_lets_nothing_of_the_run_before_in(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -220,7 +227,7 @@ pub(crate) async fn a1_a_reset_during_the_call_lets_nothing_of_the_run_before_in
     assert_eq!(answered(&store, "asked").await, [1]);
 }
 
-pub(crate) async fn a1_who_lost_the_name_appends_nothing(subject: &Subject) {
+pub async fn a1_who_lost_the_name_appends_nothing(subject: &Subject) {
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(600)));
     append(&store, "placed", 1).await;
     let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -243,7 +250,7 @@ pub(crate) async fn a1_who_lost_the_name_appends_nothing(subject: &Subject) {
     assert_eq!(answered(&other, "lost").await, [0; 0]);
 }
 
-pub(crate) async fn a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset(subject: &Subject) {
+pub async fn a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset(subject: &Subject) {
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(600)));
     append(&store, "placed", 1).await;
     let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -270,7 +277,7 @@ pub(crate) async fn a1_a_reaction_that_is_refused_tells_its_stream_of_the_reset(
     assert_eq!(answered(&store, "asked").await, [1]);
 }
 
-pub(crate) async fn a1_a_store_that_closes_during_the_call_loses_no_reaction(subject: &Subject) {
+pub async fn a1_a_store_that_closes_during_the_call_loses_no_reaction(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     let (gate, calls) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -313,12 +320,12 @@ fn deciding(store: &Store, meddles: usize, calls: &Arc<AtomicUsize>) -> Reactor 
                 append(&store, "meddled", 1).await;
             }
             let reaction = each(&batch, "asked").only_if(&asked, context.context_version);
-            Ok::<_, millstream::ReadError>(reaction)
+            Ok::<_, ReadError>(reaction)
         }
     })
 }
 
-pub(crate) async fn a1_a_condition_that_does_not_hold_is_decided_again(subject: &Subject) {
+pub async fn a1_a_condition_that_does_not_hold_is_decided_again(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     let calls = Arc::default();
@@ -332,7 +339,7 @@ pub(crate) async fn a1_a_condition_that_does_not_hold_is_decided_again(subject: 
     assert!(stream.status().last_error.unwrap().contains("context"));
 }
 
-pub(crate) async fn a1_a_condition_that_never_holds_has_its_own_category(subject: &Subject) {
+pub async fn a1_a_condition_that_never_holds_has_its_own_category(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     let calls = Arc::default();
@@ -370,7 +377,7 @@ fn broken(is_mended: &Arc<AtomicBool>) -> Reactor {
     reactor.retry(Retry::never())
 }
 
-pub(crate) async fn a1_a_reaction_that_no_append_takes_is_a_failure_and_loses_nothing(subject: &Subject) {
+pub async fn a1_a_reaction_that_no_append_takes_is_a_failure_and_loses_nothing(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     append(&store, "placed", 2).await;
@@ -403,7 +410,7 @@ pub(crate) async fn a1_a_reaction_that_no_append_takes_is_a_failure_and_loses_no
     assert_eq!(answered(&store, "asked").await, [1, 4, 2, 3]);
 }
 
-pub(crate) async fn a1_a_letter_is_removed_with_its_reaction_or_not_at_all(subject: &Subject) {
+pub async fn a1_a_letter_is_removed_with_its_reaction_or_not_at_all(subject: &Subject) {
     let fails = Arc::new(AtomicBool::new(false));
     let hook = {
         let fails = Arc::clone(&fails);
@@ -430,7 +437,7 @@ pub(crate) async fn a1_a_letter_is_removed_with_its_reaction_or_not_at_all(subje
     assert_eq!(answered(&store, "asked").await, [2]);
 }
 
-pub(crate) async fn a1_a_letter_that_was_discarded_meanwhile_is_not_answered(subject: &Subject) {
+pub async fn a1_a_letter_that_was_discarded_meanwhile_is_not_answered(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 1).await;
     let (gate, calls): (_, Arc<AtomicUsize>) = (Arc::new(Semaphore::new(0)), Arc::default());
@@ -466,7 +473,7 @@ pub(crate) async fn a1_a_letter_that_was_discarded_meanwhile_is_not_answered(sub
     assert_eq!(answered(&store, "asked").await, [0; 0]);
 }
 
-pub(crate) async fn a1_an_error_that_names_an_event_leaves_none_before_it_unanswered(subject: &Subject) {
+pub async fn a1_an_error_that_names_an_event_leaves_none_before_it_unanswered(subject: &Subject) {
     let store = subject.open();
     append(&store, "placed", 3).await;
     let is_mended = Arc::new(AtomicBool::new(false));
@@ -503,7 +510,7 @@ pub(crate) async fn a1_an_error_that_names_an_event_leaves_none_before_it_unansw
     assert_eq!(answered(&store, "asked").await, [1, 2, 3]);
 }
 
-pub(crate) async fn a1_a_reactor_of_several_keys_at_once_is_refused(subject: &Subject) {
+pub async fn a1_a_reactor_of_several_keys_at_once_is_refused(subject: &Subject) {
     let store = subject.open();
     let keyed = name().partition_by(2, |event| Some(event.event_type().to_owned()));
     let refused = store.react(&keyed, &placed(), answers("asked")).await;
@@ -514,102 +521,4 @@ pub(crate) async fn a1_a_reactor_of_several_keys_at_once_is_refused(subject: &Su
         name == "payments" && problem.contains("partition_by"),
         "{problem}"
     );
-}
-
-/// Starts a chain: `placed`, `asked`, `paid`, `sent`.
-async fn chain(store: &Store) -> Vec<millstream::EventStream> {
-    let mut streams = Vec::new();
-    for (name, from, to) in [
-        ("ask", "placed", "asked"),
-        ("pay", "asked", "paid"),
-        ("send", "paid", "sent"),
-    ] {
-        let name = DurableStream::new(name);
-        let stream = store.react(&name, &EventQuery::types([from]), answers(to)).await;
-        streams.push(stream.unwrap());
-    }
-    streams
-}
-
-pub(crate) async fn a2_the_cause_travels_down_a_chain(subject: &Subject) {
-    let store = subject.open();
-    let _streams = chain(&store).await;
-    let own = NewEvent::new("placed", 1).correlation_id("checkout-19");
-    store.append([NewEvent::new("placed", 0), own]).await.unwrap();
-    // Settled means that the chain has come to its end.
-    store.settled().await.unwrap();
-    let all = store.query(&EventQuery::all()).await.unwrap().events;
-    let told = |event: &EventRecord| {
-        let metadata = event.metadata().unwrap();
-        let correlation = metadata.correlation_id().unwrap().to_owned();
-        let (cause, depth) = (metadata.caused_by().unwrap(), metadata.reaction_depth());
-        assert_eq!(metadata.causation_id(), Some(&*format!("event:{cause}")));
-        (event.event_type().to_owned(), correlation, cause, depth)
-    };
-    let found: Vec<_> = all.iter().skip(2).map(told).collect();
-    let expected = [
-        ("asked", "event:1", 1, 1),
-        ("asked", "checkout-19", 2, 1),
-        ("paid", "event:1", 3, 2),
-        ("paid", "checkout-19", 4, 2),
-        ("sent", "event:1", 5, 3),
-        ("sent", "checkout-19", 6, 3),
-    ];
-    let expected = expected.map(|(name, id, cause, depth)| (name.to_owned(), id.to_owned(), cause, depth));
-    assert_eq!(found, expected);
-}
-
-pub(crate) async fn a2_reactors_that_answer_each_other_end_at_the_depth_limit(subject: &Subject) {
-    let store = subject.open();
-    append(&store, "ping", 1).await;
-    let pinged = answers("pong").depth_max(6);
-    let parks = DurableStream::new("pinged").on_failure(FailurePolicy::park());
-    let _pinged = store
-        .react(&parks, &EventQuery::types(["ping"]), pinged)
-        .await
-        .unwrap();
-    let ponged = answers("ping").depth_max(9);
-    let _ponged = store
-        .react(
-            &DurableStream::new("ponged"),
-            &EventQuery::types(["pong"]),
-            ponged,
-        )
-        .await
-        .unwrap();
-    let halted = in_time("a stream stops", store.settled()).await;
-    let Err(WaitError::Stopped { name, cause, .. }) = halted else {
-        panic!("a chain without end is ended: {halted:?}");
-    };
-    assert_eq!(name.as_deref(), Some("pinged"));
-    let StopCause::ChainTooDeep {
-        cause: 7,
-        depth: 7,
-        depth_max: 6,
-    } = cause
-    else {
-        panic!("the chain is named: {cause:?}");
-    };
-    assert!(cause.to_string().contains("depth 7, at most 6"), "{cause}");
-    assert_eq!(store.head(), 7, "nothing of the reaction is there");
-    // No policy sets it aside, and with another limit it goes on.
-    assert!(letters(&store, "pinged").await.is_empty());
-    let deeper = answers("pong").depth_max(8);
-    let stream = store
-        .react(&parks, &EventQuery::types(["ping"]), deeper)
-        .await
-        .unwrap();
-    let cause = in_time("the stream stops", stream.stopped()).await;
-    assert!(
-        matches!(
-            cause,
-            StopCause::ChainTooDeep {
-                depth: 9,
-                depth_max: 8,
-                ..
-            }
-        ),
-        "{cause:?}"
-    );
-    assert_eq!(store.head(), 9);
 }

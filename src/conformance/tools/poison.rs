@@ -4,38 +4,42 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use futures::TryStreamExt;
-use millstream::{
-    DeadLetter, DeadLetterState, EventBatch, EventRecord, FailurePolicy, HandleStream, HandlerError,
-    NewEvent, Retry, Store,
-};
 
-use crate::common::{Recorder, hasty};
+use crate::conformance::tools::{Recorder, hasty};
+use crate::event::batch::EventBatch;
+use crate::event::new_event::NewEvent;
+use crate::event::record::EventRecord;
+use crate::log::letter::{DeadLetter, DeadLetterState};
+use crate::store::Store;
+use crate::stream::failure::{FailurePolicy, HandlerError};
+use crate::stream::handler::HandleStream;
+use crate::stream::policy::Retry;
 
 /// Which events a handler fails on, to be changed while it runs.
 #[derive(Clone, Default)]
-pub(crate) struct Poison(Arc<Mutex<BTreeSet<u64>>>);
+pub struct Poison(Arc<Mutex<BTreeSet<u64>>>);
 
 impl Poison {
-    pub(crate) fn on(sequences: impl IntoIterator<Item = u64>) -> Self {
+    pub fn on(sequences: impl IntoIterator<Item = u64>) -> Self {
         Self(Arc::new(Mutex::new(sequences.into_iter().collect())))
     }
 
-    pub(crate) fn add(&self, sequence: u64) {
+    pub fn add(&self, sequence: u64) {
         self.0.lock().unwrap().insert(sequence);
     }
 
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.0.lock().unwrap().clear();
     }
 
-    pub(crate) fn first_in(&self, batch: &EventBatch) -> Option<u64> {
+    pub fn first_in(&self, batch: &EventBatch) -> Option<u64> {
         let poisoned = self.0.lock().unwrap();
         let mut sequences = batch.iter().map(EventRecord::sequence);
         sequences.find(|sequence| poisoned.contains(sequence))
     }
 
     /// A handler that fails on a batch with a poisoned event, and writes the others down.
-    pub(crate) fn handler(&self, recorder: &Recorder) -> HandleStream {
+    pub fn handler(&self, recorder: &Recorder) -> HandleStream {
         let (poison, recorder) = (self.clone(), recorder.clone());
         let handler = HandleStream::new(move |batch: EventBatch| {
             let failed = poison.first_in(&batch);
@@ -48,7 +52,7 @@ impl Poison {
     }
 
     /// A handler that takes the events one by one, and says which of them it fails on.
-    pub(crate) fn naming(&self, recorder: &Recorder) -> HandleStream {
+    pub fn naming(&self, recorder: &Recorder) -> HandleStream {
         let (poison, recorder) = (self.clone(), recorder.clone());
         let handler = HandleStream::new(move |batch: EventBatch| {
             let failed = poison.first_in(&batch);
@@ -62,22 +66,22 @@ impl Poison {
 }
 
 /// The key of an event is its type, in these tests; `free` events have none.
-pub(crate) fn by_type() -> FailurePolicy {
+pub fn by_type() -> FailurePolicy {
     FailurePolicy::park_key(|event| (event.event_type() != "free").then(|| event.event_type().to_owned()))
 }
 
-pub(crate) async fn letters(store: &Store, name: &str) -> Vec<DeadLetter> {
+pub async fn letters(store: &Store, name: &str) -> Vec<DeadLetter> {
     store.dead_letters(name).list().try_collect().await.unwrap()
 }
 
 /// Where each letter begins and ends, and what it waits for.
-pub(crate) async fn shapes(store: &Store, name: &str) -> Vec<(u64, u64, DeadLetterState)> {
+pub async fn shapes(store: &Store, name: &str) -> Vec<(u64, u64, DeadLetterState)> {
     let letters = letters(store, name).await;
     let shape = |letter: &DeadLetter| (letter.first_sequence, letter.last_sequence, letter.state);
     letters.iter().map(shape).collect()
 }
 
-pub(crate) async fn append_types(store: &Store, types: &[&str]) {
+pub async fn append_types(store: &Store, types: &[&str]) {
     let events = types.iter().map(|name| NewEvent::new(*name, 1));
     store.append(events).await.unwrap();
 }

@@ -5,16 +5,25 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use millstream::internals::FaultPoint;
-use millstream::{
-    Checkpoint, DeadLetterState, DurableStream, EventBatch, EventQuery, HandleStream, NewEvent, OnMismatch,
-    Reaction, Reactor, Reset, Start, SteerError, StopCause, Store, StreamError, StreamState, WaitError,
-};
 use tokio::sync::Semaphore;
 
-use crate::common::{Recorder, append, eventually, in_time, takes_all};
-use crate::poison::{Poison, append_types, by_type, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::poison::{Poison, append_types, by_type, shapes};
+use crate::conformance::tools::{Recorder, append, eventually, in_time, takes_all};
+use crate::error::{SteerError, StopCause, StreamError, WaitError};
+use crate::event::batch::EventBatch;
+use crate::event::new_event::NewEvent;
+use crate::event::query::EventQuery;
+use crate::fault::FaultPoint;
+use crate::log::cursor::{OnMismatch, Start};
+use crate::log::letter::DeadLetterState;
+use crate::log::steer::Reset;
+use crate::store::Store;
+use crate::stream::handler::HandleStream;
+use crate::stream::options::{Checkpoint, DurableStream};
+use crate::stream::react::reaction::Reaction;
+use crate::stream::react::reactor::Reactor;
+use crate::stream::status::StreamState;
 
 /// A stream whose cursor is stored at its end alone.
 fn lazy(name: &str) -> DurableStream {
@@ -32,7 +41,7 @@ fn is_taken_over(cause: &StopCause) -> bool {
     matches!(cause, StopCause::TakenOver { by } if by == "mailer-2")
 }
 
-pub(crate) async fn d1_a_stream_takes_over_where_the_older_one_stood(subject: &Subject) {
+pub async fn d1_a_stream_takes_over_where_the_older_one_stood(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 2).await;
     append(&store, "a", 1).await;
@@ -68,7 +77,7 @@ pub(crate) async fn d1_a_stream_takes_over_where_the_older_one_stood(subject: &S
     assert_eq!(newer.sequences(), [4, 5]);
 }
 
-pub(crate) async fn d1_a_handler_call_of_the_older_stream_ends_before_the_takeover(subject: &Subject) {
+pub async fn d1_a_handler_call_of_the_older_stream_ends_before_the_takeover(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     append(&store, "a", 1).await;
@@ -107,7 +116,7 @@ pub(crate) async fn d1_a_handler_call_of_the_older_stream_ends_before_the_takeov
     assert_eq!(next.started_after(), 1);
 }
 
-pub(crate) async fn d1_who_starts_after_an_unknown_stream_is_told_which_one_was_meant(subject: &Subject) {
+pub async fn d1_who_starts_after_an_unknown_stream_is_told_which_one_was_meant(subject: &Subject) {
     let store = subject.open();
     let _stream = store
         .stream_all_durable(&lazy("mailer"), takes_all())
@@ -124,7 +133,7 @@ pub(crate) async fn d1_who_starts_after_an_unknown_stream_is_told_which_one_was_
     assert!(store.stream("mailer-2").await.is_err(), "nothing is left of it");
 }
 
-pub(crate) async fn d6_a_stream_that_was_taken_over_does_not_come_back(subject: &Subject) {
+pub async fn d6_a_stream_that_was_taken_over_does_not_come_back(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 2).await;
     let stream = store
@@ -192,7 +201,7 @@ pub(crate) async fn d6_a_stream_that_was_taken_over_does_not_come_back(subject: 
     assert_eq!(anew.status().position, 4);
 }
 
-pub(crate) async fn d1_dead_letters_and_a_pause_go_along(subject: &Subject) {
+pub async fn d1_dead_letters_and_a_pause_go_along(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b"]).await;
     let (recorder, poison) = (Recorder::new(), Poison::on([1]));
@@ -224,7 +233,7 @@ pub(crate) async fn d1_dead_letters_and_a_pause_go_along(subject: &Subject) {
     assert_eq!((retried.handled, recorder.sequences()), (2, vec![2, 4, 1, 3]));
 }
 
-pub(crate) async fn d1_a_takeover_that_fails_leaves_the_older_stream_where_it_was(subject: &Subject) {
+pub async fn d1_a_takeover_that_fails_leaves_the_older_stream_where_it_was(subject: &Subject) {
     let fails = Arc::new(AtomicBool::new(false));
     let hook = {
         let fails = Arc::clone(&fails);
@@ -253,7 +262,7 @@ pub(crate) async fn d1_a_takeover_that_fails_leaves_the_older_stream_where_it_wa
     assert!(is_taken_over(&in_time("it has stopped", again.stopped()).await));
 }
 
-pub(crate) async fn d1_a_takeover_inside_the_handler_of_the_older_stream_is_refused(subject: &Subject) {
+pub async fn d1_a_takeover_inside_the_handler_of_the_older_stream_is_refused(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let refused = Arc::new(AtomicBool::new(false));
@@ -276,7 +285,7 @@ pub(crate) async fn d1_a_takeover_inside_the_handler_of_the_older_stream_is_refu
     store.close().await.unwrap();
 }
 
-pub(crate) async fn d6_an_older_stream_elsewhere_can_store_nothing_after_the_takeover(subject: &Subject) {
+pub async fn d6_an_older_stream_elsewhere_can_store_nothing_after_the_takeover(subject: &Subject) {
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(600)));
     append(&store, "a", 1).await;
     let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use millstream::internals::FaultPoint;
-use millstream::{
-    Checkpoint, DeadLetterState, EventRecord, FailurePolicy, Ownership, Reset, Retry, StopCause, StreamState,
-};
-
-use crate::common::hands::{Hands, key_of, keyed, park_key};
-use crate::common::{append, eventually, hasty, in_time};
-use crate::poison::{append_types, shapes};
-use crate::subject::Subject;
+use crate::conformance::subject::Subject;
+use crate::conformance::tools::hands::{Hands, key_of, keyed, park_key};
+use crate::conformance::tools::poison::{append_types, shapes};
+use crate::conformance::tools::{append, eventually, hasty, in_time};
+use crate::error::StopCause;
+use crate::event::query::EventQuery;
+use crate::event::record::EventRecord;
+use crate::fault::FaultPoint;
+use crate::log::letter::DeadLetterState;
+use crate::log::owner::Ownership;
+use crate::stream::failure::FailurePolicy;
+use crate::stream::policy::Retry;
+use crate::stream::status::StreamState;
 
 use DeadLetterState::{Parked, Queued, Skipped};
 
-pub(crate) async fn s2_keys_are_in_order_with_one_call_at_a_time(subject: &Subject) {
+pub async fn s2_keys_are_in_order_with_one_call_at_a_time(subject: &Subject) {
     let store = subject.open_with(|builder| builder.page_batches(3).window_bytes(2_000));
     let types = ["a", "b", "free", "c", "a", "a", "free", "b"];
     for batch in 0..60 {
@@ -35,7 +39,7 @@ pub(crate) async fn s2_keys_are_in_order_with_one_call_at_a_time(subject: &Subje
     let work = hands.work();
     assert!(work.most_under_way > 1, "keys were handled at once");
     assert_eq!(stream.status().handled_events, store.head());
-    let events = store.query(&millstream::EventQuery::all()).await.unwrap().events;
+    let events = store.query(&EventQuery::all()).await.unwrap().events;
     let key = |sequence: &u64| key_of(&events[*sequence as usize - 1]);
     for name in [Some("a"), Some("b"), Some("c"), None] {
         let of_key = |sequence: &&u64| key(sequence).as_deref() == name;
@@ -47,7 +51,7 @@ pub(crate) async fn s2_keys_are_in_order_with_one_call_at_a_time(subject: &Subje
     assert_eq!((stream.status().position, stream.status().lag), (store.head(), 0));
 }
 
-pub(crate) async fn s1_a_call_gets_the_events_of_one_key_of_one_batch(subject: &Subject) {
+pub async fn s1_a_call_gets_the_events_of_one_key_of_one_batch(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b", "a", "free"]).await;
     append_types(&store, &["a", "a"]).await;
@@ -64,7 +68,7 @@ pub(crate) async fn s1_a_call_gets_the_events_of_one_key_of_one_batch(subject: &
     assert_eq!((stream.status().handled_batches, work.most_under_way), (4, 1));
 }
 
-pub(crate) async fn d2_a_key_that_retries_holds_the_cursor_and_no_other_key(subject: &Subject) {
+pub async fn d2_a_key_that_retries_holds_the_cursor_and_no_other_key(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["b", "a"]).await;
     append_types(&store, &["a", "b"]).await;
@@ -99,7 +103,7 @@ pub(crate) async fn d2_a_key_that_retries_holds_the_cursor_and_no_other_key(subj
     assert_eq!(stream.status().position, 9);
 }
 
-pub(crate) async fn s3_a_commit_while_calls_are_under_way_is_seen(subject: &Subject) {
+pub async fn s3_a_commit_while_calls_are_under_way_is_seen(subject: &Subject) {
     // No look at the poll interval comes to help.
     let store = subject.open_with(|builder| builder.poll_interval(Duration::from_secs(3600)));
     let hands = Hands::default();
@@ -125,7 +129,7 @@ pub(crate) async fn s3_a_commit_while_calls_are_under_way_is_seen(subject: &Subj
     assert!(matches!(status.state, StreamState::Live), "{status:?}");
 }
 
-pub(crate) async fn s5_the_lookahead_bounds_how_far_other_keys_get(subject: &Subject) {
+pub async fn s5_the_lookahead_bounds_how_far_other_keys_get(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     for _ in 0..20 {
@@ -151,7 +155,7 @@ pub(crate) async fn s5_the_lookahead_bounds_how_far_other_keys_get(subject: &Sub
     assert_eq!(hands.taken().len(), 21);
 }
 
-pub(crate) async fn s7_no_call_starts_after_unsubscribe_and_none_runs_after_stopped(subject: &Subject) {
+pub async fn s7_no_call_starts_after_unsubscribe_and_none_runs_after_stopped(subject: &Subject) {
     let store = subject.open();
     for name in ["a", "b", "c", "a", "d"] {
         append(&store, name, 1).await;
@@ -181,7 +185,7 @@ pub(crate) async fn s7_no_call_starts_after_unsubscribe_and_none_runs_after_stop
     assert_eq!(hands.taken().len(), 5);
 }
 
-pub(crate) async fn d5_a_letter_is_stored_when_the_position_comes_to_it(subject: &Subject) {
+pub async fn d5_a_letter_is_stored_when_the_position_comes_to_it(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["a", "b", "c"]).await;
     append(&store, "d", 1).await;
@@ -207,7 +211,7 @@ pub(crate) async fn d5_a_letter_is_stored_when_the_position_comes_to_it(subject:
     assert_eq!((retried.handled, stream.status().parked), (1, 0));
 }
 
-pub(crate) async fn d2_a_letter_ahead_that_is_not_stored_comes_again(subject: &Subject) {
+pub async fn d2_a_letter_ahead_that_is_not_stored_comes_again(subject: &Subject) {
     let fails = Arc::new(AtomicUsize::new(1));
     let hook = {
         let fails = Arc::clone(&fails);
@@ -240,7 +244,7 @@ pub(crate) async fn d2_a_letter_ahead_that_is_not_stored_comes_again(subject: &S
     assert_eq!(stream.status().position, 3);
 }
 
-pub(crate) async fn d5_events_of_a_parked_key_queue_also_those_in_hand(subject: &Subject) {
+pub async fn d5_events_of_a_parked_key_queue_also_those_in_hand(subject: &Subject) {
     let store = subject.open();
     append_types(&store, &["z", "a", "b"]).await;
     append_types(&store, &["a", "b", "a"]).await;
@@ -277,7 +281,7 @@ pub(crate) async fn d5_events_of_a_parked_key_queue_also_those_in_hand(subject: 
     assert!(shapes(&store, "ledger").await.is_empty());
 }
 
-pub(crate) async fn d5_what_queued_in_hand_is_handled_when_its_key_is_free(subject: &Subject) {
+pub async fn d5_what_queued_in_hand_is_handled_when_its_key_is_free(subject: &Subject) {
     let store = subject.open();
     append(&store, "a", 1).await;
     let hands = Hands::default();
@@ -305,7 +309,7 @@ pub(crate) async fn d5_what_queued_in_hand_is_handled_when_its_key_is_free(subje
     assert_eq!(of_a, [3, 4, 6]);
 }
 
-pub(crate) async fn d5_a_watched_stretch_goes_on_behind_a_letter_that_waits(subject: &Subject) {
+pub async fn d5_a_watched_stretch_goes_on_behind_a_letter_that_waits(subject: &Subject) {
     let (dead, next) = (subject.open(), subject.open());
     let hands = Hands::default();
     hands.hold("a");
@@ -344,7 +348,7 @@ pub(crate) async fn d5_a_watched_stretch_goes_on_behind_a_letter_that_waits(subj
     assert!(matches!(cause, StopCause::OwnershipLost), "{cause:?}");
 }
 
-pub(crate) async fn d5_a_failure_that_stops_waits_for_the_calls_under_way(subject: &Subject) {
+pub async fn d5_a_failure_that_stops_waits_for_the_calls_under_way(subject: &Subject) {
     let store = subject.open();
     for name in ["a", "b", "c"] {
         append(&store, name, 1).await;
@@ -371,7 +375,7 @@ pub(crate) async fn d5_a_failure_that_stops_waits_for_the_calls_under_way(subjec
     assert_eq!(hands.work().taken.len(), 3);
 }
 
-pub(crate) async fn d5_over_all_keys_when_most_fail_the_stream_stops(subject: &Subject) {
+pub async fn d5_over_all_keys_when_most_fail_the_stream_stops(subject: &Subject) {
     let store = subject.open();
     let names: Vec<String> = (0..15).map(|number| format!("k{number}")).collect();
     let hands = Hands::default();
@@ -392,7 +396,7 @@ pub(crate) async fn d5_over_all_keys_when_most_fail_the_stream_stops(subject: &S
     assert_eq!(stream.status().cursor, Some(stored));
 }
 
-pub(crate) async fn s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed_over(subject: &Subject) {
+pub async fn s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed_over(subject: &Subject) {
     let store = subject.open();
     append(&store, "z", 1).await;
     let hands = Hands::default();
@@ -426,194 +430,4 @@ pub(crate) async fn s2_a_retry_of_a_letter_waits_for_all_calls_and_is_not_passed
     in_time("the letter is retried", retry).await.unwrap().unwrap();
     stream.caught_up().await.unwrap();
     assert_eq!(hands.taken().len() as u64, store.head());
-}
-
-pub(crate) async fn d9_a_pause_waits_for_the_calls_and_repeats_nothing_of_the_run(subject: &Subject) {
-    let store = subject.open();
-    for name in ["a", "b", "c", "d"] {
-        append(&store, name, 1).await;
-    }
-    let hands = Hands::default();
-    hands.hold("a");
-    hands.fail("b");
-    hands.fail("c");
-    let name = keyed("ledger", 2)
-        .on_failure(FailurePolicy::park())
-        .on(millstream::FailureCategory::Panic, FailurePolicy::stop());
-    let slow = Retry::default()
-        .attempts_max(2)
-        .delay_min(Duration::from_secs(3600));
-    let handler = hands
-        .handler()
-        .retry(slow.elapsed_max(Duration::from_secs(86_400)));
-    let stream = store.stream_all_durable(&name, handler).await.unwrap();
-    hands.took(&[4]).await;
-    eventually("two wait to be tried again", || stream.status().failures == 2).await;
-    let control = store.stream("ledger").await.unwrap();
-    control.pause("anna").await.unwrap();
-    append(&store, "e", 1).await;
-    assert!(
-        !matches!(stream.status().state, StreamState::Paused { .. }),
-        "a call is under way"
-    );
-    hands.let_go("a");
-    eventually("it is paused", || {
-        matches!(stream.status().state, StreamState::Paused { .. })
-    })
-    .await;
-    let status = stream.status();
-    assert_eq!(
-        (status.position, status.cursor, status.calls_under_way),
-        (1, Some(1), 0)
-    );
-    assert_eq!(hands.taken(), [4, 1]);
-    hands.heal("b");
-    hands.heal("c");
-    control.resume().await.unwrap();
-    stream.caught_up().await.unwrap();
-    let mut taken = hands.taken();
-    taken.sort_unstable();
-    // 4 was handled before the pause, and is not handled again in the same run (S3).
-    assert_eq!(taken, [1, 2, 3, 4, 5]);
-}
-
-pub(crate) async fn d9_after_a_word_what_failed_is_tried_at_once(subject: &Subject) {
-    let store = subject.open();
-    for name in ["a", "b"] {
-        append(&store, name, 1).await;
-    }
-    let hands = Hands::default();
-    hands.hold("a");
-    hands.fail("b");
-    let slow = Retry::default()
-        .delay_min(Duration::from_secs(3600))
-        .elapsed_max(Duration::from_secs(86_400));
-    let stream = store
-        .stream_all_durable(&keyed("ledger", 2), hands.handler().retry(slow))
-        .await
-        .unwrap();
-    eventually("b waits to be tried again", || stream.status().failures == 1).await;
-    // The pause is taken back before the call under way lets the stream heed it.
-    let control = store.stream("ledger").await.unwrap();
-    control.pause("anna").await.unwrap();
-    control.resume().await.unwrap();
-    hands.heal("b");
-    hands.let_go("a");
-    in_time("b is tried again", stream.caught_up()).await.unwrap();
-    assert_eq!(hands.taken(), [1, 2]);
-}
-
-pub(crate) async fn d9_a_reset_waits_for_the_calls_and_begins_a_new_run(subject: &Subject) {
-    let store = subject.open();
-    for name in ["a", "b", "c"] {
-        append(&store, name, 1).await;
-    }
-    let hands = Hands::default();
-    hands.hold("b");
-    let stream = store
-        .stream_all_durable(&keyed("ledger", 3), hands.handler())
-        .await
-        .unwrap();
-    hands.took(&[1, 3]).await;
-    let control = store.stream("ledger").await.unwrap();
-    control
-        .reset(Reset::Beginning, millstream::ExpectedCursor::anywhere())
-        .await
-        .unwrap();
-    hands.let_go("b");
-    eventually("all is handled again", || hands.taken().len() == 6).await;
-    stream.caught_up().await.unwrap();
-    assert_eq!((stream.status().position, hands.taken().len()), (3, 6));
-}
-
-pub(crate) async fn d9_the_batch_that_stands_failed_is_skipped(subject: &Subject) {
-    let store = subject.open();
-    for name in ["a", "b", "c"] {
-        append(&store, name, 1).await;
-    }
-    let hands = Hands::default();
-    hands.fail("b");
-    let handler = hands.handler().retry(hasty().attempts_max(u32::MAX));
-    let stream = store
-        .stream_all_durable(&keyed("ledger", 3), handler)
-        .await
-        .unwrap();
-    hands.took(&[1, 3]).await;
-    let control = store.stream("ledger").await.unwrap();
-    eventually("the cursor is before what fails", || {
-        stream.status().cursor == Some(1)
-    })
-    .await;
-    let skipped = control.skip_batch(1, "somebody").await.unwrap();
-    assert_eq!((skipped.first_sequence, skipped.last_sequence), (2, 2));
-    stream.caught_up().await.unwrap();
-    assert!(!hands.taken().contains(&2));
-    assert_eq!(stream.status().position, 3);
-}
-
-pub(crate) async fn d3_the_checkpoint_and_the_lookahead_bound_what_is_repeated(subject: &Subject) {
-    let store = subject.open();
-    for number in 0..40 {
-        append(&store, ["a", "b", "c", "d"][number % 4], 1).await;
-    }
-    let hands = Hands::default();
-    let checkpoint = Checkpoint::Every {
-        batches: 3,
-        within: Duration::from_secs(3600),
-    };
-    let name = keyed("ledger", 4).checkpoint(checkpoint).lookahead(6);
-    let stream = store.stream_all_durable(&name, hands.handler()).await.unwrap();
-    let mut worst = 0;
-    loop {
-        // Asked before, the cursor is no further than it is.
-        let cursor = stream.status().cursor.unwrap();
-        let furthest = hands.work().begun.iter().max().copied().unwrap_or(0);
-        worst = worst.max(furthest.saturating_sub(stream.status().cursor.unwrap().max(cursor)));
-        if furthest == 40 {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    assert!(worst <= 3 + 6, "{worst} batches would be repeated");
-    stream.caught_up().await.unwrap();
-}
-
-pub(crate) async fn d1_the_number_of_workers_may_change_between_runs(subject: &Subject) {
-    let store = subject.open();
-    let hands = Hands::default();
-    for (run, workers) in [1, 16, 3, 1_024, 1].into_iter().enumerate() {
-        let stream = store
-            .stream_all_durable(&keyed("ledger", workers), hands.handler())
-            .await
-            .unwrap();
-        assert_eq!(stream.started_after(), 20 * run as u64);
-        for _ in 0..5 {
-            append_types(&store, &["a", "b", "free", "a"]).await;
-        }
-        stream.caught_up().await.unwrap();
-        stream.unsubscribe();
-        stream.stopped().await;
-    }
-    // And no workers at all, which is as good.
-    let plain = millstream::DurableStream::new("ledger");
-    let stream = store.stream_all_durable(&plain, hands.handler()).await.unwrap();
-    assert_eq!((stream.started_after(), hands.taken().len()), (100, 100));
-}
-
-pub(crate) async fn d5_a_closure_that_panics_stops_a_partitioned_stream(subject: &Subject) {
-    let store = subject.open();
-    append_types(&store, &["a", "b"]).await;
-    append(&store, "c", 1).await;
-    let hands = Hands::default();
-    let name = millstream::DurableStream::new("ledger").partition_by(2, |event| {
-        assert_ne!(event.event_type(), "c", "no key");
-        key_of(event)
-    });
-    let stream = store.stream_all_durable(&name, hands.handler()).await.unwrap();
-    let cause = in_time("the stream stops", stream.stopped()).await;
-    assert!(
-        matches!(&cause, StopCause::PartitionPanicked(text) if text.contains("no key")),
-        "{cause:?}"
-    );
-    assert!(stream.status().cursor <= Some(2));
 }
