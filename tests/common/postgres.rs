@@ -67,6 +67,15 @@ pub(crate) fn new_schema() -> String {
     format!("test_{}_{}_{number}", std::process::id(), since.as_nanos())
 }
 
+/// An address with one more parameter, whichever form it has.
+pub(crate) fn with_parameter(address: &str, name: &str, value: &str) -> String {
+    match (address.contains("://"), address.contains('?')) {
+        (false, _) => format!("{address} {name}={value}"),
+        (true, false) => format!("{address}?{name}={value}"),
+        (true, true) => format!("{address}&{name}={value}"),
+    }
+}
+
 /// Does something with a plain connection, on a thread and a runtime of its own: tests call it wherever they are.
 pub(crate) fn on_connection<T: Send + 'static>(
     address: &str,
