@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod crowd;
+mod holders;
 mod opening;
 mod outages;
 mod owners;
