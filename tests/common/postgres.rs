@@ -47,7 +47,12 @@ pub(crate) fn shared_cluster() -> Option<Arc<Cluster>> {
 
 /// A server for one test alone, which may be stopped and started; nothing, when no programs are installed.
 pub(crate) fn cluster() -> Option<Cluster> {
-    match Cluster::start() {
+    cluster_with(&[], "")
+}
+
+/// The same, with files in its folder and words for its command line.
+pub(crate) fn cluster_with(files: &[(&str, String)], settings: &str) -> Option<Cluster> {
+    match Cluster::start(files, settings) {
         Ok(cluster) => Some(cluster),
         Err(problem) if std::env::var("MILLSTREAM_POSTGRES_REQUIRED").is_ok_and(|value| value == "1") => {
             panic!("a PostgreSQL server is required here, and {problem}");
