@@ -137,6 +137,28 @@ pub enum OpenError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The server showed a certificate that is not to be trusted, and nothing was said to it.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the server {server} is not trusted: {problem}; name the file with the certificate of the authority that signed it with sslrootcert=, and the host as its certificate does"
+    )]
+    UntrustedServer {
+        /// The server, as `host:port/database`.
+        server: String,
+        /// What is wrong with its certificate.
+        problem: String,
+    },
+    /// The file that is named with `sslrootcert=` cannot be used.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the certificates in {path} cannot be used: {problem}; name a PEM file with the certificate of the authority that signed the server's"
+    )]
+    RootCertificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// There is no log in this schema, and none is to be made: the builder was told
     /// [`must_exist`](crate::StoreBuilder::must_exist).
     #[cfg(feature = "postgres")]

@@ -1,15 +1,19 @@
 //! Crashes: a process that appends and handles is killed, at named failure points and at random moments, again and again
-//! over one database file. After each kill a checker, which knows SQL and nothing of this crate, compares what is in the
-//! file with what the process had said before it died (L1, L2, L4, S1, S2, S3, D1, D2, D3, D5).
+//! over one log, in a file or on a server. After each kill a checker, which knows SQL and nothing of this crate, compares what is in
+//! the log with what the process had said before it died (L1, L2, L4, S1, S2, S3, D1, D2, D3, D5).
 //!
 //! The test runs its own binary as the process to kill. `MILLSTREAM_KILLS=10000` kills more often than the default of 100
-//! times, `MILLSTREAM_SEED` repeats the choices of a run that failed; the moments of a kill cannot be repeated exactly.
+//! times in a file and 12 times on a server, `MILLSTREAM_SEED` repeats the choices of a run that failed; the moments of a kill cannot be repeated exactly.
 //! `--nocapture` shows the summary. The files of a series that failed are kept, and the failure names them.
 
 #[path = "crash/check.rs"]
 mod check;
 #[path = "crash/child.rs"]
 mod child;
+#[path = "common/mod.rs"]
+mod common;
+#[path = "crash/index.rs"]
+mod index;
 #[path = "crash/inside.rs"]
 mod inside;
 #[path = "crash/keyed.rs"]
@@ -18,6 +22,8 @@ mod keyed;
 mod models;
 #[path = "crash/once.rs"]
 mod once;
+#[path = "crash/source.rs"]
+mod source;
 
 use std::env;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -33,6 +39,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::check::{Checker, End, Repeats};
+use crate::common::postgres::{Database, database};
+use crate::source::Place;
 
 const ORDERS: &str = "MILLSTREAM_CRASH_ORDERS";
 /// What the child says when it stands at the failure point.
@@ -57,6 +65,8 @@ const POINTS: [(FaultPoint, u64); 9] = [
 ];
 /// Its place among them.
 const AFTER_HANDLER: usize = 4;
+/// The last ones are of the upkeep of the index.
+const OF_UPKEEP: usize = 2;
 
 /// When a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +81,14 @@ enum Occasion {
 }
 
 impl Occasion {
-    /// Of twelve kills each point gets one, and the quiet catch-up.
-    fn of(kill: u64) -> Self {
+    /// Of twelve kills each point gets one, and the quiet catch-up. On a server the index needs no upkeep of ours.
+    fn of(kill: u64, place: &Place) -> Self {
+        let points = match place {
+            Place::File(_) => POINTS.len(),
+            Place::Server { .. } => POINTS.len() - OF_UPKEEP,
+        };
         match (kill % 12) as usize {
-            point if point < POINTS.len() => Self::Point(point),
+            point if point < points => Self::Point(point),
             9 => Self::QuietCatchUp,
             _ => Self::AnyTime,
         }
@@ -94,7 +108,9 @@ impl Occasion {
 /// What a child is told to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Orders {
+    /// For the journals.
     dir: PathBuf,
+    place: Place,
     run: u32,
     seed: u64,
     /// The first stream catches up with a long history alone: no commit, and no other stream's cursor, takes its cursor
@@ -152,13 +168,24 @@ fn child() {
 
 #[test]
 fn killed_processes_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows() {
+    kill_processes(100, || Some(Series::in_a_file()));
+}
+
+#[test]
+fn killed_processes_of_a_server_lose_nothing_and_repeat_no_more_than_the_checkpoint_allows() {
+    kill_processes(12, || database().map(Series::on_a_server));
+}
+
+/// Kills so often by default. Without a log there is nothing to kill for.
+fn kill_processes(kills: u64, begin: impl Fn() -> Option<Series>) {
     let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(100);
+    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(kills);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     let mut summary = Summary::default();
     for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
         let last = kills.min(first + u64::from(KILLS_PER_FILE));
-        Series::new(seed ^ first).run(first..last, &mut summary);
+        let Some(series) = begin() else { return };
+        series.run(seed ^ first, first..last, &mut summary);
     }
     let Summary {
         acknowledged,
@@ -183,30 +210,48 @@ struct Summary {
     keyed_repeats_max: usize,
 }
 
-/// The kills over one database file.
+/// The kills over one log.
 struct Series {
     dir: TempDir,
+    place: Place,
+    /// Is removed with this.
+    _database: Option<Database>,
     dice: Dice,
     checker: Checker,
 }
 
 impl Series {
-    fn new(seed: u64) -> Self {
-        let mut dir = TempDir::with_prefix_in("crash-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        // A panic leaves the files behind for a look.
-        dir.disable_cleanup(true);
-        let checker = Checker::new(dir.path());
+    fn in_a_file() -> Self {
+        let dir = directory();
+        let place = Place::File(dir.path().join("log.db"));
+        Self::over(dir, place, None)
+    }
+
+    fn on_a_server(database: Database) -> Self {
+        let place = Place::Server {
+            address: database.address.clone(),
+            schema: database.schema.clone(),
+            sessions: format!("killed_{}", database.schema),
+        };
+        Self::over(directory(), place, Some(database))
+    }
+
+    fn over(dir: TempDir, place: Place, database: Option<Database>) -> Self {
+        let checker = Checker::new(dir.path(), &place);
         Self {
             dir,
-            dice: Dice::new(seed),
+            place,
+            _database: database,
+            dice: Dice::new(0),
             checker,
         }
     }
 
-    fn run(mut self, kills: std::ops::Range<u64>, summary: &mut Summary) {
+    fn run(mut self, seed: u64, kills: std::ops::Range<u64>, summary: &mut Summary) {
+        self.dice = Dice::new(seed);
         let mut run = 0;
         for kill in kills {
-            self.live_and_check(run, Occasion::of(kill));
+            self.live_and_check(run, Occasion::of(kill, &self.place));
             run += 1;
         }
         self.live_and_check(run, Occasion::End);
@@ -226,6 +271,7 @@ impl Series {
     fn live_and_check(&mut self, run: u32, occasion: Occasion) {
         let orders = Orders {
             dir: self.dir.path().to_owned(),
+            place: self.place.clone(),
             run,
             seed: self.dice.roll(),
             is_quiet: occasion == Occasion::QuietCatchUp,
@@ -247,6 +293,14 @@ impl Series {
     fn pause(&self, longest: Duration) -> Duration {
         Duration::from_micros(self.dice.below(longest.as_micros() as u64))
     }
+}
+
+/// For what the processes write down.
+fn directory() -> TempDir {
+    let mut dir = TempDir::with_prefix_in("crash-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    // A panic leaves the files behind for a look.
+    dir.disable_cleanup(true);
+    dir
 }
 
 /// A child, which does not outlive this value. Dropping it is the kill.

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use crate::clock::Timestamp;
 use crate::error::{BoxError, DecodeError, FailureCategory, ReadModelError, causes};
@@ -142,6 +142,20 @@ impl Build {
             position,
             faults: origin.faults,
         })
+    }
+
+    /// What the file says of itself, for whoever wants to know whether it can be opened. Nothing: it is not made yet. Nothing is written,
+    /// so that whoever keeps the build goes on.
+    pub(crate) fn peek(path: &Path) -> Result<Option<Stored>, ReadModelError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = storage("look at the file of a read model");
+        // Not read-only: whoever reads needs the write-ahead log's files beside it, and may be the first who does.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(&failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
+        Ok(stored(&connection).map_err(&failed)?)
     }
 
     /// The rows, for tests of programs.
@@ -446,7 +460,7 @@ fn check_owner(tx: &Transaction<'_>, spec: &Spec, owner: i64) -> Result<(), Read
 }
 
 /// What a build's file says of itself.
-struct Stored {
+pub(crate) struct Stored {
     log_id: String,
     query: String,
     schema: String,
@@ -455,7 +469,7 @@ struct Stored {
 
 impl Stored {
     /// Refuses a build that does not fit the log or the projection. Gives its position.
-    fn check(self, spec: &Spec, origin: &Origin) -> Result<u64, ReadModelError> {
+    pub(crate) fn check(self, spec: &Spec, origin: &Origin) -> Result<u64, ReadModelError> {
         let name = || spec.name.clone();
         if self.log_id != origin.log_id {
             return Err(ReadModelError::ForeignLog {
@@ -486,7 +500,7 @@ impl Stored {
     }
 }
 
-fn stored(tx: &Transaction<'_>) -> rusqlite::Result<Option<Stored>> {
+fn stored(tx: &Connection) -> rusqlite::Result<Option<Stored>> {
     let is_made: bool = tx.query_row(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'millstream_build')",
         [],

@@ -213,12 +213,10 @@ impl Catalog {
                 "name = ?1 AND state != 'retired' ORDER BY build",
                 [name],
             )?;
-            let serving = known.iter().find(|row| row.state == BuildState::Serving);
-            if let Some(serving) = serving.filter(|serving| serving.version > version) {
-                return Ok(Err(serving.version));
-            }
-            let same = |row: &&BuildRow| row.version == version;
-            let goes_on = serving.filter(same).or_else(|| known.iter().find(same));
+            let goes_on = match goes_on(&known, version) {
+                Ok(goes_on) => goes_on,
+                Err(serving) => return Ok(Err(serving)),
+            };
             if let Some(goes_on) = goes_on {
                 connection.execute(
                     "UPDATE read_model SET state = 'retired'
@@ -227,17 +225,29 @@ impl Catalog {
                 )?;
                 return Ok(Ok(goes_on.clone()));
             }
-            let state = match serving {
+            let state = match serving(&known) {
                 None => BuildState::Serving,
                 Some(_) => BuildState::Beside,
             };
             self.insert(connection, name, version, state).map(Ok)
         })?;
-        claimed.map_err(|serving| ReadModelError::OlderVersion {
-            name: name.to_owned(),
-            version,
-            serving,
-        })
+        claimed.map_err(|serving| older(name, version, serving))
+    }
+
+    /// The build that `claim` would go on with, if there is one. Nothing is changed.
+    pub(crate) fn claimable(&self, name: &str, version: u32) -> Result<Option<BuildRow>, ReadModelError> {
+        let known = self.with("look up a read model", |connection| {
+            // By the index `read_model_name`.
+            rows(
+                connection,
+                "name = ?1 AND state != 'retired' ORDER BY build",
+                [name],
+            )
+        })?;
+        match goes_on(&known, version) {
+            Ok(row) => Ok(row.cloned()),
+            Err(serving) => Err(older(name, version, serving)),
+        }
     }
 
     /// A new build of a version, beside the one that there is.
@@ -385,6 +395,28 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
 }
 
 /// The builds for which a condition holds.
+fn serving(known: &[BuildRow]) -> Option<&BuildRow> {
+    known.iter().find(|row| row.state == BuildState::Serving)
+}
+
+/// With which of the builds of its name a version goes on, if there is one. Refused: a newer version serves, which is given.
+fn goes_on(known: &[BuildRow], version: u32) -> Result<Option<&BuildRow>, u32> {
+    let serving = serving(known);
+    if let Some(serving) = serving.filter(|serving| serving.version > version) {
+        return Err(serving.version);
+    }
+    let same = |row: &&BuildRow| row.version == version;
+    Ok(serving.filter(same).or_else(|| known.iter().find(same)))
+}
+
+fn older(name: &str, version: u32, serving: u32) -> ReadModelError {
+    ReadModelError::OlderVersion {
+        name: name.to_owned(),
+        version,
+        serving,
+    }
+}
+
 fn rows(
     connection: &Connection,
     condition: &'static str,

@@ -14,7 +14,7 @@
 //!
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
-//! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `catch_up`, `lacking`
+//! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `fit` and `own` (whose a model is, and whether it fits), `catch_up`, `lacking`
 //! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
 //! and `view` (documents by key, a use of all this). `in_log` is the other place for projections, the log's own file, and uses little of this.
 
@@ -23,6 +23,7 @@ mod attend;
 pub(crate) mod build;
 pub(crate) mod catalog;
 mod catch_up;
+mod fit;
 pub(crate) mod in_log;
 mod lacking;
 pub(crate) mod model;

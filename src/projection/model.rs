@@ -12,7 +12,6 @@ use tokio::task::AbortHandle;
 use crate::error::{ReadModelError, SteerError, StopCause, WaitError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::handle::owner::LetsGo;
 use crate::projection::applier::{Applier, Call, Writer, blocking};
 use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
@@ -21,6 +20,7 @@ use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
 use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
+use crate::projection::own::Owned;
 use crate::projection::pool::Pool;
 use crate::projection::rebuild::Rebuild;
 use crate::projection::status::ReadModelStatus;
@@ -53,7 +53,7 @@ pub(crate) struct Parts {
     pub(crate) active: Active,
     pub(crate) attendance: Arc<Attendance>,
     /// The claim to the stream, for a model that is kept continuously.
-    pub(crate) owned: Option<LetsGo>,
+    pub(crate) owned: Option<Owned>,
 }
 
 /// What the handle, the promotion and a rebuild share.
@@ -294,7 +294,7 @@ impl ReadModel {
             .store()
             .stream_to_durable(&durable, &shared.catch_up.query, handler)
             .await?;
-        owned.into_iter().for_each(LetsGo::keep);
+        owned.into_iter().for_each(Owned::keep);
         shared.attendance.add(&shared.catalog, &shared);
         let promoter = match shared.options.promotes() {
             Promotion::WhenCaughtUp if !shared.is_serving() => Some(promote_later(&shared, &stream)),

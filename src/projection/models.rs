@@ -12,8 +12,9 @@ use crate::error::ReadModelError;
 use crate::projection::applier::{Applier, Writer, blocking};
 use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin, Spec};
-use crate::projection::catalog::{BuildState, Catalog};
+use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::CatchUp;
+use crate::projection::fit;
 use crate::projection::model::{Parts, ReadModel};
 use crate::projection::options::ModelOptions;
 use crate::projection::own::own;
@@ -259,7 +260,10 @@ impl ReadModels {
         let active = self.inner.active.claim(&name, version).await?;
         let stream = stream_name(&name, version);
         let owned = match kept {
-            Kept::Continuously => own(store, &stream, options.ownership_of_stream()).await?,
+            Kept::Continuously => {
+                fit::check(store, &self.inner.catalog, &spec, options).await?;
+                Some(own(store, &spec, options.ownership_of_stream()).await?)
+            }
             Kept::OnDemand => None,
         };
         let extent = store.log().extent().await?;
@@ -271,16 +275,8 @@ impl ReadModels {
             Ok::<_, ReadModelError>((row, build))
         })
         .await??;
-        let position = build.position();
-        if position < extent.pruned_through {
-            // The first version begins with what is left, as a stream does. Others would lack what older ones have.
-            if position > 0 || row.state == BuildState::Beside {
-                return Err(ReadModelError::Pruned {
-                    name,
-                    position,
-                    pruned_through: extent.pruned_through,
-                });
-            }
+        if build.position() < extent.pruned_through {
+            fit::refuse_pruned(&row, build.position(), extent.pruned_through)?;
             build = passed(build, extent.pruned_through).await?;
         }
         if let Some(position) = behind_letters(store, &stream, &query, build.position()).await? {

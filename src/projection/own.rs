@@ -1,7 +1,8 @@
 //! Whose a read model is that is kept continuously: that of the store which owns its stream.
 //!
 //! The stream is claimed before the build is opened, because opening takes the build from whoever had it: who is refused, or waits,
-//! must not have touched what another one keeps.
+//! must not have touched what another one keeps. And whether the build fits is looked at before the stream is claimed, because a take-over
+//! ends the earlier owner: who would be refused then takes nothing over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +11,61 @@ use crate::error::ReadModelError;
 use crate::log::handle::owner::LetsGo;
 use crate::log::owner::Ownership;
 use crate::log::request::Claimed;
+use crate::projection::build::Spec;
+use crate::projection::models::stream_name;
 use crate::store::Store;
+use crate::stream::reservation::Reservation;
 
 /// How often is looked whether the owner has gone.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Claims the stream of a read model, and waits for it when that is wanted. What is given back lets go of it again, unless the stream
-/// is registered meanwhile; nothing, when it was this store's before.
-pub(crate) async fn own(
-    store: &Store,
-    stream: &str,
-    ownership: Ownership,
-) -> Result<Option<LetsGo>, ReadModelError> {
-    let stream: Arc<str> = stream.into();
+/// That a read model's stream is registered here, and nobody else does it meanwhile. Dropping it lets go of the stream's claim, if it was
+/// made for this registration and not kept.
+pub(crate) struct Owned {
+    // In this order: whoever registers the stream next claims it behind that.
+    unless_kept: Option<LetsGo>,
+    _reservation: Reservation,
+}
+
+impl Owned {
+    /// The stream is there, and lets go of its claim itself when it ends.
+    pub(crate) fn keep(self) {
+        if let Some(unless_kept) = self.unless_kept {
+            unless_kept.keep();
+        }
+    }
+}
+
+/// Claims the stream of a read model, and waits for it when that is wanted. Of two who do that in one store at once, the second is refused.
+pub(crate) async fn own(store: &Store, spec: &Spec, ownership: Ownership) -> Result<Owned, ReadModelError> {
+    let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
+    let registry = store.registry();
+    let reserved = registry.reservations.reserve(&stream);
+    let active = || ReadModelError::Active {
+        name: spec.name.clone(),
+        version: spec.version,
+    };
+    let reservation = reserved.ok_or_else(active)?;
+    if registry.running(&stream).is_some() {
+        return Err(active());
+    }
     let log = store.log();
     let unless_kept = LetsGo::of(&stream, log);
     let mut waits = false;
     loop {
         match log.claim(&stream, ownership).await? {
-            Claimed::Now => return Ok(Some(unless_kept)),
+            Claimed::Now => {
+                return Ok(Owned {
+                    unless_kept: Some(unless_kept),
+                    _reservation: reservation,
+                });
+            }
             Claimed::Before => {
                 unless_kept.keep();
-                return Ok(None);
+                return Ok(Owned {
+                    unless_kept: None,
+                    _reservation: reservation,
+                });
             }
             Claimed::StandsBy(owner) => {
                 if !std::mem::replace(&mut waits, true) {

@@ -26,7 +26,7 @@
 //! `dispose`, `budget` and `watch` (what is set aside, when that is too much, and what the process did not survive; pure),
 //! `gate` (who may start a handler call), `feed` (the window or the log), `checkpoint` (when the cursor is stored), `status`,
 //! `board` and `trace` (what a stream says of itself, and who is told), `core`, `pump`, `patience` and `aside` (the loop that does what these
-//! say), `group` (several batches in one call), `react` (handlers that answer), `keyed` (several keys at once), `crowd` (many loops woken at once), `handle`, `registry` and `hub` (all streams of a store), `letters` and
+//! say), `group` (several batches in one call), `react` (handlers that answer), `keyed` (several keys at once), `crowd` (many loops woken at once), `handle`, `registry`, `reservation` and `hub` (all streams of a store), `letters` and
 //! `retry_request` (dead letters from outside), `prune` (what they hold of an old log), `standby` (streams that another store runs), `reader` (the same feed, pulled by the user).
 
 pub(crate) mod aside;
@@ -60,6 +60,8 @@ pub(crate) mod rate;
 pub(crate) mod react;
 pub(crate) mod reader;
 pub(crate) mod registry;
+#[cfg(feature = "sqlite")]
+pub(crate) mod reservation;
 pub(crate) mod retry_request;
 #[cfg(feature = "metrics")]
 pub(crate) mod sampler;

@@ -9,6 +9,8 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::RollCall;
 use crate::log::steer::Word;
 use crate::stream::core::StreamCore;
+#[cfg(feature = "sqlite")]
+use crate::stream::reservation::Reservations;
 use crate::stream::steering;
 use crate::sync::Mutex;
 
@@ -32,6 +34,9 @@ pub(crate) struct Registry {
     /// asking it touches.
     queries: Mutex<HashMap<u64, Shared>>,
     texts: RandomState,
+    /// The names that are being registered in several steps.
+    #[cfg(feature = "sqlite")]
+    pub(crate) reservations: Arc<Reservations>,
 }
 
 struct Shared {
@@ -59,6 +64,8 @@ impl Registry {
             contents: Mutex::new(Contents::default()),
             queries: Mutex::new(HashMap::new()),
             texts: RandomState::new(),
+            #[cfg(feature = "sqlite")]
+            reservations: Reservations::new(),
         }
     }
 

@@ -91,7 +91,7 @@ impl Default for TenantsBuilder {
     }
 }
 
-/// What a store costs counts as often as tenants are open: at the most 8 open files, a thread, and 2 MiB for batches and pages.
+/// What a store costs counts as often as tenants are open: at the most 9 open files, one of them for its durable streams, a thread, and 2 MiB for batches and pages.
 fn store_defaults() -> StoreBuilder {
     Store::builder()
         .window_bytes(1 << 20)

@@ -47,7 +47,12 @@ pub(crate) fn shared_cluster() -> Option<Arc<Cluster>> {
 
 /// A server for one test alone, which may be stopped and started; nothing, when no programs are installed.
 pub(crate) fn cluster() -> Option<Cluster> {
-    match Cluster::start() {
+    cluster_with(&[], "")
+}
+
+/// The same, with files in its folder and words for its command line.
+pub(crate) fn cluster_with(files: &[(&str, String)], settings: &str) -> Option<Cluster> {
+    match Cluster::start(files, settings) {
         Ok(cluster) => Some(cluster),
         Err(problem) if std::env::var("MILLSTREAM_POSTGRES_REQUIRED").is_ok_and(|value| value == "1") => {
             panic!("a PostgreSQL server is required here, and {problem}");
@@ -65,6 +70,15 @@ pub(crate) fn new_schema() -> String {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
     format!("test_{}_{}_{number}", std::process::id(), since.as_nanos())
+}
+
+/// An address with one more parameter, whichever form it has.
+pub(crate) fn with_parameter(address: &str, name: &str, value: &str) -> String {
+    match (address.contains("://"), address.contains('?')) {
+        (false, _) => format!("{address} {name}={value}"),
+        (true, false) => format!("{address}?{name}={value}"),
+        (true, true) => format!("{address}&{name}={value}"),
+    }
 }
 
 /// Does something with a plain connection, on a thread and a runtime of its own: tests call it wherever they are.

@@ -1,7 +1,5 @@
-//! The checker: reads the file that a killed process left with plain SQL, and compares it with the process's journals. It
-//! uses nothing of the crate under test, and says in its own words what a stream selects.
-//!
-//! The file is opened read-only, so that the next process finds the write-ahead log as the kill left it.
+//! The checker: reads with plain SQL what a killed process left, in a file or on a server, and compares it with the process's journals.
+//! It uses nothing of the crate under test, and says in its own words what a stream selects.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -9,10 +7,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
-
-use crate::digest;
 use crate::keyed::{self, KeyedCheck};
+use crate::source::{Event, Extent, Place, Source};
 
 pub(crate) type Checked<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -24,31 +20,36 @@ pub(crate) enum End {
 }
 
 /// What the checker knows of a durable stream.
-struct Spec {
-    name: &'static str,
-    /// SQL for: the stream selects this event.
-    selects: &'static str,
+#[derive(Clone, Copy)]
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    /// SQL for: the stream selects this event. In the words of SQLite, and of PostgreSQL.
+    pub(crate) in_a_file: &'static str,
+    pub(crate) on_a_server: &'static str,
     /// How many handled batches may come again.
     repeats_max: usize,
 }
 
-const SPECS: [Spec; 3] = [
+pub(crate) const SPECS: [Spec; 3] = [
     Spec {
         name: "coalesced",
-        selects: "1",
+        in_a_file: "1",
+        on_a_server: "true",
         repeats_max: 1024,
     },
     Spec {
         name: "every",
-        selects: "type.name = 'order-sent'
+        in_a_file: "type.name = 'order-sent'
             OR (type.name IN ('order-placed', 'order-paid')
                 AND EXISTS (SELECT 1 FROM json_each(event.tags) WHERE value = 'region:1'))",
+        on_a_server: "type = 'order-sent' OR (type IN ('order-placed', 'order-paid') AND 'region:1' = ANY (tags))",
         repeats_max: 8,
     },
     Spec {
         name: "strict",
-        selects: "event.payload ->> 'vip' = 1
+        in_a_file: "event.payload ->> 'vip' = 1
             AND EXISTS (SELECT 1 FROM json_each(event.tags) WHERE value = 'customer:3')",
+        on_a_server: "payload::jsonb @> '{\"vip\": true}' AND 'customer:3' = ANY (tags)",
         repeats_max: 1,
     },
 ];
@@ -84,9 +85,11 @@ impl fmt::Display for Repeats {
     }
 }
 
-/// What is known of one database file after the kills so far.
+/// What is known of one log after the kills so far.
 pub(crate) struct Checker {
+    /// Where the journals are.
     dir: PathBuf,
+    place: Place,
     /// What the events say, by sequence - 1.
     contents: Vec<u64>,
     /// The last sequence of each batch.
@@ -100,9 +103,10 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    pub(crate) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path, place: &Place) -> Self {
         Self {
             dir: dir.to_owned(),
+            place: place.clone(),
             contents: Vec::new(),
             batch_ends: Vec::new(),
             batch_ids: HashSet::new(),
@@ -140,21 +144,22 @@ impl Checker {
 
     /// Looks at everything after one life of the process.
     pub(crate) fn check(&mut self, run: u32, end: End) -> Checked {
-        let Some(connection) = self.open()? else {
+        let Some(mut source) = Source::open(&self.place)? else {
             return self.check_journals_of_nothing(run);
         };
-        self.read_new_events(&connection)?;
-        self.check_pruned(&connection)?;
-        self.check_nothing_vanished(&connection)?;
+        let new = source.events_after(self.contents.len() as i64)?;
+        self.keyed.add_events(&new)?;
+        self.add_events(new)?;
+        let head = source.head()?;
+        ensure(head == self.head() as i64, || {
+            format!("the log says that it ends at {head}, and ends at {}", self.head())
+        })?;
+        self.check_pruned(&mut source)?;
+        self.check_nothing_vanished(&mut source)?;
         self.check_acknowledged(run)?;
         for stream in &mut self.streams {
             let name = SPECS[stream.spec].name;
-            let cursor = connection
-                .query_row("SELECT position FROM cursor WHERE name = ?1", [name], |row| {
-                    row.get(0)
-                })
-                .optional()?
-                .unwrap_or(0);
+            let cursor = source.cursor(name)?;
             let is_batch_end = cursor == 0 || self.batch_ends.binary_search(&cursor).is_ok();
             ensure(is_batch_end, || {
                 format!("{name}: the cursor {cursor} is not the end of a batch")
@@ -167,33 +172,21 @@ impl Checker {
             )?;
         }
         let effects = journal(&self.dir, keyed::NAME, run)?;
-        self.keyed
-            .check(&connection, self.pruned_through, &effects, end)?;
+        let cursor = source.cursor(keyed::NAME)?;
+        self.keyed.check(cursor, self.pruned_through, &effects, end)?;
         if end == End::Closed || run.is_multiple_of(4) {
-            check_integrity(&connection)?;
+            source.check_integrity()?;
         }
         if end == End::Closed {
-            let mut again = Self::new(&self.dir);
+            let mut again = Self::new(&self.dir, &self.place);
             let pruned = &self.contents[..self.pruned_through];
             again.contents = pruned.to_vec();
-            again.read_new_events(&connection)?;
+            again.add_events(source.events_after(self.pruned_through as i64)?)?;
             ensure(again.contents == self.contents, || {
                 "events changed after they were read first".to_owned()
             })?;
         }
         Ok(())
-    }
-
-    /// The file as the killed process left it; nothing, when it was killed before there were tables.
-    fn open(&self) -> Checked<Option<Connection>> {
-        let path = self.dir.join("log.db");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'event'";
-        let has_tables = connection.query_row(sql, [], |row| row.get::<_, bool>(0))?;
-        Ok(has_tables.then_some(connection))
     }
 
     fn check_journals_of_nothing(&self, run: u32) -> Checked {
@@ -214,23 +207,14 @@ impl Checker {
     }
 
     /// Sequences are dense from 1, and batches are whole, in order and there once (L1).
-    fn read_new_events(&mut self, connection: &Connection) -> Checked {
-        let mut statement = connection.prepare(&format!(
-            "SELECT event.sequence, event.batch_index, event.batch_size, type.name, event.tags, event.payload,
-                    event.payload ->> 'id', event.payload ->> 'index', event.payload ->> 'size', {}, {}, {}
-             FROM event LEFT JOIN event_type AS type ON type.id = event.type
-             WHERE event.sequence > ?1 ORDER BY event.sequence",
-            SPECS[0].selects, SPECS[1].selects, SPECS[2].selects
-        ))?;
-        let mut rows = statement.query([self.contents.len() as i64])?;
+    fn add_events(&mut self, events: Vec<Event>) -> Checked {
         let mut batch: Vec<Event> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let event = Event::read(row)?;
+        for event in events {
             let expected = (self.contents.len() + 1) as i64;
             ensure(event.sequence == expected, || {
                 format!("after the sequence {} comes {}", expected - 1, event.sequence)
             })?;
-            event.check_place(&batch)?;
+            check_place(&event, &batch)?;
             self.contents.push(event.content);
             let is_last = event.batch_index + 1 == event.batch_size;
             batch.push(event);
@@ -265,8 +249,8 @@ impl Checker {
     }
 
     /// The log was pruned by whole batches, not beyond a cursor, and what was pruned does not come back.
-    fn check_pruned(&mut self, connection: &Connection) -> Checked {
-        let pruned: i64 = connection.query_row("SELECT pruned_through FROM log", [], |row| row.get(0))?;
+    fn check_pruned(&mut self, source: &mut Source) -> Checked {
+        let pruned = source.pruned_through()?;
         let is_batch_end = pruned == 0 || self.batch_ends.binary_search(&pruned).is_ok();
         ensure(is_batch_end, || {
             format!("the log is pruned through {pruned}, which is not the end of a batch")
@@ -277,8 +261,7 @@ impl Checker {
                 self.pruned_through
             )
         })?;
-        let sql = "SELECT count(*) FROM cursor WHERE position < ?1";
-        let passed: i64 = connection.query_row(sql, [pruned], |row| row.get(0))?;
+        let passed = source.cursors_before(pruned)?;
         ensure(passed == 0, || {
             format!("the log is pruned beyond {passed} cursors")
         })?;
@@ -287,20 +270,22 @@ impl Checker {
     }
 
     /// What an earlier look found, and was not pruned, is still there (L4).
-    fn check_nothing_vanished(&self, connection: &Connection) -> Checked {
-        let sql = "SELECT count(*), ifnull(min(sequence), 1) - 1, ifnull(max(sequence), 0) FROM event";
-        let found: (i64, i64, i64) =
-            connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let (pruned, head) = (self.pruned_through as i64, self.head() as i64);
-        let expected = match head - pruned {
+    fn check_nothing_vanished(&self, source: &mut Source) -> Checked {
+        let found = source.extent()?;
+        let (after, through) = (self.pruned_through as i64, self.head() as i64);
+        let events = through - after;
+        let expected = match events {
             0 => (0, 0, 0),
-            left => (left, pruned, head),
+            _ => (events, after, through),
+        };
+        let (events, after, through) = expected;
+        let expected = Extent {
+            events,
+            after,
+            through,
         };
         ensure(found == expected, || {
-            format!(
-                "of {head} events, pruned through {pruned}, {} are left, after {} to {}",
-                found.0, found.1, found.2
-            )
+            format!("{found:?} are left, and {expected:?} were there and were not pruned")
         })
     }
 
@@ -328,50 +313,19 @@ impl Checker {
     }
 }
 
-/// A row of the log.
-struct Event {
-    sequence: i64,
-    batch_index: i64,
-    batch_size: i64,
-    content: u64,
-    /// What the appender wrote into the payload: the batch, the place in it, and its size.
-    id: String,
-    index: i64,
-    size: i64,
-    is_selected: [bool; 3],
-}
-
-impl Event {
-    fn read(row: &Row<'_>) -> Checked<Self> {
-        let (event_type, tags, payload): (String, Option<String>, String) =
-            (row.get(3)?, row.get(4)?, row.get(5)?);
-        let tags: Vec<String> = tags.map_or(Ok(Vec::new()), |tags| serde_json::from_str(&tags))?;
-        let is_selected = |column| row.get::<_, Option<bool>>(column).map(Option::unwrap_or_default);
-        Ok(Self {
-            sequence: row.get(0)?,
-            batch_index: row.get(1)?,
-            batch_size: row.get(2)?,
-            content: digest(&event_type, tags.iter().map(String::as_str), &payload),
-            id: row.get(6)?,
-            index: row.get(7)?,
-            size: row.get(8)?,
-            is_selected: [is_selected(9)?, is_selected(10)?, is_selected(11)?],
-        })
-    }
-
-    fn check_place(&self, batch: &[Self]) -> Checked {
-        let place = (self.batch_index, self.batch_size);
-        let is_next = self.batch_index == batch.len() as i64 && place == (self.index, self.size);
-        let is_of_batch = batch
-            .first()
-            .is_none_or(|first| first.id == self.id && first.size == self.size);
-        ensure(is_next && is_of_batch, || {
-            let Self {
-                sequence, id, index, ..
-            } = self;
-            format!("{sequence} stands at {place:?} in a batch, and was appended in {id} at {index}")
-        })
-    }
+/// An event stands where its appender put it.
+fn check_place(event: &Event, batch: &[Event]) -> Checked {
+    let place = (event.batch_index, event.batch_size);
+    let is_next = event.batch_index == batch.len() as i64 && place == (event.index, event.size);
+    let is_of_batch = batch
+        .first()
+        .is_none_or(|first| first.id == event.id && first.size == event.size);
+    ensure(is_next && is_of_batch, || {
+        let Event {
+            sequence, id, index, ..
+        } = event;
+        format!("{sequence} stands at {place:?} in a batch, and was appended in {id} at {index}")
+    })
 }
 
 /// What a stream has to be given of one batch.
@@ -470,65 +424,6 @@ impl StreamCheck {
         });
         first.unwrap_or(after(cursor)).min(after(pruned))
     }
-}
-
-fn check_integrity(connection: &Connection) -> Checked {
-    let verdict: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-    ensure(verdict == "ok", || format!("the file is damaged: {verdict}"))?;
-    check_index(connection)
-}
-
-/// The runs of the index hold, for every event up to `indexed_through`, an entry for each of its tags, and nothing else but
-/// entries of pruned events, which leave with the next merge.
-fn check_index(connection: &Connection) -> Checked {
-    let (indexed_through, pruned_through): (i64, i64) =
-        connection.query_row("SELECT indexed_through, pruned_through FROM log", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-    let mut entries = Vec::new();
-    let mut statement = connection.prepare(
-        "SELECT run.after, run.through, block.entries FROM index_run AS run JOIN index_block AS block USING (run)",
-    )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (after, through): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let block: Vec<u8> = row.get(2)?;
-        for entry in block.chunks(16) {
-            let number =
-                |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("an entry is two integers"));
-            let (key, sequence) = (number(&entry[..8]), number(&entry[8..]));
-            ensure(after < sequence && sequence <= through, || {
-                format!("the run of {after} to {through} has an entry of event {sequence}")
-            })?;
-            if sequence > pruned_through {
-                entries.push((sequence, key));
-            }
-        }
-    }
-    let mut expected = Vec::new();
-    let mut statement = connection.prepare(
-        "SELECT sequence, tag.value FROM event, json_each(event.tags) AS tag WHERE sequence <= ?1",
-    )?;
-    let mut rows = statement.query([indexed_through])?;
-    while let Some(row) = rows.next()? {
-        expected.push((row.get(0)?, fnv1a(row.get_ref(1)?.as_str()?)));
-    }
-    entries.sort_unstable();
-    expected.sort_unstable();
-    ensure(entries == expected, || {
-        format!(
-            "the index holds {} entries of events up to {indexed_through}, which carry {} tags",
-            entries.len(),
-            expected.len()
-        )
-    })
-}
-
-fn fnv1a(text: &str) -> i64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.cast_signed()
 }
 
 /// The whole lines that a run wrote. A last line without an end was being written when the kill came.

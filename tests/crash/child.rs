@@ -14,6 +14,8 @@ use millstream::{
 };
 use serde_json::json;
 
+use crate::common::postgres::with_parameter;
+use crate::source::Place;
 use crate::{AT_POINT, Dice, Orders, POINTS, Task, digest, keyed};
 
 const APPENDERS: u64 = 4;
@@ -27,7 +29,7 @@ pub(crate) fn obey(orders: &Orders) {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(Worker::new(orders).work(orders));
+    runtime.block_on(async { Worker::new(orders).await.work(orders).await });
 }
 
 struct Worker {
@@ -38,7 +40,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(orders: &Orders) -> Self {
+    async fn new(orders: &Orders) -> Self {
         let dice = Dice::new(orders.seed);
         let durability = [Durability::Full, Durability::Relaxed][dice.below(2) as usize];
         // A small window sends streams to the log in the middle of things.
@@ -51,10 +53,19 @@ impl Worker {
         if dice.below(4) > 0 || stops_in_upkeep(orders.task) {
             builder = with_small_index(builder);
         }
+        let store = match &orders.place {
+            Place::File(path) => builder.open(path),
+            Place::Server {
+                address,
+                schema,
+                sessions,
+            } => {
+                let address = with_parameter(address, "application_name", sessions);
+                builder.schema(schema).connect(address).await
+            }
+        };
         Self {
-            store: builder
-                .open(orders.dir.join("log.db"))
-                .expect("the file opens after a crash"),
+            store: store.expect("the log opens after a crash"),
             dice,
             acknowledged: journal(orders, "acknowledged"),
             run: orders.run,

@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension};
-
 use crate::check::{Checked, End, ensure};
+use crate::source;
 
 pub(crate) const NAME: &str = "keyed";
 /// How many batches may be unstored, and how many in hand.
@@ -29,17 +28,8 @@ pub(crate) struct KeyedCheck {
 }
 
 impl KeyedCheck {
-    pub(crate) fn check(
-        &mut self,
-        connection: &Connection,
-        pruned: usize,
-        effects: &[String],
-        end: End,
-    ) -> Checked {
-        self.read_new_events(connection)?;
-        let sql = "SELECT position FROM cursor WHERE name = ?1";
-        let cursor = connection.query_row(sql, [NAME], |row| row.get::<_, i64>(0));
-        let cursor = cursor.optional()?.unwrap_or(0) as usize;
+    pub(crate) fn check(&mut self, cursor: i64, pruned: usize, effects: &[String], end: End) -> Checked {
+        let cursor = cursor as usize;
         ensure(cursor >= self.cursor, || {
             format!("{NAME}: the cursor went back from {} to {cursor}", self.cursor)
         })?;
@@ -102,21 +92,16 @@ impl KeyedCheck {
         Ok(taken)
     }
 
-    fn read_new_events(&mut self, connection: &Connection) -> Checked {
-        let mut statement = connection.prepare(
-            "SELECT sequence, batch_index, (SELECT value FROM json_each(event.tags) WHERE value LIKE 'customer:%')
-             FROM event WHERE sequence > ?1 ORDER BY sequence",
-        )?;
-        let mut rows = statement.query([self.events.len() as i64])?;
-        while let Some(row) = rows.next()? {
-            let (sequence, index): (usize, usize) =
-                (row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize);
+    /// What came into the log since it was looked at last.
+    pub(crate) fn add_events(&mut self, events: &[source::Event]) -> Checked {
+        for event in events {
+            let sequence = event.sequence as usize;
             ensure(sequence == self.events.len() + 1, || {
                 format!("{NAME}: {sequence} comes after {}", self.events.len())
             })?;
-            self.batches += usize::from(index == 0);
+            self.batches += usize::from(event.batch_index == 0);
             self.events.push(Event {
-                key: row.get(2)?,
+                key: event.key.clone(),
                 batch: self.batches,
             });
         }

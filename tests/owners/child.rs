@@ -2,22 +2,23 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use millstream::{
-    Checkpoint, Durability, DurableStream, EventBatch, EventStream, HandleStream, ModelOptions, Ownership,
-    ReadModels, Store, StreamState,
+    Checkpoint, DurableStream, EventBatch, EventStream, HandleStream, ModelOptions, Ownership, ReadModels,
+    StreamState,
 };
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 
 use crate::Counts;
 use crate::common::in_time;
+use crate::place::Place;
 use crate::random;
 
-/// What the child is to do, and with which file.
+/// What the child is to do, and with which log.
 const ORDERS: &str = "MILLSTREAM_OWNER_ORDERS";
 /// A child whose parent died must not run for ever.
 const LIFETIME: Duration = Duration::from_secs(120);
@@ -38,15 +39,6 @@ pub(crate) enum Role {
 
 const ROLES: [Role; 4] = [Role::Fail, Role::Standby, Role::StandbyWithModel, Role::Worker];
 
-pub(crate) fn open(path: &Path) -> Store {
-    let builder = Store::builder().durability(Durability::Relaxed);
-    let builder = builder.poll_interval(Duration::from_millis(20));
-    builder
-        .owner_silence_max(SILENCE_MAX)
-        .open(path)
-        .expect("the file opens")
-}
-
 /// One write, so that lines stay whole.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -62,24 +54,24 @@ fn run_as_child() {
     let mut orders = orders.split('\n');
     let mut next = || orders.next().expect("an order").to_owned();
     let role = ROLES[next().parse::<usize>().expect("a role")];
-    let path = PathBuf::from(next());
+    let place = Place::of_words([next(), next(), next()]);
     let names: Vec<String> = orders.map(str::to_owned).collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let _ = tokio::time::timeout(LIFETIME, run(role, &path, &names)).await;
+        let _ = tokio::time::timeout(LIFETIME, run(role, &place, &names)).await;
     });
 }
 
-async fn run(role: Role, path: &Path, names: &[String]) {
-    let store = open(path);
+async fn run(role: Role, place: &Place, names: &[String]) {
+    let store = place.open().await;
     if role == Role::Worker {
-        return random::work(&store, path, names).await;
+        return random::work(&store, place, names).await;
     }
     let mut tasks = JoinSet::new();
     for name in names {
         let durable = durable(name, role);
         let named = name.clone();
-        let let_go = let_go_file(path);
+        let let_go = let_go_file(place);
         let handler = HandleStream::new(move |batch: EventBatch| {
             let last = batch.last_sequence();
             let line = |word: &str| format!("{word} {named} {last}");
@@ -101,7 +93,7 @@ async fn run(role: Role, path: &Path, names: &[String]) {
         tasks.spawn(tell(stream.expect("it is registered"), name.clone()));
     }
     if role == Role::StandbyWithModel {
-        let models = ReadModels::open(path.with_file_name("models.db")).expect("the file opens");
+        let models = ReadModels::open(place.beside("models.db")).expect("the file opens");
         let options = ModelOptions::default();
         let model = models.project_with(&store, Counts, &options).await;
         let model = model.expect("it is kept");
@@ -116,8 +108,8 @@ async fn run(role: Role, path: &Path, names: &[String]) {
 }
 
 /// Calls with a held event return when this file is there.
-pub(crate) fn let_go_file(path: &Path) -> PathBuf {
-    path.with_file_name("let-go")
+pub(crate) fn let_go_file(place: &Place) -> PathBuf {
+    place.beside("let-go")
 }
 
 pub(crate) fn durable(name: &str, role: Role) -> DurableStream {
@@ -158,13 +150,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(path: &Path, role: Role, names: &[&str]) -> Self {
+    pub(crate) fn start(place: &Place, role: Role, names: &[&str]) -> Self {
         let role = ROLES
             .iter()
             .position(|known| *known == role)
             .expect("it is listed");
-        let orders = [&role.to_string(), path.to_str().expect("a plain path")];
-        let orders: Vec<&str> = orders.into_iter().chain(names.iter().copied()).collect();
+        let (role, place) = (role.to_string(), place.words());
+        let orders = [&role].into_iter().chain(&place).map(String::as_str);
+        let orders: Vec<&str> = orders.chain(names.iter().copied()).collect();
         let mut process = Command::new(env::current_exe().expect("this binary"))
             .args(["--exact", "child::run_as_child", "--nocapture"])
             .env(ORDERS, orders.join("\n"))

@@ -2,6 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod crowd;
+mod encryption;
+mod holders;
+mod hosts;
 mod opening;
 mod outages;
 mod owners;

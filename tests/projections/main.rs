@@ -8,6 +8,7 @@ mod in_log;
 mod in_log_failures;
 mod in_log_rules;
 mod keeping;
+mod owners;
 mod random;
 mod refusals;
 mod versions;

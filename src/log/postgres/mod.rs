@@ -4,7 +4,7 @@
 //! their own. Nothing of a lost connection is hidden: who writes is told whether the outcome is known, and who reads reads again.
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `trouble` (what goes wrong, and what is known then),
-//! `driver` (the thread of the connections), `address`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
+//! `driver` (the thread of the connections), `address`, `tls`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
 //! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `select` (which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
 //! `listen` (wake-ups between processes).
@@ -30,6 +30,7 @@ mod server;
 mod session;
 mod statistics;
 mod text;
+mod tls;
 mod trouble;
 mod write;
 
@@ -107,9 +108,16 @@ fn connect(
         move |trouble: Trouble| OpenError::from(trouble.into_storage(&name, operation))
     };
     let connecting = server.connect(Role::Writer, None);
-    let mut session = driver
-        .wait(server.patience(), connecting)
-        .map_err(failed("connect"))?;
+    let mut session =
+        driver
+            .wait(server.patience(), connecting)
+            .map_err(|trouble| match trouble.distrust() {
+                Some(problem) => OpenError::UntrustedServer {
+                    server: server.name.to_string(),
+                    problem,
+                },
+                None => failed("connect")(trouble),
+            })?;
     let preparing = async {
         let log_id = schema::prepare(&mut session, &server, opening.absent, made).await?;
         match log_id {

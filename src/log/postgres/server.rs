@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::TlsStream;
@@ -15,8 +14,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::error::OpenError;
 use crate::log::opening::Durability;
 use crate::log::postgres::Options;
-use crate::log::postgres::address::split_schema;
+use crate::log::postgres::address::Address;
 use crate::log::postgres::session::Session;
+use crate::log::postgres::tls;
 use crate::log::postgres::trouble::Trouble;
 
 /// How long a connection may take to be made, unless the address says otherwise.
@@ -55,15 +55,16 @@ impl Server {
     pub(super) fn new(address: &str, options: &Options, durability: Durability) -> Result<Self, OpenError> {
         // What the driver says of an address may quote it, and so the password.
         let problem = "it cannot be read";
-        let (address, schema) = split_schema(address);
+        let address = Address::parse(address)?;
         let mut config: Config = address
+            .rest
             .parse()
             .map_err(|_| OpenError::InvalidAddress { problem })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             let problem = "it names no host";
             return Err(OpenError::InvalidAddress { problem });
         }
-        let schema = schema.unwrap_or_else(|| options.schema.clone());
+        let schema = address.schema.unwrap_or_else(|| options.schema.clone());
         if schema.is_empty() || schema.len() > SCHEMA_BYTES_MAX || schema.chars().any(char::is_control) {
             return Err(OpenError::InvalidOption {
                 option: "schema",
@@ -83,9 +84,13 @@ impl Server {
         config.keepalives_idle(KEEPALIVE_AFTER);
         // A standby is behind: who reads there would not see what was committed before.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        let tls = match config.get_ssl_mode() {
-            SslMode::Require => Some(tls()?),
-            _ => None,
+        let tls = match (config.get_ssl_mode(), address.root_certificates) {
+            (SslMode::Require, roots) => Some(tls::connector(roots.as_deref())?),
+            (_, None) => None,
+            (_, Some(_)) => {
+                let problem = "sslrootcert= is there and nothing would be encrypted; add sslmode=verify-full";
+                return Err(OpenError::InvalidAddress { problem });
+            }
         };
         Ok(Self {
             name: name(&config).into(),
@@ -194,24 +199,6 @@ where
             None => return,
         }
     }
-}
-
-/// TLS with the certificates that this system trusts.
-fn tls() -> Result<MakeRustlsConnect, OpenError> {
-    let failed = |error| crate::error::StorageError::new("prepare TLS", error);
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    for error in found.errors {
-        tracing::warn!(%error, "a certificate of this system could not be loaded");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(std::io::Error::other(error)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// Where it is, without who one is there.

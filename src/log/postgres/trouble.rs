@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{ReadError, StorageError};
+use crate::log::postgres::tls;
 
 /// Why something could not be done.
 #[derive(Debug)]
@@ -70,6 +71,14 @@ impl Trouble {
         self.standing() == Standing::Lost
     }
 
+    /// Why the server is not trusted, if that is it.
+    pub(super) fn distrust(&self) -> Option<String> {
+        match self {
+            Self::Postgres(error) => tls::distrust(error),
+            _ => None,
+        }
+    }
+
     fn advice(&self) -> &'static str {
         match self {
             Self::OutcomeUnknown(_) => {
@@ -117,6 +126,9 @@ impl Trouble {
 
 fn standing(error: &tokio_postgres::Error) -> Standing {
     let Some(code) = error.code() else {
+        if tls::distrust(error).is_some() {
+            return Standing::Lasting;
+        }
         let is_io = error.source().is_some_and(|source| source.is::<std::io::Error>());
         return match error.is_closed() || is_io || is_connect(error) {
             true => Standing::Lost,

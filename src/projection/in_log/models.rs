@@ -139,8 +139,9 @@ impl InLogModels {
         };
         let limits = options.limits();
         let stream_name = stream_name(&spec.name, spec.version);
+        self.check_fit(&spec, options).await?;
         // First, so that who is refused has not touched what another one keeps.
-        let owned = own(&self.store, &stream_name, options.model().ownership_of_stream()).await?;
+        let owned = own(&self.store, &spec, options.model().ownership_of_stream()).await?;
         let asked = spec.clone();
         let opened = ask(&self.store, move |desk| rows::open(desk, &asked, limits.budget)).await?;
         let position = self.first_position(&spec, opened.begins_at()).await?;
@@ -168,9 +169,7 @@ impl InLogModels {
             },
             error => error.into(),
         })?;
-        if let Some(owned) = owned {
-            owned.keep();
-        }
+        owned.keep();
         self.note_owner(spec.clone()).await?;
         Ok(InLogModel::new(
             self.store.clone(),
@@ -217,6 +216,18 @@ impl InLogModels {
             rows::remove(desk.tx(), &removed, version).map_err(|error| failed(error).into())
         })
         .await?;
+        Ok(())
+    }
+
+    /// Refuses what would be refused when the model is opened, and changes nothing: a take-over ends the earlier owner.
+    async fn check_fit(&self, spec: &Spec, options: &InLogOptions) -> Result<(), ReadModelError> {
+        let stream = stream_name(&spec.name, spec.version);
+        options.model().stream(&stream, 0).validate()?;
+        let asked = spec.clone();
+        let begins_at = ask(&self.store, move |desk| rows::begins_at(desk, &asked)).await?;
+        if let Some(position) = begins_at {
+            self.first_position(spec, position).await?;
+        }
         Ok(())
     }
 

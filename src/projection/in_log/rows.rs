@@ -97,14 +97,32 @@ pub(super) fn open(desk: &Desk<'_>, spec: &Spec, budget: Duration) -> Result<Ope
     })
 }
 
+/// Where the stream of a model would begin that is there, when it was opened. Refused is what would be refused then.
+pub(super) fn begins_at(desk: &Desk<'_>, spec: &Spec) -> Result<Option<u64>, ReadModelError> {
+    if !desk.names()?.contains("millstream_model") {
+        return Ok(None);
+    }
+    let Some(stored) = find(desk.tx(), spec)? else {
+        return Ok(None);
+    };
+    let stored = stored.check(spec)?;
+    let cursor = desk.cursor(&stream_name(&spec.name, spec.version))?;
+    let cursor = cursor.map(|cursor| (cursor.position, cursor.owner));
+    Ok(Some(first(stored.position, stored.owner, cursor)))
+}
+
 impl Opened {
-    /// Where the stream begins. Its cursor may be ahead of the position, over what was not selected or was set aside; it counts when it
-    /// is the one that the position went along with, and not one that something else left under this name.
     pub(super) fn begins_at(&self) -> u64 {
-        match self.cursor {
-            Some((cursor, owner)) if owner == self.owner => cursor.max(self.position),
-            _ => self.position,
-        }
+        first(self.position, self.owner, self.cursor)
+    }
+}
+
+/// Where the stream begins. Its cursor may be ahead of the position, over what was not selected or was set aside; it counts when it
+/// is the one that the position went along with, and not one that something else left under this name.
+fn first(position: u64, owner: u64, cursor: Option<(u64, u64)>) -> u64 {
+    match cursor {
+        Some((cursor, of)) if of == owner => cursor.max(position),
+        _ => position,
     }
 }
 

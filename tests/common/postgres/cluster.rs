@@ -15,10 +15,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts and stops the server as it is told, and ends it when nobody is there any more to tell. No word: the pipe is closed.
 const WATCHER: &str = r#"
-folder=$1 port=$2 postgres=$3
+folder=$1 port=$2 postgres=$3 settings=$4
 start() {
     "$postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 -c fsync=off \
-        -c max_connections=300 -c log_min_messages=log -c lc_messages=C 2>&1 &
+        -c max_connections=300 -c log_min_messages=log -c lc_messages=C $settings 2>&1 &
     server=$!
 }
 stop() { kill "-$1" "$server" 2>/dev/null; wait "$server"; echo 'the server has stopped'; }
@@ -48,8 +48,8 @@ struct Words {
 }
 
 impl Cluster {
-    /// An error says why there is none.
-    pub(super) fn start() -> Result<Self, String> {
+    /// With files in its folder, and with words for its command line, none of which has a space in it. An error says why there is none.
+    pub(super) fn start(files: &[(&str, String)], settings: &str) -> Result<Self, String> {
         let programs = programs().ok_or("neither `initdb` nor `postgres` is installed")?;
         let user = user()?;
         let folder = tempfile::Builder::new()
@@ -62,6 +62,9 @@ impl Cluster {
             chown(&folder, Some(uid), Some(gid)).map_err(|error| error.to_string())?;
         }
         init(&programs, &folder, user)?;
+        for (name, text) in files {
+            put(&folder.join("data").join(name), text, user).map_err(|error| error.to_string())?;
+        }
         let port = free_port().map_err(|error| error.to_string())?;
         let mut watcher = Command::new("sh");
         watcher
@@ -69,6 +72,7 @@ impl Cluster {
             .arg(&folder)
             .arg(port.to_string())
             .arg(programs.join("postgres"))
+            .arg(settings)
             .current_dir(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -227,6 +231,18 @@ fn init(programs: &Path, folder: &Path, user: Option<(u32, u32)>) -> Result<(), 
         "`initdb` failed: {}",
         String::from_utf8_lossy(&output.stderr)
     ))
+}
+
+/// A file that the server alone may read: it insists on that with keys.
+fn put(path: &Path, text: &str, user: Option<(u32, u32)>) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    match user {
+        Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
 }
 
 /// A port that nobody has just now.

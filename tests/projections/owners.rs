@@ -1,0 +1,157 @@
+//! D6 for read models: whoever is refused has taken nothing from whoever keeps the model, in this store or in another one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use millstream::{
+    FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModelError, ReadModels,
+    StreamError,
+};
+
+use crate::common::in_time;
+use crate::fixture::{Counts, Place, append_types};
+use crate::in_log::number;
+
+/// Takes a registration so far that its stream is claimed, and no further.
+fn until_claimed<T>(place: &Place, registering: &mut Pin<&mut impl Future<Output = T>>) {
+    let mut context = Context::from_waker(Waker::noop());
+    let claims = "SELECT count(*) FROM claim";
+    while number(&place.path("log.db"), claims) == 0 {
+        match registering.as_mut().poll(&mut context) {
+            Poll::Pending => {}
+            Poll::Ready(_) => panic!("it is registered before its stream is claimed"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_of_two_registrations_at_once_in_the_logs_file_the_loser_keeps_its_hands_off_the_claim() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let models = ReadModels::in_log(&store).unwrap();
+    let mut first = Box::pin(models.project(Counts::new(1)));
+    until_claimed(&place, &mut first.as_mut());
+    let second = in_time("the second is answered", models.project(Counts::new(1))).await;
+    let first = in_time("the first is answered", first).await;
+    let outcomes = [first, second];
+    let active = |outcome: &Result<_, ReadModelError>| matches!(outcome, Err(ReadModelError::Active { .. }));
+    assert_eq!(
+        outcomes.iter().filter(|one| active(one)).count(),
+        1,
+        "{outcomes:?}"
+    );
+    assert_eq!(
+        outcomes.iter().filter(|one| one.is_ok()).count(),
+        1,
+        "{outcomes:?}"
+    );
+    let others = ReadModels::in_log(&other).unwrap();
+    let refused = others.project(Counts::new(1)).await;
+    assert!(
+        matches!(
+            &refused,
+            Err(ReadModelError::Stream(StreamError::OwnedElsewhere { .. }))
+        ),
+        "the winner owns it still: {refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_of_two_registrations_at_once_in_files_the_loser_keeps_its_hands_off_the_claim() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let (models, again) = (place.models(), place.models());
+    let mut first = Box::pin(models.project(&store, Counts::new(1)));
+    until_claimed(&place, &mut first.as_mut());
+    let second = in_time("the second is answered", again.project(&store, Counts::new(1))).await;
+    assert!(matches!(second, Err(ReadModelError::Active { .. })), "{second:?}");
+    let first = in_time("the first is answered", first).await.unwrap();
+    // Registered is registered, too: who opens the build would take it from the stream that keeps it.
+    let third = again.project(&store, Counts::new(1)).await;
+    assert!(matches!(third, Err(ReadModelError::Active { .. })), "{third:?}");
+    let last = append_types(&store, &["a"]).await;
+    in_time("the first goes on", first.wait_for(last)).await.unwrap();
+    let refused = place.models().project(&other, Counts::new(1)).await;
+    assert!(
+        matches!(
+            &refused,
+            Err(ReadModelError::Stream(StreamError::OwnedElsewhere { .. }))
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_who_gives_up_a_registration_leaves_the_stream_to_the_next_one() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let models = ReadModels::in_log(&store).unwrap();
+    {
+        let mut first = Box::pin(models.project(Counts::new(1)));
+        until_claimed(&place, &mut first.as_mut());
+    }
+    let _kept = models
+        .project(Counts::new(1))
+        .await
+        .expect("nobody else registers it");
+    let refused = ReadModels::in_log(&other).unwrap().project(Counts::new(1)).await;
+    assert!(
+        matches!(
+            &refused,
+            Err(ReadModelError::Stream(StreamError::OwnedElsewhere { .. }))
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_take_over_that_is_refused_ends_nobody() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let model = place.models().project(&store, Counts::new(1)).await.unwrap();
+    let last = append_types(&store, &["a"]).await;
+    model.wait_for(last).await.unwrap();
+    let takes_over = ModelOptions::default().ownership(Ownership::TakeOver);
+    let of_another_query = Counts::of(&["a"]);
+    let refused = place
+        .models()
+        .project_with(&other, of_another_query, &takes_over)
+        .await;
+    assert!(
+        matches!(refused, Err(ReadModelError::Changed { what: "query", .. })),
+        "{refused:?}"
+    );
+    let key = || FailurePolicy::park_key(|event| Some(event.event_type().to_owned()));
+    let broken = takes_over.on_failure(key()).on(FailureCategory::Panic, key());
+    let refused = place.models().project_with(&other, Counts::new(1), &broken).await;
+    assert!(matches!(refused, Err(ReadModelError::Stream(_))), "{refused:?}");
+    let last = append_types(&store, &["a"]).await;
+    in_time("the owner goes on", model.wait_for(last)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_take_over_in_the_logs_file_that_is_refused_ends_nobody() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let model = ReadModels::in_log(&store)
+        .unwrap()
+        .project(Counts::new(1))
+        .await
+        .unwrap();
+    let last = append_types(&store, &["a"]).await;
+    model.wait_for(last).await.unwrap();
+    let takes_over = InLogOptions::default().ownership(Ownership::TakeOver);
+    let others = ReadModels::in_log(&other).unwrap();
+    let refused = others.project_with(Counts::of(&["a"]), &takes_over).await;
+    assert!(
+        matches!(refused, Err(ReadModelError::Changed { what: "query", .. })),
+        "{refused:?}"
+    );
+    let last = append_types(&store, &["a"]).await;
+    in_time("the owner goes on", model.wait_for(last)).await.unwrap();
+    assert!(
+        other.streams().await.unwrap()[0].owner.is_some(),
+        "it is owned still"
+    );
+}
