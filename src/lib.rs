@@ -16,7 +16,7 @@ mod inspect;
 pub mod internals;
 mod log;
 mod meter;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod projection;
 mod store;
 mod stream;
@@ -79,6 +79,16 @@ pub use crate::projection::{
     request::{ModelRequest, RequestReport, RequestState},
     status::{ReadModelStatus, ReadModelVersion},
 };
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::error::ReadModelError;
+#[cfg(feature = "postgres")]
+pub use crate::error::ServerModelError;
+#[cfg(feature = "postgres")]
+pub use crate::projection::server::{
+    model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
+};
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::projection::status::ReadModelStatus;
 pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;
@@ -102,3 +112,6 @@ pub use crate::tenant::{
 /// The SQLite library that projections are written with.
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+/// The PostgreSQL driver that projections on the log's server are written with.
+#[cfg(feature = "postgres")]
+pub use tokio_postgres;
