@@ -27,6 +27,10 @@ mod tenant;
 pub mod testing;
 
 pub use crate::builder::StoreBuilder;
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::error::ReadModelError;
+#[cfg(feature = "postgres")]
+pub use crate::error::ServerModelError;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
     FailureCategory, Instance, InvalidEvent, InvalidKey, OpenError, PruneError, ReadError, SteerError,
@@ -59,6 +63,12 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
+#[cfg(feature = "postgres")]
+pub use crate::projection::server::{
+    model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
+};
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::projection::status::ReadModelStatus;
 #[cfg(feature = "sqlite")]
 pub use crate::projection::view::{
     condition::Condition,
@@ -79,16 +89,6 @@ pub use crate::projection::{
     request::{ModelRequest, RequestReport, RequestState},
     status::{ReadModelStatus, ReadModelVersion},
 };
-#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
-pub use crate::error::ReadModelError;
-#[cfg(feature = "postgres")]
-pub use crate::error::ServerModelError;
-#[cfg(feature = "postgres")]
-pub use crate::projection::server::{
-    model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
-};
-#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
-pub use crate::projection::status::ReadModelStatus;
 pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};
 pub use crate::stream::control::StreamControl;

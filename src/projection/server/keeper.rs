@@ -86,11 +86,15 @@ impl<P: ServerProjection> Keeper<P> {
 
     /// The epoch of now, under which the stream runs.
     fn epoch(&self) -> Result<u64, ReadModelError> {
-        let core = self.registry.upgrade().and_then(|registry| registry.named(&self.plan.stream));
+        let core = self
+            .registry
+            .upgrade()
+            .and_then(|registry| registry.named(&self.plan.stream));
         let cell = core.and_then(|core| core.cursor());
-        cell.map(|cell| cell.epoch).ok_or_else(|| ReadModelError::OwnershipLost {
-            name: self.plan.spec.name.clone(),
-            version: self.plan.spec.version,
-        })
+        cell.map(|cell| cell.epoch)
+            .ok_or_else(|| ReadModelError::OwnershipLost {
+                name: self.plan.spec.name.clone(),
+                version: self.plan.spec.version,
+            })
     }
 }

@@ -139,6 +139,9 @@ impl ServerModel {
 
 impl fmt::Debug for ServerModel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("ServerModel").field(&self.status()).finish()
+        formatter
+            .debug_tuple("ServerModel")
+            .field(&self.status())
+            .finish()
     }
 }

@@ -107,7 +107,8 @@ impl ServerModels {
     /// # Cancel safety
     /// When the future is dropped nothing is kept; the tables may have been made.
     pub async fn project<P: ServerProjection>(&self, projection: P) -> Result<ServerModel, ReadModelError> {
-        self.project_with(projection, &ServerModelOptions::default()).await
+        self.project_with(projection, &ServerModelOptions::default())
+            .await
     }
 
     /// The same with other [options](ServerModelOptions).

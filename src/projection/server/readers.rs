@@ -63,7 +63,10 @@ impl Readers {
         loop {
             let idle = self.idle.lock().pop();
             let Some(client) = idle else { break };
-            let asked = self.desk.answer("read a read model", client.batch_execute("")).await?;
+            let asked = self
+                .desk
+                .answer("read a read model", client.batch_execute(""))
+                .await?;
             if asked.is_ok() {
                 return Ok(client);
             }
@@ -74,7 +77,10 @@ impl Readers {
             quoted(&self.namespace),
             quoted(self.desk.schema())
         );
-        let set = self.desk.answer("read a read model", client.batch_execute(&path)).await?;
+        let set = self
+            .desk
+            .answer("read a read model", client.batch_execute(&path))
+            .await?;
         set.map_err(self.desk.failed("read a read model"))?;
         Ok(client)
     }

@@ -106,7 +106,12 @@ pub(super) async fn open(
 /// Begins a transaction that holds the lock on the list of models.
 async fn begin<'a>(desk: &ServerDesk, client: &'a mut Client) -> Result<Transaction<'a>, StorageError> {
     let failed = desk.failed("lock the list of read models");
-    let tx = client.build_transaction().read_only(false).start().await.map_err(&failed)?;
+    let tx = client
+        .build_transaction()
+        .read_only(false)
+        .start()
+        .await
+        .map_err(&failed)?;
     let lock = "SELECT pg_advisory_xact_lock(hashtext('millstream-model'), hashtext($1))";
     tx.execute(lock, &[&desk.schema()]).await.map_err(&failed)?;
     Ok(tx)
@@ -188,7 +193,18 @@ async fn make(
         VALUES ($1, $2, $3, $4, $5, $6, 0, true, $7) RETURNING pg_current_xact_id()::text";
     let now = Timestamp::now().as_micros();
     let row = tx
-        .query_one(row, &[&spec.name, &version, &namespace, &origin.log_id, &spec.query, &spec.schema, &now])
+        .query_one(
+            row,
+            &[
+                &spec.name,
+                &version,
+                &namespace,
+                &origin.log_id,
+                &spec.query,
+                &spec.schema,
+                &now,
+            ],
+        )
         .await
         .map_err(&refused)?;
     let number: String = row.try_get(0).map_err(&failed)?;
@@ -202,14 +218,19 @@ async fn make(
         quoted(desk.schema())
     );
     let closed = tx.execute(&close, &[&spec.name, &version, &number]).await;
-    if closed.map_err(&refused)? == 0 {
-        return Err(ReadModelError::Schema {
+    match closed {
+        Ok(1..) => Ok(Opened {
+            position: 0,
+            namespace,
+        }),
+        Err(error) if ServerDesk::is_lost(&error) => Err(failed(error).into()),
+        // The row is not there, or may not be written: this is another transaction, or none.
+        Ok(0) | Err(_) => Err(ReadModelError::Schema {
             name: spec.name.clone(),
             version: spec.version,
             error: "it ends the transaction in which it runs".into(),
-        });
+        }),
     }
-    Ok(Opened { position: 0, namespace })
 }
 
 /// What the server says, or else the driver.
@@ -221,11 +242,7 @@ fn told(error: &Error) -> String {
 }
 
 /// The first name for a schema that nobody has.
-async fn free_name(
-    desk: &ServerDesk,
-    tx: &Transaction<'_>,
-    spec: &Spec,
-) -> Result<String, ReadModelError> {
+async fn free_name(desk: &ServerDesk, tx: &Transaction<'_>, spec: &Spec) -> Result<String, ReadModelError> {
     let taken = tx.query("SELECT nspname::text FROM pg_namespace", &[]).await;
     let taken = taken.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
     let taken: Vec<String> = taken.map_err(desk.failed("look for schemas"))?;

@@ -73,11 +73,19 @@ pub(super) async fn step<P: ServerProjection>(
 ) -> Result<usize, Stumble> {
     let mut link = match hand.link.take().filter(|link| !link.client.is_closed()) {
         Some(link) => link,
-        None => Link::connect(&plan.desk, &plan.namespace).await.map_err(Stumble::Storage)?,
+        None => Link::connect(&plan.desk, &plan.namespace)
+            .await
+            .map_err(Stumble::Storage)?,
     };
     let Link { client, statements } = &mut link;
-    let tx = plan.answer(client.build_transaction().read_only(false).start()).await?;
-    let transaction = Under { plan, statements, epoch };
+    let tx = plan
+        .answer(client.build_transaction().read_only(false).start())
+        .await?;
+    let transaction = Under {
+        plan,
+        statements,
+        epoch,
+    };
     let done = transaction.run(tx, hand, batches, call).await;
     // What did not come to its end leaves nothing in the memory either.
     hand.settle();
@@ -125,7 +133,10 @@ impl Under<'_> {
         };
         hand.begin();
         let written = match self.apply(&tx, hand, &new, limits).await {
-            Ok(applied) => self.close(&tx, &opened, &new, &applied, call).await.map(|()| applied),
+            Ok(applied) => self
+                .close(&tx, &opened, &new, &applied, call)
+                .await
+                .map(|()| applied),
             Err(error) => Err(Stumble::Projection(as_ended(error))),
         };
         let applied = match written {
@@ -171,7 +182,9 @@ impl Under<'_> {
         call: Call,
     ) -> Result<Work, Stumble> {
         if call == Call::Next {
-            let new = batches.iter().filter_map(|batch| new_part(batch, opened.position));
+            let new = batches
+                .iter()
+                .filter_map(|batch| new_part(batch, opened.position));
             let new: Vec<EventBatch> = new.collect();
             return Ok(match new.is_empty() {
                 true => Work::Nothing,
@@ -235,7 +248,12 @@ impl Under<'_> {
         let now = Timestamp::now().as_micros();
         let parameters: [&(dyn ToSql + Sync); 5] = [name, &version, &position, &now, &opened.number];
         let closing = tx.execute(&self.statements.close, &parameters);
-        let closed = self.plan.desk.answer(WRITE, closing).await.map_err(Stumble::Storage)?;
+        let closed = self
+            .plan
+            .desk
+            .answer(WRITE, closing)
+            .await
+            .map_err(Stumble::Storage)?;
         if closed.map_err(|error| self.not_closed(error))? == 0 {
             return Err(Stumble::Projection(Box::new(ServerModelError::EndedTransaction)));
         }
