@@ -51,7 +51,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("skipped: set DATABASE_URL to the address of a PostgreSQL server");
         return Ok(());
     };
-    let store = Store::builder().schema("millstream_example").connect(address).await?;
+    let store = Store::builder()
+        .schema("millstream_example")
+        .connect(address)
+        .await?;
     let balances = ServerModels::of(&store)?.project(Balances).await?;
     let deposits = ["anna", "ben", "anna"].map(|account| NewEvent::new("deposited", json!([account, 70])));
     let appended = store.append(deposits).await?;

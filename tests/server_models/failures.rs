@@ -170,8 +170,11 @@ async fn r1_a_projection_that_ends_the_transaction_is_refused_and_leaves_nothing
         .on_failure(FailurePolicy::park());
     let (store, model, sabotage) = ill(&place, &options).await;
     in_time("it is at the head", model.caught_up()).await.unwrap();
+    // What begins with a question mark is done by a projection that returns the error.
     let forms = [
         ("COMMIT", "ended the transaction"),
+        ("?COMMIT", "ended the transaction"),
+        ("?SELECT 1 / 0", "division by zero"),
         (
             "COMMIT; INSERT INTO counted VALUES ('leak', 1)",
             "ended the transaction",

@@ -85,9 +85,12 @@ impl Counts {
     async fn fail(&self, tx: &Transaction<'_>, sequence: u64) -> Result<(), BoxError> {
         let sql = *self.sabotage.sql.lock().unwrap();
         if let Some(sql) = sql {
-            // A projection that does not look what became of its statements.
-            let _ = tx.batch_execute(sql).await;
-            return Ok(());
+            let Some(sql) = sql.strip_prefix('?') else {
+                // A projection that does not look what became of its statements.
+                let _ = tx.batch_execute(sql).await;
+                return Ok(());
+            };
+            return Ok(tx.batch_execute(sql).await?);
         }
         assert!(!self.sabotage.panics.load(Ordering::SeqCst), "told to panic");
         if self.sabotage.hangs.load(Ordering::SeqCst) {

@@ -14,7 +14,8 @@ pub(super) struct Link {
 pub(super) struct Statements {
     /// Locks the model's row, and says that a transaction is under way.
     pub(super) open: Statement,
-    /// Says that it is at its end.
+    /// Says that it is at its end. Nothing, when it is another transaction than the one that was begun: no other one sees that it is
+    /// under way.
     pub(super) close: Statement,
     /// Keeps everybody from taking the stream over until the commit is done, which comes next. Nothing, when that has happened.
     pub(super) fence: Statement,
@@ -42,14 +43,13 @@ async fn prepare(client: &Client, log: &str, namespace: &str) -> Result<Statemen
     Ok(Statements {
         open: client
             .prepare(&format!(
-                "UPDATE {log}.millstream_model SET is_applying = true WHERE name = $1 AND version = $2
-                 RETURNING position, pg_current_xact_id()::text"
+                "UPDATE {log}.millstream_model SET is_applying = true WHERE name = $1 AND version = $2 RETURNING position"
             ))
             .await?,
         close: client
             .prepare(&format!(
                 "UPDATE {log}.millstream_model SET is_applying = false, position = $3, updated_at = $4
-                 WHERE name = $1 AND version = $2 AND is_applying AND pg_current_xact_id_if_assigned()::text = $5"
+                 WHERE name = $1 AND version = $2 AND is_applying"
             ))
             .await?,
         fence: client

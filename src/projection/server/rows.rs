@@ -190,34 +190,32 @@ async fn make(
     let namespace = free_name(desk, tx, spec).await?;
     let version = i64::from(spec.version);
     let row = "INSERT INTO millstream_model (name, version, namespace, log_id, query, schema, position, is_applying, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, 0, true, $7) RETURNING pg_current_xact_id()::text";
+        VALUES ($1, $2, $3, $4, $5, $6, 0, true, $7)";
     let now = Timestamp::now().as_micros();
-    let row = tx
-        .query_one(
-            row,
-            &[
-                &spec.name,
-                &version,
-                &namespace,
-                &origin.log_id,
-                &spec.query,
-                &spec.schema,
-                &now,
-            ],
-        )
-        .await
-        .map_err(&refused)?;
-    let number: String = row.try_get(0).map_err(&failed)?;
+    tx.execute(
+        row,
+        &[
+            &spec.name,
+            &version,
+            &namespace,
+            &origin.log_id,
+            &spec.query,
+            &spec.schema,
+            &now,
+        ],
+    )
+    .await
+    .map_err(&refused)?;
     let quoted_namespace = quoted(&namespace);
     let enter = format!("CREATE SCHEMA {quoted_namespace}; SET LOCAL search_path TO {quoted_namespace}");
     tx.batch_execute(&enter).await.map_err(&failed)?;
     tx.batch_execute(&spec.schema).await.map_err(&refused)?;
     let close = format!(
         "UPDATE {}.millstream_model SET is_applying = false
-         WHERE name = $1 AND version = $2 AND is_applying AND pg_current_xact_id_if_assigned()::text = $3",
+         WHERE name = $1 AND version = $2 AND is_applying",
         quoted(desk.schema())
     );
-    let closed = tx.execute(&close, &[&spec.name, &version, &number]).await;
+    let closed = tx.execute(&close, &[&spec.name, &version]).await;
     match closed {
         Ok(1..) => Ok(Opened {
             position: 0,

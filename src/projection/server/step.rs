@@ -48,13 +48,6 @@ const WHOLE: TransactionLimits = TransactionLimits {
     within: Duration::MAX,
 };
 
-/// What a transaction found when it began.
-struct Opened {
-    position: u64,
-    /// The number of the transaction.
-    number: String,
-}
-
 /// What a transaction is to do.
 enum Work {
     /// All of it was done before.
@@ -122,11 +115,14 @@ impl Under<'_> {
         batches: &[EventBatch],
         call: Call,
     ) -> Result<usize, Stumble> {
-        let opened = self.open(&tx).await?;
-        let (new, limits) = match self.work(&tx, &opened, batches, call).await? {
+        let position = self.open(&tx).await?;
+        let (new, limits) = match self.work(&tx, position, batches, call).await? {
             Work::Nothing => {
                 self.plan.answer(tx.rollback()).await?;
-                return Ok(batches.len());
+                return Ok(match call {
+                    Call::Letter => 1,
+                    Call::Next => batches.len(),
+                });
             }
             Work::Next(new) => (new, self.plan.limits),
             Work::Letter(letter) => (vec![letter], WHOLE),
@@ -134,7 +130,7 @@ impl Under<'_> {
         hand.begin();
         let written = match self.apply(&tx, hand, &new, limits).await {
             Ok(applied) => self
-                .close(&tx, &opened, &new, &applied, call)
+                .close(&tx, position, &new, &applied, call)
                 .await
                 .map(|()| applied),
             Err(error) => Err(Stumble::Projection(as_ended(error))),
@@ -158,7 +154,8 @@ impl Under<'_> {
         })
     }
 
-    async fn open(&self, tx: &Transaction<'_>) -> Result<Opened, Stumble> {
+    /// Locks the model's row. Gives how far the model is.
+    async fn open(&self, tx: &Transaction<'_>) -> Result<u64, Stumble> {
         let Spec { name, version, .. } = &self.plan.spec;
         let version = i64::from(*version);
         let parameters: [&(dyn ToSql + Sync); 2] = [name, &version];
@@ -166,25 +163,19 @@ impl Under<'_> {
         let Some(row) = self.plan.answer(opening).await? else {
             return Err(Stumble::Projection(Box::new(ServerModelError::Removed)));
         };
-        let read = || Ok((row.try_get::<_, i64>(0)?, row.try_get(1)?));
-        let (position, number) = read().map_err(|error| self.plan.storage(error))?;
-        Ok(Opened {
-            position: position as u64,
-            number,
-        })
+        let position: i64 = row.try_get(0).map_err(|error| self.plan.storage(error))?;
+        Ok(position as u64)
     }
 
     async fn work(
         &self,
         tx: &Transaction<'_>,
-        opened: &Opened,
+        position: u64,
         batches: &[EventBatch],
         call: Call,
     ) -> Result<Work, Stumble> {
         if call == Call::Next {
-            let new = batches
-                .iter()
-                .filter_map(|batch| new_part(batch, opened.position));
+            let new = batches.iter().filter_map(|batch| new_part(batch, position));
             let new: Vec<EventBatch> = new.collect();
             return Ok(match new.is_empty() {
                 true => Work::Nothing,
@@ -237,16 +228,16 @@ impl Under<'_> {
     async fn close(
         &self,
         tx: &Transaction<'_>,
-        opened: &Opened,
+        position: u64,
         new: &[EventBatch],
         applied: &Applied,
         call: Call,
     ) -> Result<(), Stumble> {
         let Spec { name, version, .. } = &self.plan.spec;
         let version = i64::from(*version);
-        let position = applied.last_sequence.max(opened.position) as i64;
+        let through = applied.last_sequence.max(position) as i64;
         let now = Timestamp::now().as_micros();
-        let parameters: [&(dyn ToSql + Sync); 5] = [name, &version, &position, &now, &opened.number];
+        let parameters: [&(dyn ToSql + Sync); 4] = [name, &version, &through, &now];
         let closing = tx.execute(&self.statements.close, &parameters);
         let closed = self
             .plan
