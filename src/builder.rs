@@ -76,6 +76,9 @@ pub struct StoreBuilder {
     pages_max: Option<u32>,
     #[cfg(feature = "postgres")]
     server: postgres::Options,
+    /// The server that was connected to.
+    #[cfg(feature = "postgres")]
+    desk: Option<postgres::beside::ServerDesk>,
     indexed_paths: Vec<String>,
     evolution: Registrations,
     limits: Limits,
@@ -107,6 +110,8 @@ impl Default for StoreBuilder {
             pages_max: None,
             #[cfg(feature = "postgres")]
             server: postgres::Options::default(),
+            #[cfg(feature = "postgres")]
+            desk: None,
             indexed_paths: Vec::new(),
             evolution: Registrations::default(),
             limits: Limits::default(),
@@ -429,6 +434,8 @@ impl StoreBuilder {
                 self.faults.clone(),
             )),
             clock: self.clock.clone(),
+            #[cfg(feature = "postgres")]
+            desk: self.desk,
         });
         let page = PageBounds {
             batches_max: self.page_batches,

@@ -11,9 +11,11 @@ mod failure;
 #[cfg(feature = "sqlite")]
 mod in_log;
 mod instance;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod model;
 mod react;
+#[cfg(feature = "postgres")]
+mod server_model;
 mod steer;
 mod stream;
 #[cfg(feature = "sqlite")]
@@ -39,9 +41,11 @@ pub use crate::error::failure::{DeadLetterError, DecodeError, FailureCategory};
 #[cfg(feature = "sqlite")]
 pub use crate::error::in_log::InLogError;
 pub use crate::error::instance::Instance;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::error::model::ReadModelError;
 pub(crate) use crate::error::react::InvalidReaction;
+#[cfg(feature = "postgres")]
+pub use crate::error::server_model::ServerModelError;
 pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
 #[cfg(feature = "sqlite")]

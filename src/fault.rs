@@ -43,10 +43,10 @@ pub enum FaultPoint {
     AfterUpkeep,
     /// What a read model makes of batches is written, its transaction is not yet committed. Failing makes the commit fail as if the
     /// file were busy.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     BeforeModel,
     /// What a read model makes of batches is committed, the stream does not know yet.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     AfterModel,
     /// What a read model in the log's own file makes of batches is written, its position and the cursor are where they were. Failing
     /// makes the commit fail as if the file were busy.

@@ -20,7 +20,7 @@ mod inspect;
 pub mod internals;
 mod log;
 mod meter;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod projection;
 mod store;
 mod stream;
@@ -31,6 +31,10 @@ mod tenant;
 pub mod testing;
 
 pub use crate::builder::StoreBuilder;
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::error::ReadModelError;
+#[cfg(feature = "postgres")]
+pub use crate::error::ServerModelError;
 pub use crate::error::{
     AppendError, BackupError, BoxError, CloseError, DeadLetterError, DecodeError, EvolutionError,
     FailureCategory, Instance, InvalidEvent, InvalidKey, OpenError, PruneError, ReadError, SteerError,
@@ -63,6 +67,12 @@ pub use crate::log::statistics::{DayStatistics, LogStatistics, TypeStatistics};
 pub use crate::log::steer::{ExpectedCursor, Reset, Skipped};
 #[cfg(feature = "sqlite")]
 pub use crate::log::verification::{Finding, Verification};
+#[cfg(feature = "postgres")]
+pub use crate::projection::server::{
+    model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
+};
+#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
+pub use crate::projection::status::ReadModelStatus;
 #[cfg(feature = "sqlite")]
 pub use crate::projection::view::{
     condition::Condition,
@@ -106,3 +116,6 @@ pub use crate::tenant::{
 /// The SQLite library that projections are written with.
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+/// The PostgreSQL driver that projections on the log's server are written with.
+#[cfg(feature = "postgres")]
+pub use tokio_postgres;

@@ -1,6 +1,6 @@
 //! The store: what a program holds of its log and its streams.
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod beside;
 #[cfg(feature = "sqlite")]
 mod copy;
@@ -26,7 +26,7 @@ use crate::error::{AppendError, CloseError, OpenError, PruneError, ReadError, St
 use crate::event::new_event::NewEvent;
 use crate::event::query::EventQuery;
 use crate::event::record::EventRecord;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::fault::Faults;
 use crate::log::Extent;
 use crate::log::handle::LogHandle;
@@ -445,7 +445,7 @@ impl Store {
         &self.inner.hub.source.log
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn faults(&self) -> &Faults {
         &self.inner.hub.faults
     }

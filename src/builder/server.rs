@@ -67,7 +67,7 @@ impl StoreBuilder {
         })
     }
 
-    fn connect_blocking(self, address: &str) -> Result<Store, OpenError> {
+    fn connect_blocking(mut self, address: &str) -> Result<Store, OpenError> {
         self.validate()?;
         let limit = self.server.limit;
         let shown = || format!("{limit:?}");
@@ -93,6 +93,7 @@ impl StoreBuilder {
             evolution: evolution.clone(),
         };
         let (writer, reader) = postgres::open(address, &self.server, opening)?;
+        self.desk = Some(reader.desk());
         self.wire(writer, reader, evolution)
     }
 }

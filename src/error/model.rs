@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::error::{
-    FailureCategory, InLogError, ReadError, SteerError, StorageError, StreamError, WaitError,
-};
+#[cfg(feature = "sqlite")]
+use crate::error::InLogError;
+use crate::error::{FailureCategory, ReadError, SteerError, StorageError, StreamError, WaitError};
 
 /// Something with a read model failed. What it held before it still holds.
 #[derive(Clone, Debug, Error)]
@@ -126,7 +126,7 @@ pub enum ReadModelError {
         name: String,
         /// Its version.
         version: u32,
-        /// What SQLite says.
+        /// What the database says.
         error: Arc<str>,
     },
     /// The projection failed on a batch while it was brought to the head, or rebuilt.
@@ -150,7 +150,14 @@ pub enum ReadModelError {
         "the log is not in an SQLite file, so it keeps no read models; open the store with a path, or keep them in a file of their own (`ReadModels::open`)"
     )]
     NoLogFile,
+    /// The log is not on a PostgreSQL server.
+    #[cfg(feature = "postgres")]
+    #[error(
+        "the log is not on a PostgreSQL server, so no read models can be kept there; open the store with `Store::connect`, or keep them in a file (`ReadModels::open`)"
+    )]
+    NoServer,
     /// The log's own file does not take what the schema does.
+    #[cfg(feature = "sqlite")]
     #[error("the schema of the read model {name:?}, version {version}, is refused: {source}")]
     InLog {
         /// The read model.
@@ -198,7 +205,19 @@ pub enum ReadModelError {
         /// Its version.
         version: u32,
     },
+    /// What was asked of the model's tables on the server failed.
+    #[cfg(feature = "postgres")]
+    #[error("the read model {name:?} could not be read at {server}: {source}")]
+    ServerQuery {
+        /// The read model.
+        name: String,
+        /// The server, as `host:port/database`.
+        server: Arc<str>,
+        /// What the server or the driver says.
+        source: Arc<tokio_postgres::Error>,
+    },
     /// What was asked of the model's tables failed.
+    #[cfg(feature = "sqlite")]
     #[error("the read model {name:?} could not be read: {source}")]
     Query {
         /// The read model.

@@ -23,6 +23,8 @@ use crate::log::cursor::{CursorClaim, NamedCursor, Opened, StoredCursor};
 use crate::log::letter::{LetterChange, LetterDone, LetterRequest};
 use crate::log::once::{AppendedOnce, Once};
 use crate::log::page::{More, Page, PageBounds, Range};
+#[cfg(feature = "postgres")]
+use crate::log::postgres::beside::ServerDesk;
 use crate::log::prune::{PruneStep, StepDone};
 use crate::log::queue::Queue;
 use crate::log::request::{
@@ -54,6 +56,9 @@ pub(crate) struct LogHandle {
     /// The pages that streams read together.
     pub(crate) shared: Arc<SharedPages>,
     pub(crate) clock: Clock,
+    /// The server that the log lies on. Nothing: it lies on none.
+    #[cfg(feature = "postgres")]
+    pub(crate) desk: Option<ServerDesk>,
 }
 
 impl LogHandle {

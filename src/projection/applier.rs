@@ -9,6 +9,7 @@ use crate::error::{BoxError, ReadModelError};
 use crate::event::batch::EventBatch;
 use crate::projection::build::{Build, NotApplied, TransactionLimits};
 use crate::projection::projection::Kept;
+pub(crate) use crate::projection::spec::Call;
 
 /// What is written, and how.
 pub(crate) struct Writer {
@@ -24,15 +25,6 @@ pub(crate) struct Writer {
 pub(crate) struct Applier {
     writer: Arc<Mutex<Writer>>,
     shown: Arc<AtomicU64>,
-}
-
-/// What a handler call is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
-    /// The next batches of the log.
-    Next,
-    /// A dead letter.
-    Letter,
 }
 
 impl Writer {

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use crate::clock::Timestamp;
-use crate::error::{BoxError, DecodeError, FailureCategory, ReadModelError, causes};
+use crate::error::{BoxError, FailureCategory, ReadModelError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::catalog::storage;
 use crate::projection::projection::Kept;
+use crate::projection::spec::whole;
+pub(crate) use crate::projection::spec::{Applied, Spec, TransactionLimits};
 use crate::store::Store;
-use crate::stream::failure::{Failure, HandlerError};
+use crate::stream::failure::Failure;
 use crate::stream::handler::panic_text;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,22 +49,6 @@ CREATE TABLE millstream_retried (first_sequence INTEGER PRIMARY KEY);
 -- Dead letters that a rebuild could not apply either.
 CREATE TABLE millstream_lacking (first_sequence INTEGER PRIMARY KEY);
 ";
-
-/// What a build is of.
-#[derive(Clone, Debug)]
-pub(crate) struct Spec {
-    pub(crate) name: String,
-    pub(crate) version: u32,
-    pub(crate) query: String,
-    pub(crate) schema: String,
-}
-
-/// How much is applied in one transaction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TransactionLimits {
-    pub(crate) events_max: usize,
-    pub(crate) within: Duration,
-}
 
 /// A build that is open for writing.
 pub(crate) struct Build {
@@ -364,33 +350,6 @@ impl NotApplied {
             Self::Model(error) => Failure::of(&error),
         }
     }
-}
-
-/// An error that names an event would say that those before it are handled. Here the batch was rolled back as a whole.
-fn whole(error: BoxError) -> BoxError {
-    let names_an_event = causes(&*error).any(|cause| cause.is::<HandlerError>());
-    if !names_an_event {
-        return error;
-    }
-    let decoding = causes(&*error).find_map(|cause| cause.downcast_ref::<DecodeError>());
-    Box::new(WholeBatch {
-        text: error.to_string(),
-        source: decoding.cloned(),
-    })
-}
-
-/// What a projection says that named an event, of its whole batch.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-struct WholeBatch {
-    text: String,
-    source: Option<DecodeError>,
-}
-
-/// What one transaction has applied.
-pub(crate) struct Applied {
-    pub(crate) batches: usize,
-    pub(crate) last_sequence: u64,
 }
 
 /// Lets the projection apply batches until one of the limits is reached: at least one.

@@ -16,26 +16,50 @@
 //!
 //! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `fit` and `own` (whose a model is, and whether it fits), `catch_up`, `lacking`
 //! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
-//! and `view` (documents by key, a use of all this). `in_log` is the other place for projections, the log's own file, and uses little of this.
+//! and `view` (documents by key, a use of all this). `in_log` and `server` are the other places for projections, the log's own file and its
+//! server, and use little of this; `spec` is what all have in common.
 
+#[cfg(feature = "sqlite")]
 mod applier;
+#[cfg(feature = "sqlite")]
 mod attend;
+#[cfg(feature = "sqlite")]
 pub(crate) mod build;
+#[cfg(feature = "sqlite")]
 pub(crate) mod catalog;
+#[cfg(feature = "sqlite")]
 mod catch_up;
+#[cfg(feature = "sqlite")]
 mod fit;
+#[cfg(feature = "sqlite")]
 pub(crate) mod in_log;
+#[cfg(feature = "sqlite")]
 mod lacking;
+#[cfg(feature = "sqlite")]
 pub(crate) mod model;
+#[cfg(feature = "sqlite")]
 pub(crate) mod models;
+#[cfg(feature = "sqlite")]
 mod operations;
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(unreachable_pub, reason = "exported with files of read models")
+)]
 pub(crate) mod options;
 mod own;
+#[cfg(feature = "sqlite")]
 mod pool;
+#[cfg(feature = "sqlite")]
 #[expect(clippy::module_inception, reason = "the trait gives the folder its name")]
 pub(crate) mod projection;
+#[cfg(feature = "sqlite")]
 pub(crate) mod rebuild;
+#[cfg(feature = "sqlite")]
 pub(crate) mod request;
 mod resume;
+#[cfg(feature = "postgres")]
+pub(crate) mod server;
+pub(crate) mod spec;
 pub(crate) mod status;
+#[cfg(feature = "sqlite")]
 pub(crate) mod view;

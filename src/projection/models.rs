@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::error::ReadModelError;
@@ -21,8 +20,8 @@ use crate::projection::own::own;
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::behind_letters;
+pub(crate) use crate::projection::spec::{check, runtime, stream_name};
 use crate::store::Store;
-use crate::stream::options::check_name;
 use crate::sync::Mutex;
 
 /// A file that lists read models, with the database file of each beside it.
@@ -51,9 +50,6 @@ pub(crate) struct Inner {
 
 /// How many connections read one model at once.
 const READERS_MAX: usize = 4;
-/// Bytes of a read model's name. With its version it names a stream.
-const NAME_BYTES_MAX: usize = 200;
-
 /// Which versions of which models are registered here.
 struct Actives {
     ends: Mutex<HashMap<(String, u32), End>>,
@@ -307,37 +303,6 @@ impl ReadModels {
 /// The build, with nothing left to apply up to a position.
 async fn passed(mut build: Build, position: u64) -> Result<Build, ReadModelError> {
     blocking(move || build.pass(position).map(|()| build)).await?
-}
-
-/// The stream that keeps a version of a read model.
-pub(crate) fn stream_name(name: &str, version: u32) -> String {
-    format!("{name}@{version}")
-}
-
-pub(crate) fn runtime() -> Result<(), ReadModelError> {
-    match Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ReadModelError::NoRuntime),
-    }
-}
-
-pub(crate) fn check(name: &str, version: u32) -> Result<(), ReadModelError> {
-    let problem = if let Err(problem) = check_name(name) {
-        format!("the name {problem}")
-    } else if name.len() > NAME_BYTES_MAX {
-        let bytes = name.len();
-        format!("the name has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed")
-    } else if name.contains('@') {
-        "the name contains `@`, which parts name and version of its stream".to_owned()
-    } else if version == 0 {
-        "its version is 0; versions begin with 1".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(ReadModelError::Refused {
-        name: name.to_owned(),
-        problem,
-    })
 }
 
 impl fmt::Debug for ReadModels {

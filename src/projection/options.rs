@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::clock::TIME_MAX;
 use crate::error::FailureCategory;
 use crate::log::owner::Ownership;
-use crate::projection::build::TransactionLimits;
+use crate::projection::spec::TransactionLimits;
 use crate::stream::failure::FailurePolicy;
 use crate::stream::options::{Checkpoint, DurableStream};
 use crate::stream::policy::Retry;
 
+#[cfg(feature = "sqlite")]
 /// When a version begins to serve that was built beside an older one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +40,7 @@ pub struct ModelOptions {
     retry: Retry,
     policies: Vec<(Option<FailureCategory>, FailurePolicy)>,
     transaction: TransactionLimits,
+    #[cfg(feature = "sqlite")]
     promotion: Promotion,
     ownership: Ownership,
 }
@@ -52,6 +54,7 @@ impl Default for ModelOptions {
                 events_max: 10_000,
                 within: Duration::from_millis(250),
             },
+            #[cfg(feature = "sqlite")]
             promotion: Promotion::default(),
             ownership: Ownership::default(),
         }
@@ -98,6 +101,7 @@ impl ModelOptions {
         self
     }
 
+    #[cfg(feature = "sqlite")]
     /// When a version serves that is built beside an older one. Default: [`Promotion::WhenCaughtUp`].
     #[must_use]
     pub fn promotion(mut self, promotion: Promotion) -> Self {
@@ -127,6 +131,7 @@ impl ModelOptions {
         self.transaction
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn promotes(&self) -> Promotion {
         self.promotion
     }

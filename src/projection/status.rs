@@ -2,6 +2,7 @@
 
 use crate::stream::status::StreamStatus;
 
+#[cfg(feature = "sqlite")]
 /// One version of a read model, as a file of read models has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -7,6 +7,8 @@ use thiserror::Error;
 
 #[cfg(feature = "sqlite")]
 use crate::error::InLogError;
+#[cfg(feature = "postgres")]
+use crate::error::ServerModelError;
 use crate::error::{BoxError, DecodeError, FailureCategory, UndecodableEvent, causes};
 use crate::event::record::EventRecord;
 use crate::log::letter::LetterLimits;
@@ -262,15 +264,28 @@ impl Failure {
     }
 }
 
-/// Whether a read model had the log's file for longer than its budget.
-#[cfg(feature = "sqlite")]
+/// A read model had the log's file, or a transaction on its server, for longer than it might.
 fn took_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
-    let in_log = causes(error).find_map(|error| error.downcast_ref::<InLogError>());
-    matches!(in_log, Some(InLogError::OverBudget { .. }))
+    causes(error).any(|cause| is_over_budget(cause) || is_over_timeout(cause))
+}
+
+#[cfg(feature = "sqlite")]
+fn is_over_budget(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(InLogError::OverBudget { .. }))
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn took_too_long(_: &(dyn std::error::Error + 'static)) -> bool {
+fn is_over_budget(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
+}
+
+#[cfg(feature = "postgres")]
+fn is_over_timeout(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(ServerModelError::TookTooLong { .. }))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn is_over_timeout(_: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 

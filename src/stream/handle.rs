@@ -85,7 +85,7 @@ impl EventStream {
     }
 
     /// Waits until everything up to what was appended is settled, stored or not.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) async fn handled(&self, Until(sequence): Until) -> Result<(), WaitError> {
         self.core.wait_for(sequence).await
     }

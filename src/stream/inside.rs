@@ -47,7 +47,7 @@ pub(crate) async fn call_with_letter<T>(
 }
 
 /// Whether the handler is being called with a dead letter.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn is_letter() -> bool {
     LETTER.try_with(|is_letter| *is_letter).unwrap_or(false)
 }

@@ -82,7 +82,7 @@ impl DurableStream {
     }
 
     /// Where the stream goes on, whatever cursor is stored: who handles its batches stores how far they are.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn begins_at(mut self, position: u64) -> Self {
         self.begins_at = Some(position);
         self

@@ -7,10 +7,11 @@
 //! `driver` (the thread of the connections), `address`, `tls`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
 //! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `select` (which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
-//! `listen` (wake-ups between processes).
+//! `listen` (wake-ups between processes), `beside` (connections of read models).
 
 mod address;
 mod assembly;
+pub(crate) mod beside;
 mod claim;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;

@@ -20,6 +20,7 @@ use crate::log::copy::CopySource;
 use crate::log::cursor::{NamedCursor, StoredCursor};
 use crate::log::owner::Claim;
 use crate::log::page::{More, Page, PageBounds, Range};
+use crate::log::postgres::beside::ServerDesk;
 use crate::log::postgres::driver::Driver;
 use crate::log::postgres::pages::{self, Pruning, Reading};
 use crate::log::postgres::select::{Candidates, candidates};
@@ -72,6 +73,11 @@ impl PostgresReader {
                 sessions_max: idle_max,
             }),
         }
+    }
+
+    /// What read models on this server need.
+    pub(crate) fn desk(&self) -> ServerDesk {
+        ServerDesk::new(Arc::clone(&self.server), Arc::clone(&self.driver))
     }
 
     pub(super) fn with<T>(

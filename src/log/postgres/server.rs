@@ -34,6 +34,8 @@ pub(super) enum Role {
     Listener,
     /// By which the store is seen to live.
     Presence,
+    /// Keeps a read model.
+    Model,
 }
 
 /// A server, a database on it and a schema in that.
@@ -153,6 +155,12 @@ impl Server {
             Role::Presence => sql.push_str(
                 "; SET synchronous_commit = off; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
                  SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000",
+            ),
+            // The rows and the position behind them are lost together, and are made again. What is written outside of a transaction of
+            // millstream's is refused: a projection has no business there.
+            Role::Model => sql.push_str(
+                "; SET synchronous_commit = off; SET default_transaction_read_only = on;
+                 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3",
             ),
         }
         sql

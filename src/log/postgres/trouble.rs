@@ -79,6 +79,11 @@ impl Trouble {
         }
     }
 
+    /// The same of what the driver says.
+    pub(super) fn is_lost_with(error: &tokio_postgres::Error) -> bool {
+        standing(error) == Standing::Lost
+    }
+
     fn advice(&self) -> &'static str {
         match self {
             Self::OutcomeUnknown(_) => {

@@ -1,0 +1,231 @@
+//! The read models on a log's server, and how they are registered.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{ReadModelError, SteerError, StreamError};
+use crate::log::postgres::beside::{Purpose, ServerDesk};
+use crate::projection::own::own;
+use crate::projection::resume::behind_letters;
+use crate::projection::server::keeper::Keeper;
+use crate::projection::server::model::ServerModel;
+use crate::projection::server::options::ServerModelOptions;
+use crate::projection::server::projection::ServerProjection;
+use crate::projection::server::readers::Readers;
+use crate::projection::server::rows::{self, Origin};
+use crate::projection::server::step::Plan;
+use crate::projection::spec::{Call, Spec, check, runtime, stream_name};
+use crate::store::Store;
+use crate::stream::handler::HandleStream;
+use crate::stream::inside;
+
+/// More batches are not in one handler call. What a transaction has is bounded by events and time.
+const GROUP_BATCHES_MAX: u32 = 1_024;
+
+/// The read models on a log's PostgreSQL server: rows in the database that the log lies in, kept by projections whose SQL is asynchronous.
+///
+/// What a [`ServerProjection`] writes and how far it is commit in one transaction of that database (R1), on a connection of the model's own:
+/// no append waits for it. Two stores do not apply at once: a model is kept by the one that owns its stream.
+///
+/// Cloning gives another handle of the same. It keeps the store open.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use millstream::tokio_postgres::{Transaction, types::Type};
+/// use millstream::{BoxError, EventBatch, EventQuery, NewEvent, ServerModels, ServerProjection, Store};
+/// use serde_json::json;
+///
+/// #[derive(Clone)]
+/// struct Balances;
+///
+/// impl ServerProjection for Balances {
+///     fn name(&self) -> &str {
+///         "balances"
+///     }
+///     fn version(&self) -> u32 {
+///         1
+///     }
+///     fn query(&self) -> EventQuery {
+///         EventQuery::types(["deposited"])
+///     }
+///     fn schema(&self) -> &str {
+///         "CREATE TABLE balance (account text PRIMARY KEY, total bigint NOT NULL)"
+///     }
+///     async fn apply(&mut self, tx: &Transaction<'_>, batch: &EventBatch) -> Result<(), BoxError> {
+///         for event in batch {
+///             let (account, amount): (String, i64) = event.payload().decode()?;
+///             let add = "INSERT INTO balance VALUES ($1, $2)
+///                 ON CONFLICT (account) DO UPDATE SET total = balance.total + excluded.total";
+///             tx.execute_typed(add, &[(&account, Type::TEXT), (&amount, Type::INT8)]).await?;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let store = Store::connect("postgres://bank:secret@localhost/bank").await?;
+/// let balances = ServerModels::of(&store)?.project(Balances).await?;
+///
+/// let appended = store.append([NewEvent::new("deposited", json!(["anna", 70]))]).await?;
+/// balances.wait_for(appended).await?;
+/// let total: i64 = balances
+///     .read(async |tx| tx.query_one("SELECT total FROM balance", &[]).await?.try_get(0))
+///     .await?;
+/// assert_eq!(total, 70);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct ServerModels {
+    store: Store,
+    desk: ServerDesk,
+}
+
+impl ServerModels {
+    /// The read models on the server of this store's log.
+    ///
+    /// # Errors
+    /// [`ReadModelError::NoServer`]: the log is in a file or in memory.
+    pub fn of(store: &Store) -> Result<Self, ReadModelError> {
+        let desk = store.desk().ok_or(ReadModelError::NoServer)?;
+        Ok(Self {
+            desk: desk.clone(),
+            store: store.clone(),
+        })
+    }
+
+    /// Keeps a read model continuously: a durable stream of the store applies what is committed, until the handle is dropped.
+    ///
+    /// The stream is called `NAME@VERSION` and is seen and steered as any other. A version that is new is built from the first event
+    /// on, and may be read meanwhile; [`ServerModel::caught_up`] says when it is complete. It has a schema of its own, so that it stands
+    /// beside older versions until those are [removed](Self::remove). A version that another store keeps is refused, waited for or
+    /// taken over, as [`ServerModelOptions::ownership`] says.
+    ///
+    /// # Errors
+    /// The name or version is refused; this version is registered already, or kept by another store; it was built from another log, is ahead of this
+    /// one, or needs events that were pruned; its query or schema changed and its version did not; the schema fails; there is no runtime;
+    /// the store is closed; the server cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped nothing is kept; the tables may have been made.
+    pub async fn project<P: ServerProjection>(&self, projection: P) -> Result<ServerModel, ReadModelError> {
+        self.project_with(projection, &ServerModelOptions::default())
+            .await
+    }
+
+    /// The same with other [options](ServerModelOptions).
+    ///
+    /// # Errors
+    /// As [`project`](Self::project), and when the options do not fit together.
+    ///
+    /// # Cancel safety
+    /// As [`project`](Self::project).
+    pub async fn project_with<P: ServerProjection>(
+        &self,
+        projection: P,
+        options: &ServerModelOptions,
+    ) -> Result<ServerModel, ReadModelError> {
+        runtime()?;
+        check(projection.name(), projection.version())?;
+        let query = projection.query();
+        let spec = Spec {
+            name: projection.name().to_owned(),
+            version: projection.version(),
+            query: query.canonical_text(),
+            schema: projection.schema().to_owned(),
+        };
+        let stream_name = stream_name(&spec.name, spec.version);
+        // First, so that who is refused has not touched what another one keeps.
+        let owned = own(&self.store, &stream_name, options.model().ownership_of_stream()).await?;
+        let extent = self.store.log().extent().await?;
+        let origin = Origin {
+            log_id: self.store.log_id(),
+            head: extent.head,
+        };
+        let mut client = self.desk.connect(Purpose::Write).await?;
+        let opened = rows::open(&self.desk, &mut client, &spec, origin).await?;
+        drop(client);
+        let position = first_position(&spec, opened.position, extent.pruned_through)?;
+        let behind = behind_letters(&self.store, &stream_name, &query, position).await?;
+        let position = behind.unwrap_or(position);
+        let plan = Plan {
+            spec: spec.clone(),
+            stream: stream_name.as_str().into(),
+            namespace: opened.namespace.clone(),
+            desk: self.desk.clone(),
+            limits: options.model().transaction(),
+            batch_timeout: options.time_of_a_batch(),
+            faults: self.store.faults().clone(),
+        };
+        let keeper = Keeper::new(plan, projection, self.store.registry());
+        let durable = options.model().stream(&stream_name, position);
+        let handler = handler(keeper).retry(options.model().retry_policy());
+        let stream = self.store.stream_to_durable(&durable, &query, handler).await;
+        let stream = stream.map_err(|error| match error {
+            StreamError::NameActive { .. } => ReadModelError::Active {
+                name: spec.name.clone(),
+                version: spec.version,
+            },
+            error => error.into(),
+        })?;
+        if let Some(owned) = owned {
+            owned.keep();
+        }
+        let readers = Readers::new(self.desk.clone(), opened.namespace, spec.name.clone());
+        Ok(ServerModel::new(self.store.clone(), readers, spec, stream))
+    }
+
+    /// Removes a version of a read model: its stream with its cursor and dead letters, and its schema with everything in it, in that order.
+    /// A version that is registered somewhere stops there. Registered again, it is built anew from the log (R2).
+    ///
+    /// # Errors
+    /// There is no such version; the store is closed; somebody else has its tables locked; the server cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped the stream may be gone and the tables still there. Call it again.
+    pub async fn remove(&self, name: &str, version: u32) -> Result<(), ReadModelError> {
+        self.store.check_open()?;
+        let mut client = self.desk.connect(Purpose::Write).await?;
+        if !rows::has(&self.desk, &mut client, name, version).await? {
+            return Err(ReadModelError::NoSuchModel {
+                name: stream_name(name, version),
+            });
+        }
+        let ended = match self.store.stream(&stream_name(name, version)).await {
+            Ok(stream) => stream.delete().await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) | Err(SteerError::NoSuchStream { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(rows::remove(&self.desk, &mut client, name, version).await?)
+    }
+}
+
+/// Where the stream begins, as far as pruning left it. A model that has nothing yet begins with what is left, as a stream does.
+fn first_position(spec: &Spec, position: u64, pruned_through: u64) -> Result<u64, ReadModelError> {
+    if position > 0 && position < pruned_through {
+        return Err(ReadModelError::Pruned {
+            name: spec.name.clone(),
+            position,
+            pruned_through,
+        });
+    }
+    Ok(position.max(pruned_through))
+}
+
+fn handler<P: ServerProjection>(keeper: Keeper<P>) -> HandleStream {
+    HandleStream::group(GROUP_BATCHES_MAX, Duration::ZERO, move |batches| {
+        let keeper = keeper.clone();
+        let call = match inside::is_letter() {
+            true => Call::Letter,
+            false => Call::Next,
+        };
+        async move { keeper.handle(batches, call).await }
+    })
+}
+
+impl fmt::Debug for ServerModels {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("ServerModels").field(&self.store).finish()
+    }
+}

@@ -1,0 +1,330 @@
+//! One transaction of a projection on the log's server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Transaction};
+
+use crate::clock::Timestamp;
+use crate::error::{BoxError, ReadModelError, ServerModelError, StorageError, causes};
+use crate::event::batch::EventBatch;
+use crate::fault::{FaultPoint, Faults};
+use crate::log::postgres::beside::ServerDesk;
+use crate::projection::server::hand::Hand;
+use crate::projection::server::link::{Link, Statements};
+use crate::projection::server::projection::ServerProjection;
+use crate::projection::server::rows::IS_UNDER_WAY;
+use crate::projection::spec::{Applied, Call, Spec, TransactionLimits};
+
+/// What is the same for all transactions of a model.
+pub(super) struct Plan {
+    pub(super) spec: Spec,
+    pub(super) stream: Arc<str>,
+    /// The schema of its tables.
+    pub(super) namespace: String,
+    pub(super) desk: ServerDesk,
+    pub(super) limits: TransactionLimits,
+    pub(super) batch_timeout: Duration,
+    pub(super) faults: Faults,
+}
+
+/// Why a transaction was not committed, or not that anybody knew.
+pub(super) enum Stumble {
+    /// The server could not be reached, or somebody else was in the way. The position says what became of the transaction.
+    Storage(StorageError),
+    /// The projection failed on one of the batches.
+    Projection(BoxError),
+    Model(ReadModelError),
+}
+
+/// What is done, for whoever reads an error.
+const WRITE: &str = "write a read model";
+/// A letter is applied as a whole.
+const WHOLE: TransactionLimits = TransactionLimits {
+    events_max: usize::MAX,
+    within: Duration::MAX,
+};
+
+/// What a transaction is to do.
+enum Work {
+    /// All of it was done before.
+    Nothing,
+    Next(Vec<EventBatch>),
+    Letter(EventBatch),
+}
+
+/// Applies batches, and moves the position behind them, in one transaction. Gives how many need not be given again.
+pub(super) async fn step<P: ServerProjection>(
+    plan: &Plan,
+    hand: &mut Hand<P>,
+    epoch: u64,
+    batches: &[EventBatch],
+    call: Call,
+) -> Result<usize, Stumble> {
+    let mut link = match hand.link.take().filter(|link| !link.client.is_closed()) {
+        Some(link) => link,
+        None => Link::connect(&plan.desk, &plan.namespace)
+            .await
+            .map_err(Stumble::Storage)?,
+    };
+    let Link { client, statements } = &mut link;
+    let tx = plan
+        .answer(client.build_transaction().read_only(false).start())
+        .await?;
+    let transaction = Under {
+        plan,
+        statements,
+        epoch,
+    };
+    let done = transaction.run(tx, hand, batches, call).await;
+    // What did not come to its end leaves nothing in the memory either.
+    hand.settle();
+    if done.is_ok() {
+        hand.link = Some(link);
+    }
+    done
+}
+
+impl Plan {
+    fn storage(&self, error: Error) -> Stumble {
+        Stumble::Storage(self.desk.failed(WRITE)(error))
+    }
+
+    /// What the server says to one of millstream's own statements.
+    async fn answer<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Stumble> {
+        let answer = self.desk.answer(WRITE, asked).await.map_err(Stumble::Storage)?;
+        answer.map_err(|error| self.storage(error))
+    }
+}
+
+/// A transaction under way.
+struct Under<'a> {
+    plan: &'a Plan,
+    statements: &'a Statements,
+    epoch: u64,
+}
+
+impl Under<'_> {
+    async fn run<P: ServerProjection>(
+        &self,
+        tx: Transaction<'_>,
+        hand: &mut Hand<P>,
+        batches: &[EventBatch],
+        call: Call,
+    ) -> Result<usize, Stumble> {
+        let position = self.open(&tx).await?;
+        let (new, limits) = match self.work(&tx, position, batches, call).await? {
+            Work::Nothing => {
+                self.plan.answer(tx.rollback()).await?;
+                return Ok(match call {
+                    Call::Letter => 1,
+                    Call::Next => batches.len(),
+                });
+            }
+            Work::Next(new) => (new, self.plan.limits),
+            Work::Letter(letter) => (vec![letter], WHOLE),
+        };
+        hand.begin();
+        let written = match self.apply(&tx, hand, &new, limits).await {
+            Ok(applied) => self
+                .close(&tx, position, &new, &applied, call)
+                .await
+                .map(|()| applied),
+            Err(error) => Err(Stumble::Projection(as_ended(error))),
+        };
+        let applied = match written {
+            Ok(applied) => applied,
+            Err(stumble) => return Err(self.roll_back(tx, stumble).await),
+        };
+        hand.commits();
+        let committed = self.plan.desk.answer(WRITE, tx.commit()).await;
+        let committed = committed.map_err(Stumble::Storage)?;
+        committed.map_err(|error| self.refused_commit(error))?;
+        hand.keep();
+        self.plan.faults.hit(FaultPoint::AfterModel);
+        let is_done = |batch: &&EventBatch| {
+            applied.batches == new.len() || batch.last_sequence() <= applied.last_sequence
+        };
+        Ok(match call {
+            Call::Letter => 1,
+            Call::Next => batches.iter().take_while(is_done).count(),
+        })
+    }
+
+    /// Locks the model's row. Gives how far the model is.
+    async fn open(&self, tx: &Transaction<'_>) -> Result<u64, Stumble> {
+        let Spec { name, version, .. } = &self.plan.spec;
+        let version = i64::from(*version);
+        let parameters: [&(dyn ToSql + Sync); 2] = [name, &version];
+        let opening = tx.query_opt(&self.statements.open, &parameters);
+        let Some(row) = self.plan.answer(opening).await? else {
+            return Err(Stumble::Projection(Box::new(ServerModelError::Removed)));
+        };
+        let position: i64 = row.try_get(0).map_err(|error| self.plan.storage(error))?;
+        Ok(position as u64)
+    }
+
+    async fn work(
+        &self,
+        tx: &Transaction<'_>,
+        position: u64,
+        batches: &[EventBatch],
+        call: Call,
+    ) -> Result<Work, Stumble> {
+        if call == Call::Next {
+            let new = batches.iter().filter_map(|batch| new_part(batch, position));
+            let new: Vec<EventBatch> = new.collect();
+            return Ok(match new.is_empty() {
+                true => Work::Nothing,
+                false => Work::Next(new),
+            });
+        }
+        let letter = &batches[0];
+        let Spec { name, version, .. } = &self.plan.spec;
+        let (version, first) = (i64::from(*version), letter.first_sequence() as i64);
+        let parameters: [&(dyn ToSql + Sync); 3] = [name, &version, &first];
+        let asked = tx.query_opt(&self.statements.has_applied, &parameters);
+        Ok(match self.plan.answer(asked).await? {
+            // Its letter could not be removed afterwards.
+            Some(_) => Work::Nothing,
+            None => Work::Letter(letter.clone()),
+        })
+    }
+
+    /// Lets the projection apply batches until one of the limits is reached: at least one.
+    async fn apply<P: ServerProjection>(
+        &self,
+        tx: &Transaction<'_>,
+        hand: &mut Hand<P>,
+        batches: &[EventBatch],
+        limits: TransactionLimits,
+    ) -> Result<Applied, BoxError> {
+        let limit = self.plan.batch_timeout;
+        let too_long = |_| ServerModelError::TookTooLong { limit };
+        let begun = Instant::now();
+        let mut applied = Applied {
+            batches: 0,
+            last_sequence: 0,
+        };
+        let mut events = 0;
+        for batch in batches {
+            events += batch.len();
+            let is_over = events > limits.events_max || begun.elapsed() > limits.within;
+            if is_over && applied.batches > 0 {
+                break;
+            }
+            applied.last_sequence = batch.last_sequence();
+            timeout(limit, hand.apply(tx, batch)).await.map_err(too_long)??;
+            applied.batches += 1;
+        }
+        timeout(limit, hand.before_commit(tx)).await.map_err(too_long)??;
+        Ok(applied)
+    }
+
+    /// Writes the position, and makes sure that the transaction is the one that was begun, and the owner the one that there is.
+    async fn close(
+        &self,
+        tx: &Transaction<'_>,
+        position: u64,
+        new: &[EventBatch],
+        applied: &Applied,
+        call: Call,
+    ) -> Result<(), Stumble> {
+        let Spec { name, version, .. } = &self.plan.spec;
+        let version = i64::from(*version);
+        let through = applied.last_sequence.max(position) as i64;
+        let now = Timestamp::now().as_micros();
+        let parameters: [&(dyn ToSql + Sync); 4] = [name, &version, &through, &now];
+        let closing = tx.execute(&self.statements.close, &parameters);
+        let closed = self
+            .plan
+            .desk
+            .answer(WRITE, closing)
+            .await
+            .map_err(Stumble::Storage)?;
+        if closed.map_err(|error| self.not_closed(error))? == 0 {
+            return Err(Stumble::Projection(Box::new(ServerModelError::EndedTransaction)));
+        }
+        if call == Call::Letter {
+            let first = new[0].first_sequence() as i64;
+            let parameters: [&(dyn ToSql + Sync); 3] = [name, &version, &first];
+            let noted = tx.execute(&self.statements.note_applied, &parameters);
+            self.plan.answer(noted).await?;
+        }
+        let (stream, epoch) = (&*self.plan.stream, self.epoch as i64);
+        let parameters: [&(dyn ToSql + Sync); 2] = [&stream, &epoch];
+        let owner = tx.query_opt(&self.statements.fence, &parameters);
+        if self.plan.answer(owner).await?.is_none() {
+            return Err(Stumble::Model(ReadModelError::OwnershipLost {
+                name: self.plan.spec.name.clone(),
+                version: self.plan.spec.version,
+            }));
+        }
+        match self.plan.faults.hit(FaultPoint::BeforeModel) {
+            true => {
+                let injected = std::io::Error::other("a fault was injected");
+                let error = StorageError::new(WRITE, injected);
+                Err(Stumble::Storage(error.busy()))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Why the end of the transaction could not be written.
+    fn not_closed(&self, error: Error) -> Stumble {
+        let what = match error.code() {
+            Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => ServerModelError::BrokenTransaction,
+            // It is not in a transaction any more.
+            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => ServerModelError::EndedTransaction,
+            _ => return self.plan.storage(error),
+        };
+        Stumble::Projection(Box::new(what))
+    }
+
+    /// Ends a transaction that is not to be kept. That the projection was the cause is believed only when the connection is there still.
+    async fn roll_back(&self, tx: Transaction<'_>, stumble: Stumble) -> Stumble {
+        match (self.plan.answer(tx.rollback()).await, stumble) {
+            (Ok(()), stumble) => stumble,
+            (Err(_), Stumble::Projection(error)) if is_too_late(&*error) => Stumble::Projection(error),
+            (Err(lost), Stumble::Projection(_)) => lost,
+            (Err(_), stumble) => stumble,
+        }
+    }
+
+    /// A constraint of the model's tables may have been put off until the commit.
+    fn refused_commit(&self, error: Error) -> Stumble {
+        match error.as_db_error().is_some() && !ServerDesk::is_lost(&error) {
+            true => Stumble::Projection(Box::new(error)),
+            false => self.plan.storage(error),
+        }
+    }
+}
+
+/// What the projection says is what the server told it, when it wanted to commit.
+fn as_ended(error: BoxError) -> BoxError {
+    let is_told = |cause: &(dyn std::error::Error + 'static)| {
+        let code = cause.downcast_ref::<Error>().and_then(Error::code);
+        code.is_some_and(|code| code.code() == IS_UNDER_WAY)
+    };
+    let has_ended = causes(&*error).any(is_told);
+    match has_ended {
+        true => Box::new(ServerModelError::EndedTransaction),
+        false => error,
+    }
+}
+
+/// A call that was dropped may have left a statement behind that the server is still at.
+fn is_too_late(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(ServerModelError::TookTooLong { .. }))
+}
+
+/// What of a batch is behind the position.
+fn new_part(batch: &EventBatch, position: u64) -> Option<EventBatch> {
+    match batch.first_sequence() > position {
+        true => Some(batch.clone()),
+        false => batch.rest(position),
+    }
+}
