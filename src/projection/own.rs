@@ -11,8 +11,7 @@ use crate::error::ReadModelError;
 use crate::log::handle::owner::LetsGo;
 use crate::log::owner::Ownership;
 use crate::log::request::Claimed;
-use crate::projection::build::Spec;
-use crate::projection::models::stream_name;
+use crate::projection::spec::{Spec, stream_name};
 use crate::store::Store;
 use crate::stream::reservation::Reservation;
 

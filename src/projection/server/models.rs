@@ -134,7 +134,7 @@ impl ServerModels {
         };
         let stream_name = stream_name(&spec.name, spec.version);
         // First, so that who is refused has not touched what another one keeps.
-        let owned = own(&self.store, &stream_name, options.model().ownership_of_stream()).await?;
+        let owned = own(&self.store, &spec, options.model().ownership_of_stream()).await?;
         let extent = self.store.log().extent().await?;
         let origin = Origin {
             log_id: self.store.log_id(),
@@ -166,9 +166,7 @@ impl ServerModels {
             },
             error => error.into(),
         })?;
-        if let Some(owned) = owned {
-            owned.keep();
-        }
+        owned.keep();
         let readers = Readers::new(self.desk.clone(), opened.namespace, spec.name.clone());
         Ok(ServerModel::new(self.store.clone(), readers, spec, stream))
     }
