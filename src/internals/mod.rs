@@ -10,7 +10,9 @@ use crate::event::draft::Drafts;
 use crate::event::limits::Limits;
 use crate::event::matching;
 use crate::event::new_event::NewEvent;
-use crate::event::query::{EventFilter, EventQuery};
+#[cfg(feature = "sqlite")]
+use crate::event::query::EventFilter;
+use crate::event::query::EventQuery;
 use crate::fault::Faults;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;

@@ -107,3 +107,52 @@ impl<'q> PageBuilder<'q> {
         self.bounds.are_reached(self.page.batches.len(), self.bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::limits::Limits;
+    use crate::event::new_event::{NewEvent, check_batch};
+
+    fn batch(first: u64, types: &[&str]) -> Arc<CommittedBatch> {
+        let events = types.iter().map(|name| NewEvent::new(*name, 1));
+        let (records, _) = check_batch(events, &Limits::default()).unwrap();
+        Arc::new(CommittedBatch::stamp(records, first, Timestamp::EPOCH))
+    }
+
+    fn page(query: &EventQuery, range: Range, batches_max: usize) -> Page {
+        let bounds = PageBounds {
+            batches_max,
+            bytes_max: usize::MAX,
+        };
+        let mut page = PageBuilder::new(query, range, bounds);
+        for batch in [batch(1, &["a", "b"]), batch(3, &["b"]), batch(6, &["a", "a"])] {
+            if batch.last_sequence > range.after && page.take(&batch) == More::No {
+                break;
+            }
+        }
+        page.finish()
+    }
+
+    #[test]
+    fn a_page_says_how_far_it_was_examined_and_cuts_no_batch() {
+        let range = |after, through| Range { after, through };
+        let shown = |query: &EventQuery, range, batches_max| {
+            let page = page(query, range, batches_max);
+            let events = page.batches.iter().flat_map(|batch| &batch.events);
+            let sequences: Vec<u64> = events.map(|event| event.sequence).collect();
+            (sequences, page.through)
+        };
+        let (all, a) = (EventQuery::all(), EventQuery::types(["a"]));
+        assert_eq!(shown(&all, range(0, 9), 9), (vec![1, 2, 3, 6, 7], 9));
+        assert_eq!(shown(&all, range(0, 9), 2), (vec![1, 2, 3], 3));
+        assert_eq!(shown(&a, range(1, 9), 9), (vec![6, 7], 9));
+        assert_eq!(shown(&a, range(1, 5), 9), (vec![], 5));
+        assert_eq!(shown(&all, range(0, 6), 9), (vec![1, 2, 3, 6, 7], 7));
+        assert_eq!(
+            shown(&EventQuery::types(["z"]), range(0, u64::MAX), 9),
+            (vec![], EXAMINED_MAX)
+        );
+    }
+}

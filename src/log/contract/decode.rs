@@ -99,6 +99,9 @@ impl fmt::Debug for Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ReadError;
+    use crate::event::evolution::Registrations;
+    use crate::event::query::EventQuery;
 
     #[test]
     fn a_batch_with_an_event_out_of_place_is_damaged() {
@@ -115,5 +118,29 @@ mod tests {
             assert!(decode(wrong, range).is_err(), "{wrong:?}");
         }
         assert!(decode(&[], Range { after: 4, through: 4 }).is_err());
+    }
+
+    #[test]
+    fn events_are_shown_as_the_upcasters_make_them_and_told_when_they_cannot() {
+        let mut registrations = Registrations::default();
+        registrations.upcast("a".into(), 1, |payload: u64| match payload {
+            0 => Err(String::from("nothing comes of 0")),
+            number => Ok(number * 100),
+        });
+        let decoder = Decoder::new(registrations.check().unwrap());
+        let range = Range { after: 0, through: 3 };
+        let events = [(1, "a", "7"), (2, "b", "7"), (3, "a", "0")];
+        let events = events.map(|(sequence, name, payload)| StoredEvent::new(sequence, name, payload));
+        let batch = decoder.batch(range, Timestamp::EPOCH, events).unwrap();
+        let shown = batch
+            .events
+            .iter()
+            .map(|event| (event.payload().as_str(), event.schema_version()));
+        assert_eq!(shown.collect::<Vec<_>>(), [("700", 2), ("7", 1), ("0", 1)]);
+        let first = |types: &[&str], after| batch.first_selected(&EventQuery::types(types.to_vec()), after);
+        assert_eq!(first(&["a", "b"], 0).unwrap(), Some(1));
+        assert_eq!(first(&["b"], 0).unwrap(), Some(2));
+        assert_eq!(first(&["b"], 2).unwrap(), None);
+        assert!(matches!(first(&["a"], 1), Err(ReadError::Undecodable(_))));
     }
 }

@@ -114,3 +114,93 @@ impl Claim {
         matches!(self.role, Role::Standby | Role::Heir)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::cursor::{Pause, PauseKind, Run};
+    use crate::log::letter::Attempt;
+
+    fn row() -> StoredCursor {
+        StoredCursor {
+            position: 7,
+            query: "[{}]".into(),
+            log_id: "log".into(),
+            epoch: 4,
+            attempt: Attempt::ENDED,
+            owner: 3,
+            steering: 5,
+            paused: None,
+            retry: None,
+            updated_at: Timestamp::EPOCH,
+        }
+    }
+
+    #[test]
+    fn d6_nothing_is_written_under_another_epoch() {
+        let moved = |epoch| {
+            row().moved(&CursorWrite {
+                name: "ledger",
+                epoch,
+                position: 9,
+                run: Run::GoesOn,
+            })
+        };
+        let written = moved(4).unwrap();
+        assert_eq!((written.position, written.attempt), (9, Attempt::RUNNING));
+        assert!(written.updated_at > Timestamp::EPOCH);
+        assert!(moved(3).is_none() && moved(5).is_none());
+        let attempt = Attempt { at: 8, count: 2 };
+        let attempted = |epoch| {
+            row().attempted(&AttemptWrite {
+                name: "ledger",
+                epoch,
+                position: 8,
+                attempt,
+            })
+        };
+        let noted = attempted(4).unwrap();
+        assert_eq!((noted.position, noted.attempt), (8, attempt));
+        assert!(attempted(5).is_none());
+    }
+
+    #[test]
+    fn a_prune_is_held_by_cursors_of_this_log_that_are_still_somebodys() {
+        let held = row().holds("ledger", "log").unwrap();
+        assert_eq!((held.stream.as_deref(), held.position), (Some("ledger"), 7));
+        assert_eq!(row().holds("ledger", "another"), None);
+        assert_eq!(row().of_log("another").holds("ledger", "log"), None);
+        let retired = |kind| StoredCursor {
+            paused: Some(Pause {
+                by: "anna".into(),
+                since: Timestamp::EPOCH,
+                kind,
+            }),
+            ..row().placed_at(2)
+        };
+        assert_eq!(retired(PauseKind::TakenOver).holds("ledger", "log"), None);
+        let paused = retired(PauseKind::ByHand).holds("ledger", "log");
+        assert_eq!(paused.map(|held| held.position), Some(2));
+    }
+
+    #[test]
+    fn letters_are_counted_by_what_they_wait_for() {
+        let letter = |sequence, state, key: Option<&str>, micros| {
+            let parked_at = Timestamp::from_micros(micros).into();
+            let letter = DeadLetter::set_aside(&[sequence], state, parked_at).unwrap();
+            DeadLetter {
+                key: key.map(str::to_owned),
+                ..letter
+            }
+        };
+        let letters = [
+            letter(1, DeadLetterState::Skipped, None, 1),
+            letter(2, DeadLetterState::Parked, Some("a"), 5),
+            letter(3, DeadLetterState::Queued, Some("a"), 3),
+        ];
+        let counts = LetterCounts::of(&letters);
+        assert_eq!((counts.parked, counts.skipped, counts.keys), (2, 1, 1));
+        assert_eq!(counts.oldest_at, Some(Timestamp::from_micros(3)));
+        assert_eq!(LetterCounts::of([]), LetterCounts::default());
+    }
+}
