@@ -8,7 +8,7 @@ use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use futures::future::join_all;
@@ -22,6 +22,7 @@ const WRITERS: usize = 50;
 const APPENDS: usize = 4;
 /// How many sessions are seen to wait for each other at some moment, so that the delays are worth something.
 const WAITING_MIN: i64 = 10;
+const LOOK_MAX: Duration = Duration::from_secs(20);
 
 const DAWDLES: &str = "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN PERFORM pg_sleep(random() * 0.006); RETURN NULL; END $$;
@@ -34,6 +35,7 @@ const HOWS: [&str; 3] = ["follows", "is given", "reads again and again"];
 /// A reader whose parent died must not wait for ever.
 const LIFETIME: Duration = Duration::from_secs(120);
 const FINISHED: &str = "> complete ";
+const WAITING_LINES_MAX: usize = 1_024;
 
 fn size(writer: usize, number: usize) -> usize {
     1 + (writer + number) % 3
@@ -91,14 +93,14 @@ async fn s3_fifty_writers_that_dawdle_before_their_commits_are_read_completely_a
     }
 }
 
-/// Looks until so many sessions wait for another one at the same moment.
+/// Looks until so many sessions wait for another one at the same moment, or for long enough.
 async fn most_that_wait(database: &Database, sessions: &str) -> i64 {
     let (address, sessions) = (database.address.clone(), sessions.to_owned());
     let looking = move || {
         on_connection(&address, async move |client| {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
-            let mut most = 0;
-            while most < WAITING_MIN {
+            let (mut most, until) = (0, Instant::now() + LOOK_MAX);
+            while most < WAITING_MIN && Instant::now() < until {
                 let row = client
                     .query_one(sql, &[&sessions])
                     .await
@@ -121,7 +123,7 @@ fn digest(said: &[(u64, String)]) -> u64 {
 struct Reader {
     how: &'static str,
     process: Child,
-    lines: mpsc::UnboundedReceiver<String>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Reader {
@@ -134,11 +136,11 @@ impl Reader {
             .spawn()
             .expect("the binary starts");
         let out = process.stdout.take().expect("it was piped");
-        let (tell, lines) = mpsc::unbounded_channel();
+        let (tell, lines) = mpsc::channel(WAITING_LINES_MAX);
         std::thread::spawn(move || {
             let lines = BufReader::new(out).lines().map_while(Result::ok);
             // Whoever reads may have gone.
-            lines.for_each(|line| drop(tell.send(line)));
+            lines.for_each(|line| drop(tell.blocking_send(line)));
         });
         Self { how, process, lines }
     }
@@ -205,10 +207,15 @@ async fn read(how: &str, store: &Store, total: usize) -> Vec<(u64, String)> {
             read.extend(said(&batch));
         }
     } else if how == HOWS[1] {
-        let (give, mut given) = mpsc::unbounded_channel();
+        let (give, mut given) = mpsc::channel(WAITING_LINES_MAX);
         let handler = HandleStream::new(move |batch: EventBatch| {
-            said(&batch).for_each(|one| drop(give.send(one)));
-            async { Ok::<_, std::io::Error>(()) }
+            let (give, all) = (give.clone(), said(&batch).collect::<Vec<_>>());
+            async move {
+                for one in all {
+                    give.send(one).await.map_err(std::io::Error::other)?;
+                }
+                Ok::<_, std::io::Error>(())
+            }
         });
         let ledger = DurableStream::new("ledger");
         let _stream = store

@@ -60,7 +60,7 @@ impl Fixture {
 
 async fn refused(address: String) -> OpenError {
     let outcome = in_time("it is refused", Store::connect(address)).await;
-    outcome.err().expect("it is not to be trusted")
+    outcome.expect_err("it is not to be trusted")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,14 @@
 //! Owners whose connection is lost by which they are seen to live.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::{DurableStream, EventStream, Ownership, Store, StreamState};
+use millstream::{Checkpoint, DurableStream, EventStream, Ownership, StopCause, Store, StreamState};
+use tokio::sync::Semaphore;
 
-use crate::common::postgres::{Cluster, cluster, new_schema, on_connection};
+use crate::common::postgres::{Cluster, cluster, new_schema, on_connection, shared_cluster};
 use crate::common::{Recorder, append, in_time};
+use crate::proxy::{Mode, Proxy};
 
 /// The sessions by which stores are seen to live.
 async fn presences(cluster: &Cluster, but: &[i32]) -> Vec<i32> {
@@ -75,4 +78,47 @@ async fn d6_who_was_lost_for_a_moment_keeps_what_nobody_took_over() {
     in_time("it is handled", mine.wait_for(last.1)).await.unwrap();
     assert_eq!(mails.sequences().last(), Some(&last.1));
     first.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_who_was_cut_off_while_another_one_took_over_moves_no_cursor() {
+    let Some(cluster) = shared_cluster() else { return };
+    let (proxy, schema) = (Proxy::to(cluster.port()).await, new_schema());
+    // It does not look for what others do, so that it writes before it hears of them.
+    let never = Store::builder().poll_interval(Duration::from_secs(3_600));
+    let cut_off = never.schema(&schema).connect(proxy.address()).await.unwrap();
+    let winner = Store::builder().schema(&schema).connect(cluster.address());
+    let winner = winner.await.unwrap();
+    let name = DurableStream::new("ledger").checkpoint(Checkpoint::Strict);
+    let (lost, gate) = (Recorder::new(), Arc::new(Semaphore::new(2)));
+    let stream = cut_off
+        .stream_all_durable(&name, lost.gated(&gate))
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        append(&cut_off, "a", 1).await;
+    }
+    in_time("two are stored", stream.wait_for(2)).await.unwrap();
+    proxy.set(Mode::Holds);
+    let (name, won) = (name.ownership(Ownership::TakeOver), Recorder::new());
+    let owner = winner.stream_all_durable(&name, won.handler()).await.unwrap();
+    in_time("all are stored", owner.wait_for(5)).await.unwrap();
+    gate.add_permits(100);
+    in_time("the third is handled", lost.batches(3)).await;
+    proxy.set(Mode::Passes);
+    let cause = in_time("it stops", stream.stopped()).await;
+    assert!(matches!(cause, StopCause::OwnershipLost), "{cause:?}");
+    assert_eq!(
+        (lost.sequences(), won.sequences()),
+        (vec![1, 2, 3], vec![3, 4, 5])
+    );
+    let stored = on_connection(&cluster.address(), async move |client| {
+        let sql = format!("SELECT position FROM {schema}.cursor WHERE name = 'ledger'");
+        client
+            .query_one(&sql, &[])
+            .await
+            .expect("there is a row")
+            .get::<_, i64>(0)
+    });
+    assert_eq!(stored, 5, "what it handled last moved no cursor back");
 }
