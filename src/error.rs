@@ -20,7 +20,7 @@ mod steer;
 mod stream;
 #[cfg(feature = "sqlite")]
 mod tenant;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod view;
 
 use std::error::Error;
@@ -50,7 +50,7 @@ pub use crate::error::steer::SteerError;
 pub use crate::error::stream::{StopCause, StreamError, WaitError};
 #[cfg(feature = "sqlite")]
 pub use crate::error::tenant::{NameProblem, TenantError};
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::error::view::ViewError;
 
 /// What a handler returns when it fails.

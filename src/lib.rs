@@ -31,8 +31,6 @@ mod tenant;
 pub mod testing;
 
 pub use crate::builder::StoreBuilder;
-#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
-pub use crate::error::ReadModelError;
 #[cfg(feature = "postgres")]
 pub use crate::error::ServerModelError;
 pub use crate::error::{
@@ -41,7 +39,9 @@ pub use crate::error::{
     StopCause, StorageError, StreamError, UndecodableEvent, UpcastError, VerifyError, WaitError,
 };
 #[cfg(feature = "sqlite")]
-pub use crate::error::{CopyError, InLogError, NameProblem, ReadModelError, TenantError, ViewError};
+pub use crate::error::{CopyError, InLogError, NameProblem, TenantError};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::error::{ReadModelError, ViewError};
 pub use crate::event::batch::{EventBatch, Events};
 pub use crate::event::limits::Limits;
 pub use crate::event::new_event::NewEvent;
@@ -70,14 +70,16 @@ pub use crate::log::verification::{Finding, Verification};
 #[cfg(feature = "postgres")]
 pub use crate::projection::server::{
     model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
+    view::documents::ServerDocuments,
 };
 #[cfg(all(feature = "postgres", not(feature = "sqlite")))]
 pub use crate::projection::status::ReadModelStatus;
 #[cfg(feature = "sqlite")]
+pub use crate::projection::view::documents::Documents;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::projection::view::{
     condition::Condition,
     definition::{Document, View},
-    documents::Documents,
     query::{ViewPage, ViewQuery},
     token::PageToken,
 };

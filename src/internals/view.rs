@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::error::ViewError;
 use crate::projection::view::path::JsonPath;
 use crate::projection::view::query::{ViewPage, ViewQuery};
+use crate::projection::view::statement::Dialect;
 use crate::projection::view::table::{self, Read, Reader};
 
 /// Documents in memory that are asked as those of a view are.
@@ -23,7 +24,7 @@ impl DocumentTable {
         documents: impl IntoIterator<Item = (&'a String, &'a Value)>,
         indexes: &[String],
     ) -> Result<Self, ViewError> {
-        let paths = indexes.iter().map(|path| JsonPath::parse(path));
+        let paths = indexes.iter().map(|path| JsonPath::parse(Dialect::Sqlite, path));
         let paths = paths.collect::<Result<Vec<_>, _>>()?;
         let connection = Connection::open_in_memory().expect("there is memory");
         connection

@@ -66,6 +66,8 @@ pub(crate) mod verification;
 #[cfg(feature = "internals")]
 pub(crate) mod broken;
 pub(crate) mod memory;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod pointer;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]

@@ -61,5 +61,4 @@ mod resume;
 pub(crate) mod server;
 pub(crate) mod spec;
 pub(crate) mod status;
-#[cfg(feature = "sqlite")]
 pub(crate) mod view;

@@ -6,8 +6,12 @@ mod common;
 mod failures;
 mod fixture;
 mod keeping;
+#[allow(dead_code, reason = "the other half is for files")]
+#[path = "../views/naive.rs"]
+mod naive;
 mod outages;
 #[path = "../postgres/proxy.rs"]
 mod proxy;
 mod random;
 mod refusals;
+mod views;

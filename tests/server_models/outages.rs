@@ -145,7 +145,7 @@ async fn r1_a_session_killed_at_any_moment_repeats_and_loses_nothing() {
                  AND query NOT LIKE '%millstream_log%'
                  AND pid IN (SELECT pid FROM pg_locks WHERE relation = to_regclass('{schema}_counts_1.seen'))"
             );
-            while !is_over.load(Ordering::SeqCst) {
+            while killed < 20 && !is_over.load(Ordering::SeqCst) {
                 let kill = kill.clone();
                 killed += on_connection(&address, async move |client| {
                     client
@@ -164,7 +164,7 @@ async fn r1_a_session_killed_at_any_moment_repeats_and_loses_nothing() {
     }
     in_time("it is at the head", model.wait_for(last)).await.unwrap();
     is_over.store(true, Ordering::SeqCst);
-    assert!(killer.join().unwrap() > 3, "sessions were killed");
+    assert!(killer.join().unwrap() > 2, "sessions were killed");
     assert_eq!(rows(&model).await, folded(&store, &EventQuery::all()).await);
     assert_eq!(in_memory(&model).await.len() as u64, last);
 }

@@ -116,7 +116,7 @@ async fn a_schema_that_fails_or_commits_makes_nothing() {
             "CREATE TABLE a (); ROLLBACK; BEGIN READ WRITE",
             "ends the transaction",
         ),
-        ("CREATE TABLE event ()\0", "null"),
+        ("CREATE TABLE event ()\0", "0x00"),
     ] {
         let wrong = Counts {
             schema: schema.to_owned(),

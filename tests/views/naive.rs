@@ -77,16 +77,39 @@ fn check_query(table: &DocumentTable, documents: &BTreeMap<String, Value>, asked
     assert_eq!(count, expected.len() as u64);
 }
 
+/// Documents, paths to be indexed and questions, made of the bytes: for a table elsewhere, which is asked here and there.
+#[allow(dead_code, reason = "not everybody who shares this has another table")]
+pub(crate) fn case(bytes: &[u8]) -> (BTreeMap<String, Value>, Vec<String>, Vec<Asked>) {
+    let mut source = Source(bytes);
+    let documents = (0..source.below(24))
+        .map(|_| (source.id(), source.document()))
+        .collect();
+    let indexes = (0..source.below(3)).map(|_| pointer(&source.path())).collect();
+    let asked = (0..=source.below(4)).map(|_| source.asked()).collect();
+    (documents, indexes, asked)
+}
+
 #[derive(Debug)]
-struct Asked {
+pub(crate) struct Asked {
     rule: Rule,
     sort: Option<Vec<&'static str>>,
     is_descending: bool,
     limit: usize,
 }
 
+#[allow(dead_code, reason = "not everybody who shares this has another table")]
 impl Asked {
-    fn query(&self) -> ViewQuery {
+    pub(crate) fn is_valid(&self) -> bool {
+        self.rule.is_valid()
+    }
+
+    /// Whether it sorts some of the documents by arrays or objects.
+    pub(crate) fn sorts_structures(&self, documents: &BTreeMap<String, Value>) -> bool {
+        let Some(path) = &self.sort else { return false };
+        documents.values().any(|document| kind(at(document, path)) == 5)
+    }
+
+    pub(crate) fn query(&self) -> ViewQuery {
         let mut query = ViewQuery::filter(self.rule.condition()).limit(self.limit);
         if let Some(path) = &self.sort {
             query = query.sort_by(pointer(path));
@@ -97,7 +120,7 @@ impl Asked {
         }
     }
 
-    fn find(&self, documents: &BTreeMap<String, Value>) -> Vec<String> {
+    pub(crate) fn find(&self, documents: &BTreeMap<String, Value>) -> Vec<String> {
         let mut found: Vec<(&String, &Value)> = documents
             .iter()
             .filter(|(_, document)| self.rule.holds(document))

@@ -30,7 +30,7 @@ mod select;
 mod server;
 mod session;
 mod statistics;
-mod text;
+pub(crate) mod text;
 mod tls;
 mod trouble;
 mod write;

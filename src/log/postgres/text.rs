@@ -9,7 +9,7 @@ use std::borrow::Cow;
 const ESCAPE: char = '\u{1}';
 
 /// A text without NUL that stands for this one, and for no other.
-pub(super) fn stored(text: &str) -> Cow<'_, str> {
+pub(crate) fn stored(text: &str) -> Cow<'_, str> {
     if !text.contains(['\0', ESCAPE]) {
         return Cow::Borrowed(text);
     }
@@ -25,7 +25,7 @@ pub(super) fn stored(text: &str) -> Cow<'_, str> {
 }
 
 /// The text that it stands for.
-pub(super) fn loaded(stored: String) -> String {
+pub(crate) fn loaded(stored: String) -> String {
     if !stored.contains(ESCAPE) {
         return stored;
     }

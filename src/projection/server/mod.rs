@@ -19,7 +19,8 @@
 //!   and outside of a transaction the connection cannot write.
 //!
 //! In reading order: `projection` (what the user writes), `options`, `rows` (what the server says of models), `link` (the connection),
-//! `hand` (the projection between its transactions), `step` (one transaction), `keeper` (the handler of the stream), `readers`, `models` and `model` (the handles).
+//! `hand` (the projection between its transactions), `step` (one transaction), `keeper` (the handler of the stream), `readers`, `models` and `model` (the handles);
+//! and `view` (documents by key, a use of all this).
 
 mod hand;
 mod keeper;
@@ -31,3 +32,4 @@ pub(crate) mod projection;
 mod readers;
 mod rows;
 mod step;
+pub(crate) mod view;

@@ -15,7 +15,7 @@ use crate::event::query::EventQuery;
 /// failed attempt left in its fields is gone, and is not applied twice. It begins with the value that was registered, after a restart and
 /// also after a commit of which nobody knows what became, so the fields are for what can be found again, such as caches. What clones share,
 /// behind an `Arc` for instance, is reset in [`rolled_back`](Self::rolled_back), and is made anew in [`anew`](Self::anew).
-pub trait ServerProjection: Clone + Send + Sync + 'static {
+pub trait ServerProjection: Clone + Send + 'static {
     /// The name of the read model: 1 to 200 bytes without control characters and without `@`, unique in the log.
     fn name(&self) -> &str;
 

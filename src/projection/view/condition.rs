@@ -178,19 +178,19 @@ impl Condition {
                 write_one_of(sql, path, values)?;
             }
             Node::Exists(path) => {
-                let rank = JsonPath::parse(path)?.rank();
+                let rank = sql.rank(&JsonPath::parse(sql.dialect, path)?);
                 sql.push(format_args!("{rank} > {}", Rank::Missing as u8));
             }
             Node::StartsWith(path, prefix) => write_prefix(sql, path, prefix)?,
             Node::All(conditions) | Node::Any(conditions) => {
                 let (word, of_none) = match &self.0 {
-                    Node::All(_) => (" AND ", "1"),
-                    _ => (" OR ", "0"),
+                    Node::All(_) => (" AND ", true),
+                    _ => (" OR ", false),
                 };
-                sql.push(format_args!(
-                    "({}",
-                    if conditions.is_empty() { of_none } else { "" }
-                ));
+                sql.push(format_args!("("));
+                if conditions.is_empty() {
+                    sql.truth(of_none);
+                }
                 for (index, condition) in conditions.iter().enumerate() {
                     sql.push(format_args!("{}", if index > 0 { word } else { "" }));
                     condition.write_part(sql, levels_left, parts_left)?;
@@ -234,24 +234,24 @@ fn write_comparison(
     comparison: Comparison,
     value: &Value,
 ) -> Result<(), ViewError> {
-    let path = JsonPath::parse(pointer)?;
+    let path = JsonPath::parse(sql.dialect, pointer)?;
     let rank = comparable(pointer, value)?;
     if comparison != Comparison::Equal && !matches!(rank, Rank::Number | Rank::Text) {
         return refused(format!(
             "{value} at {pointer:?} is neither less nor greater than anything; only numbers and texts have an order"
         ));
     }
-    sql.push(format_args!("({} = {}", path.rank(), rank as u8));
+    sql.push(format_args!("({} = {}", sql.rank(&path), rank as u8));
     if rank.has_values() {
-        sql.push(format_args!(" AND {} {} ", path.value(), comparison.sql()));
-        sql.json(value.to_string());
+        sql.push(format_args!(" AND "));
+        sql.compare(&path, rank, comparison.sql(), value.to_string());
     }
     sql.push(format_args!(")"));
     Ok(())
 }
 
 fn write_one_of(sql: &mut Sql, pointer: &str, values: &[Value]) -> Result<(), ViewError> {
-    let path = JsonPath::parse(pointer)?;
+    let path = JsonPath::parse(sql.dialect, pointer)?;
     let ranks = values.iter().map(|value| comparable(pointer, value));
     let ranks = ranks.collect::<Result<Vec<_>, _>>()?;
     sql.push(format_args!("("));
@@ -266,30 +266,28 @@ fn write_one_of(sql: &mut Sql, pointer: &str, values: &[Value]) -> Result<(), Vi
         if of_rank.peek().is_none() {
             continue;
         }
-        sql.push(format_args!("{word}({} = {}", path.rank(), rank as u8));
+        sql.push(format_args!("{word}({} = {}", sql.rank(&path), rank as u8));
         if rank.has_values() {
-            sql.push(format_args!(" AND {} IN (", path.value()));
-            for (index, value) in of_rank.enumerate() {
-                sql.push(format_args!("{}", if index > 0 { ", " } else { "" }));
-                sql.json(value.to_string());
-            }
-            sql.push(format_args!(")"));
+            sql.push(format_args!(" AND "));
+            sql.equals_any(&path, rank, of_rank.map(Value::to_string));
         }
         sql.push(format_args!(")"));
         word = " OR ";
     }
-    sql.push(format_args!("{}", if word.is_empty() { "0)" } else { ")" }));
+    if word.is_empty() {
+        sql.truth(false);
+    }
+    sql.push(format_args!(")"));
     Ok(())
 }
 
 fn write_prefix(sql: &mut Sql, pointer: &str, prefix: &str) -> Result<(), ViewError> {
-    let path = JsonPath::parse(pointer)?;
-    sql.push(format_args!("({} = {}", path.rank(), Rank::Text as u8));
-    sql.push(format_args!(" AND {} >= ", path.value()));
-    sql.text(prefix.to_owned());
+    let path = JsonPath::parse(sql.dialect, pointer)?;
+    sql.push(format_args!("({} = {} AND ", sql.rank(&path), Rank::Text as u8));
+    sql.compare_text(&path, ">=", prefix.to_owned());
     if let Some(end) = after_prefix(prefix) {
-        sql.push(format_args!(" AND {} < ", path.value()));
-        sql.text(end);
+        sql.push(format_args!(" AND "));
+        sql.compare_text(&path, "<", end);
     }
     sql.push(format_args!(")"));
     Ok(())
@@ -318,9 +316,10 @@ fn comparable(pointer: &str, value: &Value) -> Result<Rank, ViewError> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use super::*;
+    use crate::projection::view::statement::Dialect;
 
     #[test]
     fn the_end_of_a_prefix_is_the_first_text_behind_it() {
@@ -333,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_or_too_deep_is_refused() {
-        let write = |condition: &Condition| condition.write(&mut Sql::default());
+        let write = |condition: &Condition| condition.write(&mut Sql::new(Dialect::Sqlite));
         let deep = (1..DEPTH_MAX).fold(Condition::exists("/a"), |inner, _| !inner);
         assert!(write(&deep).is_ok());
         assert!(matches!(write(&!deep), Err(ViewError::InvalidCondition { .. })));

@@ -13,6 +13,7 @@ use crate::projection::projection::Projection;
 use crate::projection::view::cache::Cache;
 use crate::projection::view::definition::{Document, Evolving, Settings, View};
 use crate::projection::view::path::JsonPath;
+use crate::projection::view::statement::Dialect;
 use crate::projection::view::table;
 use crate::sync::Mutex;
 
@@ -49,7 +50,8 @@ impl<D: Document> ViewProjection<D> {
         };
         let mut paths = Vec::<JsonPath>::new();
         for pointer in &settings.indexes {
-            let path = JsonPath::parse(pointer).map_err(|error| refused(error.to_string()))?;
+            let path =
+                JsonPath::parse(Dialect::Sqlite, pointer).map_err(|error| refused(error.to_string()))?;
             if paths.contains(&path) {
                 return Err(refused(format!("the path {pointer:?} is indexed twice")));
             }

@@ -11,22 +11,26 @@
 //! - no value, id, path or token becomes SQL: values are parameters, paths are literals of one form.
 //!
 //! In reading order: `definition` (what the user writes), `fold` (the same in memory), `cache`, `keep` (the projection), `path`, `condition`,
-//! `token`, `query` and `statement` (what is asked for, as SQL), `table` (asking it), `register` and `documents` (the handle).
+//! `token`, `query` and `statement` (what is asked for, as SQL), `table` (asking it), `register` and `documents` (the handle). `server/view` is the same on a server.
 
 pub(crate) mod cache;
 pub(crate) mod condition;
 pub(crate) mod definition;
+#[cfg(feature = "sqlite")]
 pub(crate) mod documents;
 mod fold;
+#[cfg(feature = "sqlite")]
 mod keep;
 pub(crate) mod path;
 pub(crate) mod query;
+#[cfg(feature = "sqlite")]
 mod register;
-mod statement;
+pub(crate) mod statement;
+#[cfg(feature = "sqlite")]
 pub(crate) mod table;
 pub(crate) mod token;
 
 /// The code on the page about views is tested with the crate.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../../docs/views.md")]
 struct Page;

@@ -1,22 +1,31 @@
 //! A path into documents, and the SQL that finds what stands there.
 
+#[cfg(feature = "sqlite")]
 use std::fmt::Write;
+#[cfg(feature = "sqlite")]
 use std::sync::LazyLock;
 
+#[cfg(feature = "sqlite")]
 use rusqlite::Connection;
 
 use crate::error::ViewError;
-use crate::log::sqlite::index::path::PayloadPath;
+use crate::log::pointer;
+use crate::projection::view::statement::Dialect;
 
 /// A JSON pointer through the members of objects, as a log's indexed paths are; or an empty one, for the whole document. Arrays end a
 /// path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JsonPath {
+    #[cfg(feature = "sqlite")]
     /// As an SQL literal: each member in double quotes and escaped as JSON has it, the whole in single quotes.
     literal: String,
+    /// The same as the server's SQL.
+    #[cfg(feature = "postgres")]
+    on_server: String,
 }
 
 /// Whether the SQLite library finds a member whose name has a double quote in it. Older ones end the name there, and find nothing.
+#[cfg(feature = "sqlite")]
 static FINDS_QUOTES: LazyLock<bool> = LazyLock::new(|| {
     let asked = r#"SELECT json_extract('{"a\"b":1}', '$."a\"b"') IS 1"#;
     Connection::open_in_memory()
@@ -25,7 +34,7 @@ static FINDS_QUOTES: LazyLock<bool> = LazyLock::new(|| {
 });
 
 impl JsonPath {
-    pub(crate) fn parse(pointer: &str) -> Result<Self, ViewError> {
+    pub(crate) fn parse(dialect: Dialect, pointer: &str) -> Result<Self, ViewError> {
         let invalid = |problem| ViewError::InvalidPath {
             path: pointer.to_owned(),
             problem,
@@ -34,36 +43,43 @@ impl JsonPath {
             // SQLite ends a member's name there, and would find another one.
             return Err(invalid("no path here; it contains the character U+0000"));
         }
-        if pointer.contains('"') && !*FINDS_QUOTES {
+        #[cfg(feature = "sqlite")]
+        if dialect == Dialect::Sqlite && pointer.contains('"') && !*FINDS_QUOTES {
             return Err(invalid(
                 "no path here; this SQLite library does not find members with a double quote, the bundled one does",
             ));
         }
-        let mut path = "$".to_owned();
-        if !pointer.is_empty() {
-            let members = PayloadPath::parse(pointer).map_err(invalid)?;
-            for member in members.members() {
-                // The text of a JSON string: quotes, backslashes and control characters in it are escaped.
-                let quoted = serde_json::Value::from(member.as_str());
-                // Writing to a text cannot fail.
-                let _ = write!(path, ".{quoted}");
-            }
-        }
+        let members = match pointer.is_empty() {
+            true => Vec::new(),
+            false => pointer::members(pointer).map_err(invalid)?,
+        };
         Ok(Self {
-            literal: format!("'{}'", path.replace('\'', "''")),
+            #[cfg(feature = "sqlite")]
+            literal: literal(&members),
+            #[cfg(feature = "postgres")]
+            on_server: crate::projection::server::view::sql::path(&members),
         })
     }
 
+    /// How the server finds what stands there, NULL when nothing does.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn on_server(&self) -> &str {
+        &self.on_server
+    }
+
+    #[cfg(feature = "sqlite")]
     /// What stands there as an SQL value, NULL for null and for nothing.
     pub(crate) fn value(&self) -> String {
         format!("json_extract(json, {})", self.literal)
     }
 
+    #[cfg(feature = "sqlite")]
     /// What stands there as JSON text.
     pub(crate) fn json(&self) -> String {
         format!("json -> {}", self.literal)
     }
 
+    #[cfg(feature = "sqlite")]
     /// The kind of what stands there, by which values of different kinds are told apart and sorted: see [`Rank`]. Never NULL.
     pub(crate) fn rank(&self) -> String {
         let kinds = [
@@ -83,6 +99,18 @@ impl JsonPath {
         let _ = write!(sql, " ELSE {} END", Rank::Missing as u8);
         sql
     }
+}
+
+#[cfg(feature = "sqlite")]
+fn literal(members: &[String]) -> String {
+    let mut path = "$".to_owned();
+    for member in members {
+        // The text of a JSON string: quotes, backslashes and control characters in it are escaped.
+        let quoted = serde_json::Value::from(member.as_str());
+        // Writing to a text cannot fail.
+        let _ = write!(path, ".{quoted}");
+    }
+    format!("'{}'", path.replace('\'', "''"))
 }
 
 /// The kinds of what may stand at a path, in the order in which they are sorted. The numbers are part of the schema.
@@ -122,7 +150,7 @@ impl Rank {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use super::*;
 

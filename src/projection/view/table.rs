@@ -10,7 +10,7 @@ use crate::error::ViewError;
 use crate::projection::view::condition::after_prefix;
 use crate::projection::view::path::JsonPath;
 use crate::projection::view::query::{ViewPage, ViewQuery};
-use crate::projection::view::statement::{self, Asked, Sql};
+use crate::projection::view::statement::{self, Asked, Dialect, Sql};
 use crate::projection::view::token::{PageToken, Place};
 
 /// What the table and the indexes are made with. Rank, value and id in one index serve conditions, ranges, and the order.
@@ -65,7 +65,7 @@ impl Reader {
         after: Option<&str>,
         limit: usize,
     ) -> Read<Vec<(String, D)>> {
-        let mut sql = Sql::default();
+        let mut sql = Sql::new(Dialect::Sqlite);
         sql.push(format_args!("SELECT id, json FROM document WHERE id >= "));
         sql.text(prefix.to_owned());
         if let Some(end) = after_prefix(prefix) {
@@ -88,7 +88,7 @@ impl Reader {
         connection: &Connection,
         query: &ViewQuery,
     ) -> Read<ViewPage<D>> {
-        let (asked, limit) = match (statement::page(query), query.checked_limit()) {
+        let (asked, limit) = match (statement::page(Dialect::Sqlite, query), query.checked_limit()) {
             (Ok(asked), Ok(limit)) => (asked, limit),
             (Err(error), _) | (_, Err(error)) => return Ok(Err(error)),
         };
@@ -112,7 +112,7 @@ impl Reader {
 
     /// How many documents a query finds on all its pages.
     pub(crate) fn count(&self, connection: &Connection, query: &ViewQuery) -> Read<u64> {
-        let condition = match statement::condition(query) {
+        let condition = match statement::condition(Dialect::Sqlite, query) {
             Ok(condition) => condition,
             Err(error) => return Ok(Err(error)),
         };
@@ -185,7 +185,7 @@ mod tests {
 
     fn table() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
-        let paths = ["/owner", "/"].map(|path| JsonPath::parse(path).unwrap());
+        let paths = ["/owner", "/"].map(|path| JsonPath::parse(Dialect::Sqlite, path).unwrap());
         connection.execute_batch(&schema(&paths)).unwrap();
         connection
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn plan(query: &ViewQuery) -> String {
-        let asked = statement::page(query).unwrap();
+        let asked = statement::page(Dialect::Sqlite, query).unwrap();
         explain(&table(), &asked.stretches[0])
     }
 
@@ -251,7 +251,10 @@ mod tests {
             ViewQuery::all().sort_by("/owner"),
             ViewQuery::all().sort_by("/owner").descending(),
         ] {
-            let first = explain(&connection, &statement::page(&query).unwrap().stretches[0]);
+            let first = explain(
+                &connection,
+                &statement::page(Dialect::Sqlite, &query).unwrap().stretches[0],
+            );
             assert_eq!(first, "SCAN document USING INDEX document_1");
             let mut query = query.limit(1);
             while let Some(next) = {
@@ -259,7 +262,7 @@ mod tests {
                 page.next
             } {
                 query = query.after(next);
-                for stretch in &statement::page(&query).unwrap().stretches {
+                for stretch in &statement::page(Dialect::Sqlite, &query).unwrap().stretches {
                     let plan = explain(&connection, stretch);
                     assert!(
                         plan.starts_with("SEARCH document USING INDEX document_1"),
@@ -269,7 +272,7 @@ mod tests {
                 }
             }
         }
-        let by_id = statement::page(&ViewQuery::all()).unwrap();
+        let by_id = statement::page(Dialect::Sqlite, &ViewQuery::all()).unwrap();
         assert_eq!(explain(&connection, &by_id.stretches[0]), "SCAN document");
     }
 }

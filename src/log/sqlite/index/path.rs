@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::event::matching::{NumberValue, Scalar};
 use crate::event::record::EventRecord;
+use crate::log::pointer;
 use crate::log::sqlite::index::entry::{hash, tag_key};
 
 /// A path through the members of objects, written as a JSON pointer.
@@ -15,37 +16,20 @@ pub(crate) struct PayloadPath {
     members: Vec<String>,
 }
 
-/// How many paths a log may have, and how long one may be.
+/// How many paths a log may have.
 pub(crate) const PATHS_MAX: usize = 16;
-pub(crate) const PATH_BYTES_MAX: usize = 256;
 
 impl PayloadPath {
     /// Reads a pointer such as `/order/id`, in which `~1` stands for a slash and `~0` for a tilde. An error says what is wrong.
     pub(crate) fn parse(pointer: &str) -> Result<Self, &'static str> {
-        let Some(inner) = pointer.strip_prefix('/') else {
-            return Err("no JSON pointer; one begins with a slash, such as /order");
-        };
-        if pointer.len() > PATH_BYTES_MAX {
-            return Err("too long; 256 bytes are possible");
-        }
-        let is_escape = |rest: &str| rest.starts_with(['0', '1']);
-        if !pointer.split('~').skip(1).all(is_escape) {
-            return Err("no JSON pointer; a tilde is written ~0");
-        }
-        let unescape = |member: &str| member.replace("~1", "/").replace("~0", "~");
         Ok(Self {
             pointer: pointer.to_owned(),
-            members: inner.split('/').map(unescape).collect(),
+            members: pointer::members(pointer)?,
         })
     }
 
     pub(crate) fn pointer(&self) -> &str {
         &self.pointer
-    }
-
-    /// The members that it goes through.
-    pub(crate) fn members(&self) -> &[String] {
-        &self.members
     }
 
     /// The key of the scalar that stands at the path. Arrays end a path: what a predicate's array demands is demanded of any
