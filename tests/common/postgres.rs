@@ -16,7 +16,7 @@ use futures::executor::block_on;
 use millstream::{Store, StoreBuilder};
 use tokio_postgres::{Client, NoTls};
 
-pub(crate) use self::cluster::Cluster;
+pub(crate) use self::cluster::{Cluster, Fsync};
 
 /// A schema on a server, for one test.
 pub(crate) struct Database {
@@ -47,7 +47,7 @@ pub(crate) fn shared_cluster() -> Option<Arc<Cluster>> {
 
 /// A server for one test alone, which may be stopped and started; nothing, when no programs are installed.
 pub(crate) fn cluster() -> Option<Cluster> {
-    match Cluster::start() {
+    match Cluster::start(None, Fsync::Off) {
         Ok(cluster) => Some(cluster),
         Err(problem) if std::env::var("MILLSTREAM_POSTGRES_REQUIRED").is_ok_and(|value| value == "1") => {
             panic!("a PostgreSQL server is required here, and {problem}");

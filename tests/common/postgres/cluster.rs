@@ -15,9 +15,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts and stops the server as it is told, and ends it when nobody is there any more to tell. No word: the pipe is closed.
 const WATCHER: &str = r#"
-folder=$1 port=$2 postgres=$3
+folder=$1 port=$2 postgres=$3 fsync=$4
 start() {
-    "$postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 -c fsync=off \
+    "$postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 -c fsync="$fsync" \
         -c max_connections=300 -c log_min_messages=log -c lc_messages=C 2>&1 &
     server=$!
 }
@@ -34,6 +34,13 @@ stop QUIT >/dev/null 2>&1
 rm -rf "$folder"
 "#;
 
+/// Whether the server waits for the disk: tests need not, measurements have to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fsync {
+    On,
+    Off,
+}
+
 /// A server that ends with the test process.
 pub(crate) struct Cluster {
     port: u16,
@@ -48,13 +55,14 @@ struct Words {
 }
 
 impl Cluster {
-    /// An error says why there is none.
-    pub(super) fn start() -> Result<Self, String> {
+    /// A server in this folder, or in the one for temporary files. An error says why there is none.
+    pub(super) fn start(within: Option<&Path>, fsync: Fsync) -> Result<Self, String> {
         let programs = programs().ok_or("neither `initdb` nor `postgres` is installed")?;
         let user = user()?;
-        let folder = tempfile::Builder::new()
-            .prefix("millstream-postgres-")
-            .tempdir()
+        let mut folder = tempfile::Builder::new();
+        let folder = folder.prefix("millstream-postgres-");
+        let folder = within
+            .map_or_else(|| folder.tempdir(), |within| folder.tempdir_in(within))
             .map_err(|error| format!("there is no folder for it: {error}"))?;
         // The watcher removes it, when the server has stopped.
         let folder = folder.keep();
@@ -69,6 +77,10 @@ impl Cluster {
             .arg(&folder)
             .arg(port.to_string())
             .arg(programs.join("postgres"))
+            .arg(match fsync {
+                Fsync::On => "on",
+                Fsync::Off => "off",
+            })
             .current_dir(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
