@@ -96,6 +96,18 @@ pub(crate) struct Tail {
     pub(crate) pruned_through: u64,
 }
 
+/// What is new in a log.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// The `data_version`, as it was before or while everything else was looked at.
+    pub(crate) version: i64,
+    pub(crate) tail: Tail,
+    /// What comes first of the new batches, if that was asked for in one go with the rest.
+    pub(crate) page: Option<Page>,
+    /// The number that was given last.
+    pub(crate) epoch: u64,
+}
+
 /// What a log holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extent {
@@ -123,7 +135,7 @@ pub(crate) enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
+/// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `news`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
 pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
@@ -159,6 +171,18 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Moves a cursor, and takes back what was noted of an attempt. `false`: the epoch is not the stored one, nothing was
     /// written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
+
+    /// The same for several, which says of each whether it was moved. When it fails, or what is written behind it, `undo_moves` lets the
+    /// transaction go on without that.
+    fn move_cursors(&mut self, writes: &[CursorWrite<'_>]) -> Result<Vec<bool>, StorageError> {
+        writes.iter().map(|write| self.move_cursor(write)).collect()
+    }
+
+    /// Takes back what a log has to take back of the moves that failed, so that what the transaction did before can be committed.
+    /// A move that was made may stay: it is right by itself.
+    fn undo_moves(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Gives a durable stream's row, and what else is kept under its name, another name that is free.
     fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError>;
@@ -215,6 +239,17 @@ pub(crate) trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;
+
+    /// What others committed after `after`, outside a transaction: for whoever was told that there is something. Costs a log that
+    /// is far away one journey.
+    fn news(&mut self, _after: u64, _bounds: PageBounds) -> Result<News, ReadError> {
+        Ok(News {
+            version: self.data_version()?,
+            tail: self.tail()?,
+            page: None,
+            epoch: self.newest_epoch()?,
+        })
+    }
 
     /// Takes what is to be called when somebody else has committed, by a log that is told so. The others are asked for their
     /// `data_version` at the poll interval, and so is this one: a call that never comes delays, and loses nothing (D8).

@@ -7,7 +7,7 @@
 //! `driver` (the thread of the connections), `address`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
 //! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `select` (which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
-//! `listen` (wake-ups between processes).
+//! `listen` and `news` (wake-ups between processes, and what is found then).
 
 mod address;
 mod assembly;
@@ -19,6 +19,7 @@ mod driver;
 mod insert;
 mod letter;
 mod listen;
+mod news;
 mod once;
 mod pages;
 mod place;

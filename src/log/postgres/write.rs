@@ -25,9 +25,9 @@ use crate::log::postgres::presence::Presence;
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
-use crate::log::postgres::{cursor, insert, listen, place};
+use crate::log::postgres::{cursor, insert, listen, news, place};
 use crate::log::prune::HeldBy;
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::{LogWriter, News, Sync, Tail};
 
 /// Waits for whoever writes, and says where the log ends then.
 const LOCK: &str =
@@ -70,6 +70,8 @@ struct Transaction {
     newest: Option<(u64, Timestamp)>,
     /// Whether others are to hear of it.
     is_news: bool,
+    /// Whether cursors were moved in it, and can be taken back.
+    has_moves: bool,
     /// The server refused one of its statements, and takes it as ended: a commit would be answered, and commit nothing.
     is_broken: bool,
 }
@@ -422,6 +424,23 @@ impl LogWriter for PostgresWriter {
         })
     }
 
+    fn move_cursors(&mut self, writes: &[CursorWrite<'_>]) -> Result<Vec<bool>, StorageError> {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.has_moves = true;
+        }
+        self.with("store the cursors", async |session| {
+            cursor::move_all(session, writes).await
+        })
+    }
+
+    fn undo_moves(&mut self) -> Result<(), StorageError> {
+        match &mut self.transaction {
+            Some(transaction) if transaction.has_moves => transaction.is_broken = false,
+            _ => return Ok(()),
+        }
+        self.with("take back the cursors", async |session| cursor::undo(session).await)
+    }
+
     fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError> {
         self.with("rename a stream", async |session| {
             cursor::rename(session, name, to).await
@@ -536,6 +555,13 @@ impl LogWriter for PostgresWriter {
             }
             Err(trouble) => Err(self.failed("look for commits of others")(trouble)),
         }
+    }
+
+    fn news(&mut self, after: u64, bounds: PageBounds) -> Result<News, ReadError> {
+        let evolution = self.evolution.clone();
+        self.look("look for commits of others", async |session| {
+            news::news(session, evolution.as_deref(), after, bounds).await
+        })
     }
 
     fn call_on_news(&mut self, call: Arc<dyn Fn() + Send + std::marker::Sync>) {
