@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening`, `show` and `payload_path` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `owner` (who runs a stream), `shelf` and `shared` (the pages that several
 //! streams read), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
@@ -32,6 +32,8 @@ pub(crate) mod once;
 pub(crate) mod opening;
 pub(crate) mod owner;
 pub(crate) mod page;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod payload_path;
 pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod reaction;

@@ -2,9 +2,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cursors;
 mod opening;
 mod outages;
 mod owners;
 mod proxy;
+mod selection;
 mod sharing;
 mod wake_ups;

@@ -44,7 +44,8 @@ const MOVE: &str = "UPDATE cursor SET position = $3, updated_at = $4, attempt_at
     WHERE name = $1 AND epoch = $2";
 
 /// The same for several, given a column at a time. By the primary key.
-const MOVE_ALL: &str = "UPDATE cursor SET position = moved.position, updated_at = $5, attempt_at = moved.attempt_at,
+const MOVE_ALL: &str =
+    "UPDATE cursor SET position = moved.position, updated_at = $5, attempt_at = moved.attempt_at,
         attempts = moved.attempts
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $6::bigint[])
         AS moved (name, epoch, position, attempt_at, attempts)

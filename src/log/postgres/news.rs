@@ -3,11 +3,11 @@
 use futures::future;
 
 use crate::clock::Timestamp;
-use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::log::page::{More, Page, PageBounds};
 use crate::log::postgres::assembly::{Assembly, COLUMNS};
 use crate::log::postgres::place::bounded;
+use crate::log::postgres::select::Known;
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
 use crate::log::{News, Tail};
@@ -21,7 +21,7 @@ const ROWS_MAX: usize = 64;
 
 pub(super) async fn news(
     session: &mut Session,
-    evolution: Option<&Evolution>,
+    known: Known<'_>,
     after: u64,
     bounds: PageBounds,
 ) -> Result<News, Trouble> {
@@ -46,7 +46,7 @@ pub(super) async fn news(
         && rows.len() < ROWS_MAX
     {
         let through = number(last, 0)?.max(tail.head);
-        first = page(&rows, evolution, after, bounds, through)?;
+        first = page(&rows, known, after, bounds, through)?;
     }
     Ok(News {
         version: row.try_get(4)?,
@@ -59,7 +59,7 @@ pub(super) async fn news(
 /// The first page of these rows, of which none is missing up to `through`.
 fn page(
     rows: &[tokio_postgres::Row],
-    evolution: Option<&Evolution>,
+    known: Known<'_>,
     after: u64,
     bounds: PageBounds,
     through: u64,
@@ -70,7 +70,7 @@ fn page(
         first = Some(page);
         More::No
     };
-    let mut assembly = Assembly::new(evolution, &everything, after, bounds, &mut take);
+    let mut assembly = Assembly::new(known.evolution, &everything, after, bounds, &mut take);
     for row in rows {
         if assembly.take(row)? == More::No {
             return Ok(first);
