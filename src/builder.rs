@@ -30,14 +30,14 @@ use crate::log::handle::LogHandle;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::log::opening::{Absent, Durability};
 use crate::log::page::PageBounds;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::log::payload_path::PayloadPath;
 #[cfg(feature = "postgres")]
 use crate::log::postgres;
 use crate::log::queue::Queue;
 use crate::log::shared::SharedPages;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite;
-#[cfg(feature = "sqlite")]
-use crate::log::sqlite::index::path::PayloadPath;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::upkeep::Sizes;
 use crate::log::tempo::Tempo;
@@ -171,6 +171,8 @@ impl StoreBuilder {
     /// The path is stored in the file and stays indexed, also for those who open the file without it. A path that is new
     /// to a file with events is indexed in the background, which reads the log once; until then queries find the same
     /// events, but read more. A log in memory has no index and ignores it.
+    /// On a PostgreSQL server the path is indexed while the log is opened, which waits for it, and others go on appending meanwhile; a
+    /// user who may not make indexes there finds the same events without one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -323,7 +325,7 @@ impl StoreBuilder {
     }
 
     /// The indexed paths, read.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn paths(&self) -> Result<Vec<PayloadPath>, OpenError> {
         let read = |pointer: &String| {
             PayloadPath::parse(pointer).map_err(|problem| invalid("index_payload", pointer, problem))

@@ -85,7 +85,12 @@ impl Shape {
 }
 
 /// Lets each writer append so many batches, one after the other.
-async fn append(store: &Store, writers: usize, appends: usize, batch: usize) -> Result<(), Failure> {
+pub(crate) async fn append(
+    store: &Store,
+    writers: usize,
+    appends: usize,
+    batch: usize,
+) -> Result<(), Failure> {
     let tasks = (0..writers).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {

@@ -15,6 +15,13 @@ const IN_FLIGHT: usize = 64;
 /// Makes a log of so many events, unless it is there.
 pub(crate) async fn fill(path: &Path, events: u64) -> Result<(), Failure> {
     let store = Store::builder().durability(Durability::Relaxed).open(path)?;
+    fill_store(&store, events).await?;
+    store.close().await?;
+    Ok(())
+}
+
+/// Appends until the log has so many events.
+pub(crate) async fn fill_store(store: &Store, events: u64) -> Result<(), Failure> {
     if store.head() >= events {
         return Ok(());
     }
@@ -26,8 +33,6 @@ pub(crate) async fn fill(path: &Path, events: u64) -> Result<(), Failure> {
     while let Some(appended) = appends.next().await {
         appended?;
     }
-    drop(appends);
-    store.close().await?;
     Ok(())
 }
 

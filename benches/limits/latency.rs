@@ -93,7 +93,7 @@ pub(crate) fn measure_slowest(
     Ok(())
 }
 
-fn percentile(times: &[Duration], percent: usize) -> f64 {
+pub(crate) fn percentile(times: &[Duration], percent: usize) -> f64 {
     per_mille(times, percent * 10)
 }
 

@@ -16,6 +16,7 @@ mod project;
 mod rebuild;
 mod replay;
 mod report;
+mod server;
 #[cfg(feature = "metrics")]
 mod status;
 mod tagged;
@@ -102,5 +103,6 @@ fn main() -> Result<(), Failure> {
     tenants::measure(&runtime, folder.path(), scale, &mut report)?;
     project::measure(&runtime, folder.path(), scale, &mut report)?;
     two_processes::measure(folder.path(), scale, &mut report)?;
+    server::measure(&runtime, scale, &mut report)?;
     report.finish()
 }

@@ -8,7 +8,7 @@ use millstream::{Durability, DurableStream, EventQuery, HandleStream, Store};
 use tokio::sync::Semaphore;
 
 use crate::report::{Report, Target};
-use crate::{Failure, Scale, append, fan_out, idle, order::Order, rebuild, two_processes};
+use crate::{Failure, Scale, append, fan_out, idle, order::Order, rebuild, server, two_processes};
 
 /// The default of the builder.
 const WINDOW_BYTES: f64 = (16 << 20) as f64;
@@ -90,6 +90,12 @@ pub(crate) fn child(what: &str, path: &Path, argument: &str) -> Result<(), Failu
         .build()?;
     if what == "appends" {
         return runtime.block_on(two_processes::child(path, argument));
+    }
+    if what == "plain-appends" {
+        return two_processes::plain_child(path, argument);
+    }
+    if what == "server-reader" {
+        return runtime.block_on(server::child(argument));
     }
     runtime.block_on(async {
         let store = Store::builder().durability(Durability::Relaxed).open(path)?;

@@ -39,8 +39,13 @@ impl Report {
         }
     }
 
+    /// Whether a scenario is among those that were asked for.
+    pub(crate) fn is_named(&self, scenario: &str) -> bool {
+        scenario.contains(&self.only)
+    }
+
     pub(crate) fn wants(&self, scenario: &str) -> bool {
-        let wanted = scenario.contains(&self.only);
+        let wanted = self.is_named(scenario);
         if wanted {
             println!("measuring {scenario} ...");
         }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millstream::{DurableStream, HandleStream, Ownership, Store};
+use rusqlite::Connection;
 
 use crate::order::Order;
 use crate::report::{Report, Target, per_second};
@@ -20,26 +21,31 @@ pub(crate) fn measure(folder: &Path, scale: Scale, report: &mut Report) -> Resul
         return Ok(());
     }
     let time = PER_COMMIT * scale.commits as u32;
-    let mut rounds = Vec::new();
-    for round in 0..scale.rounds {
-        let path = |count: usize| folder.join(format!("two-processes-{round}-{count}.db"));
-        let alone = together(&path(1), 1, time)?;
-        let both = together(&path(2), 2, time)?;
-        let slower = both.into_iter().fold(f64::INFINITY, f64::min);
-        rounds.push((slower, alone[0]));
+    let sides = [
+        ("two_processes", "appends", Target::AtLeast(0.4)),
+        ("two_processes_plain", "plain-appends", Target::AtLeast(0.0)),
+    ];
+    for (scenario, what, target) in sides {
+        let mut rounds = Vec::new();
+        for round in 0..scale.rounds {
+            let path = |count: usize| folder.join(format!("{scenario}-{round}-{count}.db"));
+            let alone = together(what, &path(1), 1, time)?;
+            let both = together(what, &path(2), 2, time)?;
+            let slower = both.into_iter().fold(f64::INFINITY, f64::min);
+            rounds.push((slower, alone[0]));
+        }
+        report.add(scenario, "appends/s, the slower of two", &rounds, target);
     }
-    let unit = "appends/s, the slower of two";
-    report.add("two_processes", unit, &rounds, Target::AtLeast(0.4));
     Ok(())
 }
 
 /// What so many processes append per second when they begin at the same time.
-fn together(path: &Path, count: usize, time: Duration) -> Result<Vec<f64>, Failure> {
+fn together(what: &str, path: &Path, count: usize, time: Duration) -> Result<Vec<f64>, Failure> {
     // The file is made before they contend for it.
     drop(Store::open(path)?);
     let start = SystemTime::now().duration_since(UNIX_EPOCH)? + START_IN;
     let argument = format!("{} {}", start.as_millis(), time.as_millis());
-    let run = || memory::numbers("appends", path, &argument);
+    let run = || memory::numbers(what, path, &argument);
     thread::scope(|scope| {
         let children: Vec<_> = (0..count).map(|_| scope.spawn(run)).collect();
         let rates = children.into_iter().map(|child| match child.join() {
@@ -52,13 +58,11 @@ fn together(path: &Path, count: usize, time: Duration) -> Result<Vec<f64>, Failu
 
 /// What the child does: appends one event after the other for a time, from a moment on, and prints how many it was per second.
 pub(crate) async fn child(path: &Path, argument: &str) -> Result<(), Failure> {
-    let (start, time) = argument.split_once(' ').ok_or("two numbers are needed")?;
-    let (start, time) = (start.parse()?, Duration::from_millis(time.parse()?));
+    let (start, time) = times(argument)?;
     let store = Store::open(path)?;
     let handle = HandleStream::new(|_| async { Ok::<(), Failure>(()) });
     let name = DurableStream::new("ledger").ownership(Ownership::Standby);
     let _stream = store.stream_all_durable(&name, handle).await?;
-    let start = UNIX_EPOCH + Duration::from_millis(start);
     tokio::time::sleep(start.duration_since(SystemTime::now()).unwrap_or_default()).await;
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < time {
@@ -67,5 +71,40 @@ pub(crate) async fn child(path: &Path, argument: &str) -> Result<(), Failure> {
     }
     println!("{}", per_second(count as usize, began.elapsed()));
     store.close().await?;
+    Ok(())
+}
+
+/// When to begin, and for how long to go on.
+fn times(argument: &str) -> Result<(SystemTime, Duration), Failure> {
+    let (start, time) = argument.split_once(' ').ok_or("two numbers are needed")?;
+    let start = UNIX_EPOCH + Duration::from_millis(start.parse()?);
+    Ok((start, Duration::from_millis(time.parse()?)))
+}
+
+/// The same with plain rusqlite: one row in a transaction, and SQLite's own way to wait for the other one.
+pub(crate) fn plain_child(path: &Path, argument: &str) -> Result<(), Failure> {
+    let (start, time) = times(argument)?;
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=0")?;
+    let insert =
+        "INSERT INTO event (sequence, batch_index, batch_size, recorded_at, type, tags, payload, metadata)
+        SELECT coalesce(max(sequence), 0) + 1, 0, 1, 1700000000000000, 1, NULL, ?1, NULL FROM event";
+    let (mut begin, mut insert) = (
+        connection.prepare("BEGIN IMMEDIATE")?,
+        connection.prepare(insert)?,
+    );
+    let mut commit = connection.prepare("COMMIT")?;
+    while SystemTime::now() < start {
+        thread::park_timeout(start.duration_since(SystemTime::now()).unwrap_or_default());
+    }
+    let (began, mut count) = (Instant::now(), 0);
+    while began.elapsed() < time {
+        begin.execute([])?;
+        insert.execute([serde_json::to_string(&Order::new(count))?])?;
+        commit.execute([])?;
+        count += 1;
+    }
+    println!("{}", per_second(count as usize, began.elapsed()));
     Ok(())
 }

@@ -91,6 +91,7 @@ impl StoreBuilder {
             absent: self.absent,
             idle_readers_max: self.readers,
             evolution: evolution.clone(),
+            paths: self.paths()?,
         };
         let (writer, reader) = postgres::open(address, &self.server, opening)?;
         self.desk = Some(reader.desk());

@@ -95,6 +95,13 @@ pub fn select_naively(queries: &[EventQuery], events: Vec<NewEvent>) -> Vec<Vec<
     queries.iter().map(selected).collect()
 }
 
+/// How a log on a server that has indexes of these paths searches for what a query can concern: the statement, and its parameters behind
+/// the range. Nothing: the query selects nothing.
+#[cfg(feature = "postgres")]
+pub fn server_search(query: &EventQuery, pointers: &[&str]) -> Option<(String, Vec<Vec<String>>)> {
+    crate::log::postgres::search(query, pointers)
+}
+
 /// Whether all that the predicate says is said by the payload too.
 pub fn is_subset(predicate: &serde_json::Value, payload: &serde_json::Value) -> bool {
     matching::is_subset(predicate, payload)

@@ -128,7 +128,7 @@ impl<W: LogWriter> Committer<W> {
             if Instant::now() >= look_at {
                 self.look_around();
                 look_at = Instant::now() + self.poll_interval;
-            } else if has_news && let Err(error) = self.follow_others() {
+            } else if has_news && let Err(error) = self.hear_news() {
                 tracing::debug!(%error, "news could not be looked at, the next look tries again");
             }
             if self
@@ -226,6 +226,7 @@ impl<W: LogWriter> Committer<W> {
             }
             if let Err(error) = self.move_cursors(&cursors, &mut moves) {
                 // The appends do not suffer for it; the cursors are tried again.
+                self.writer.undo_moves()?;
                 moves.clear();
                 self.retry_cursors(&cursors, &error);
                 cursors.clear();
@@ -468,13 +469,23 @@ impl<W: LogWriter> Committer<W> {
     fn follow_others(&mut self) -> Result<(), ReadError> {
         let version = self.writer.data_version()?;
         if self.data_version != Some(version) {
-            let tail = self.writer.tail()?;
-            self.follow(tail)?;
-            if self.epoch_heard != Some(self.writer.newest_epoch()?) {
-                self.hear_all()?;
-            }
-            self.data_version = Some(version);
+            self.hear_news()?;
         }
+        Ok(())
+    }
+
+    /// Publishes what others committed, and passes on what they said to streams.
+    fn hear_news(&mut self) -> Result<(), ReadError> {
+        let news = self.writer.news(self.head, FOLLOW_BOUNDS)?;
+        if let Some(page) = news.page {
+            (self.publish)(&page.batches);
+            self.head = page.through;
+        }
+        self.follow(news.tail)?;
+        if self.epoch_heard != Some(news.epoch) {
+            self.hear_all()?;
+        }
+        self.data_version = Some(news.version);
         Ok(())
     }
 }

@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening` and `show` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening`, `show` and `payload_path` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `owner` (who runs a stream), `shelf` and `shared` (the pages that several
 //! streams read), `contract` (what a log of somebody else is written with), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
@@ -42,6 +42,8 @@ pub(crate) mod once;
 pub(crate) mod opening;
 pub(crate) mod owner;
 pub(crate) mod page;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod payload_path;
 pub(crate) mod prune;
 pub(crate) mod queue;
 pub(crate) mod reaction;
@@ -112,6 +114,18 @@ pub struct Tail {
     pub pruned_through: u64,
 }
 
+/// What is new in a log.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// The `data_version`, as it was before or while everything else was looked at.
+    pub(crate) version: i64,
+    pub(crate) tail: Tail,
+    /// What comes first of the new batches, if that was asked for in one go with the rest.
+    pub(crate) page: Option<Page>,
+    /// The number that was given last.
+    pub(crate) epoch: u64,
+}
+
 /// What a log holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extent {
@@ -139,7 +153,7 @@ pub enum Pace {
     Idle,
 }
 
-/// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `has_chore`, `tidy`
+/// The writing half of a log. Every method but `data_version`, `beside`, `tail`, `roll_call`, `newest_epoch`, `news`, `has_chore`, `tidy`
 /// and `page` is called between `begin` and `commit` or `rollback`.
 pub trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Opens a transaction that nobody else writes beside, and says where the log ends.
@@ -175,6 +189,18 @@ pub trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     /// Moves a cursor, and takes back what was noted of an attempt. `false`: the epoch is not the stored one, nothing was
     /// written (D6).
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError>;
+
+    /// The same for several, which says of each whether it was moved. When it fails, or what is written behind it, `undo_moves` lets the
+    /// transaction go on without that.
+    fn move_cursors(&mut self, writes: &[CursorWrite<'_>]) -> Result<Vec<bool>, StorageError> {
+        writes.iter().map(|write| self.move_cursor(write)).collect()
+    }
+
+    /// Takes back what a log has to take back of the moves that failed, so that what the transaction did before can be committed.
+    /// A move that was made may stay: it is right by itself.
+    fn undo_moves(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Gives a durable stream's row, and what else is kept under its name, another name that is free.
     fn rename_cursor(&mut self, name: &str, to: &str) -> Result<(), StorageError>;
@@ -233,6 +259,17 @@ pub trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;
+
+    /// What others committed after `after`, outside a transaction: for whoever was told that there is something. Costs a log that
+    /// is far away one journey.
+    fn news(&mut self, _after: u64, _bounds: PageBounds) -> Result<News, ReadError> {
+        Ok(News {
+            version: self.data_version()?,
+            tail: self.tail()?,
+            page: None,
+            epoch: self.newest_epoch()?,
+        })
+    }
 
     /// Takes what is to be called when somebody else has committed, by a log that is told so. The others are asked for their
     /// `data_version` at the poll interval, and so is this one: a call that never comes delays, and loses nothing (D8).

@@ -52,7 +52,7 @@ pub(crate) fn cluster() -> Option<Cluster> {
 
 /// The same, with files in its folder and words for its command line.
 pub(crate) fn cluster_with(files: &[(&str, String)], settings: &str) -> Option<Cluster> {
-    match Cluster::start(files, settings) {
+    match Cluster::start(None, files, settings) {
         Ok(cluster) => Some(cluster),
         Err(problem) if std::env::var("MILLSTREAM_POSTGRES_REQUIRED").is_ok_and(|value| value == "1") => {
             panic!("a PostgreSQL server is required here, and {problem}");

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crowd;
+mod cursors;
 mod encryption;
 mod holders;
 mod hosts;
@@ -10,5 +11,6 @@ mod opening;
 mod outages;
 mod owners;
 mod proxy;
+mod selection;
 mod sharing;
 mod wake_ups;

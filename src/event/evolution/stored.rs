@@ -16,7 +16,7 @@ impl Evolution {
     }
 
     /// Whether what is stored as this type may be shown with another payload, or turn out to be undecodable.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn changes_payloads_of(&self, stored_type: &str) -> bool {
         let mut next = self.plans.get(stored_type);
         while let Some(plan) = next {
@@ -29,7 +29,7 @@ impl Evolution {
     }
 
     /// All stored types of which that is so.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn changed_types(&self) -> impl Iterator<Item = &str> {
         let types = self.plans.keys().map(|stored| &**stored);
         types.filter(|stored| self.changes_payloads_of(stored))

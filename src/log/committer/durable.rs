@@ -153,22 +153,27 @@ impl<W: LogWriter> Committer<W> {
         if !cells.is_empty() && self.faults.hit(FaultPoint::BeforeCursor) {
             return Err(injected("store the cursors"));
         }
+        let mut writes = Vec::with_capacity(cells.len());
         for cell in cells {
-            let position = self.reactions.position_of(cell, cell.pick_up());
-            let run = cell.run();
-            let is_owner = self.writer.move_cursor(&CursorWrite {
+            writes.push(CursorWrite {
                 name: &cell.name,
                 epoch: cell.epoch,
-                position,
-                run,
-            })?;
-            if is_owner && run == Run::Ended {
+                position: self.reactions.position_of(cell, cell.pick_up()),
+                run: cell.run(),
+            });
+        }
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let moved = self.writer.move_cursors(&writes)?;
+        for ((cell, write), is_owner) in cells.iter().zip(writes).zip(moved) {
+            if is_owner && write.run == Run::Ended {
                 self.let_go(&cell.name)?;
             }
             moves.push(Move {
                 cell: Arc::clone(cell),
-                position,
-                run,
+                position: write.position,
+                run: write.run,
                 is_owner,
             });
         }

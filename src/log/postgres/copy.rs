@@ -11,6 +11,7 @@ use crate::log::postgres::pages::{self, Pruning, Reading};
 use crate::log::postgres::place::bounded;
 use crate::log::postgres::read::PostgresReader;
 use crate::log::postgres::schema::{self, Made};
+use crate::log::postgres::select::Known;
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
 use crate::log::postgres::write::PostgresWriter;
@@ -40,6 +41,7 @@ pub(crate) fn open_target(
         absent: Absent::Made,
         idle_readers_max: IDLE_READERS_MAX,
         evolution: None,
+        paths: Vec::new(),
     };
     let connected = connect(address, options, &opening, Made::CopyOf(of))?;
     let target = || connected.server.name.to_string();
@@ -60,7 +62,7 @@ pub(crate) fn open_target(
             });
         }
     }
-    Ok(halves(connected, opening))
+    Ok(halves(connected, opening, Vec::new()))
 }
 
 impl CopySource for PostgresReader {
@@ -69,7 +71,10 @@ impl CopySource for PostgresReader {
         self.read_page(async |session| {
             let reading = Reading {
                 query: &query,
-                evolution: None,
+                known: Known {
+                    evolution: None,
+                    paths: &[],
+                },
                 range,
                 bounds,
                 pruning: Pruning::IsChecked,

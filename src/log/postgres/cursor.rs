@@ -1,12 +1,15 @@
 //! The rows of durable streams.
 
+use std::collections::HashSet;
+
+use futures::future;
 use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::log::cursor::{CursorWrite, NamedCursor, Pause, PauseKind, RollCall, StoredCursor};
 use crate::log::letter::{Attempt, AttemptWrite};
 use crate::log::postgres::claim;
-use crate::log::postgres::session::{Session, number};
+use crate::log::postgres::session::{Parameters, Session, number};
 use crate::log::postgres::trouble::Trouble;
 use crate::log::prune::HeldBy;
 
@@ -39,6 +42,19 @@ const PUT: &str = concat!(
 /// By the primary key.
 const MOVE: &str = "UPDATE cursor SET position = $3, updated_at = $4, attempt_at = $5, attempts = $6
     WHERE name = $1 AND epoch = $2";
+
+/// The same for several, given a column at a time. By the primary key.
+const MOVE_ALL: &str =
+    "UPDATE cursor SET position = moved.position, updated_at = $5, attempt_at = moved.attempt_at,
+        attempts = moved.attempts
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $6::bigint[])
+        AS moved (name, epoch, position, attempt_at, attempts)
+    WHERE cursor.name = moved.name AND cursor.epoch = moved.epoch
+    RETURNING cursor.name, cursor.epoch";
+
+/// What the moves of a group are made behind, and what takes them back.
+const SAVEPOINT: &str = "SAVEPOINT moves";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT moves";
 
 /// The cursor that is furthest behind, of streams that go on. There is no index: it would cost every move of a cursor.
 const SLOWEST: &str = "SELECT name, position FROM cursor WHERE log_id = $1 AND NOT is_taken_over
@@ -129,6 +145,39 @@ pub(super) async fn move_on(session: &mut Session, write: &CursorWrite<'_>) -> R
         attempt: Attempt::from(write.run),
     };
     put_attempt(session, &attempt).await
+}
+
+/// For each, whether the epoch is the stored one. However many they are, they cost a round trip, and an error among them can be
+/// taken back by [`undo`].
+pub(super) async fn move_all(
+    session: &mut Session,
+    writes: &[CursorWrite<'_>],
+) -> Result<Vec<bool>, Trouble> {
+    let statement = session.prepare(MOVE_ALL).await?;
+    let column = |of: fn(&CursorWrite<'_>) -> u64| writes.iter().map(|write| of(write) as i64).collect();
+    let names: Vec<&str> = writes.iter().map(|write| write.name).collect();
+    let epochs: Vec<i64> = column(|write| write.epoch);
+    let positions: Vec<i64> = column(|write| write.position);
+    let attempts_at: Vec<i64> = column(|write| Attempt::from(write.run).at);
+    let attempts: Vec<i64> = column(|write| Attempt::from(write.run).count.into());
+    let now = Timestamp::now().as_micros();
+    let parameters: Parameters<'_> = &[&names, &epochs, &positions, &attempts_at, &now, &attempts];
+    let before = session.client.batch_execute(SAVEPOINT);
+    let moved = session.client.query(&statement, parameters);
+    let (before, moved) = future::join(before, moved).await;
+    before?;
+    let moved = moved?;
+    let moved = moved
+        .iter()
+        .map(|row| Ok((row.try_get::<_, &str>(0)?, number(row, 1)?)))
+        .collect::<Result<HashSet<_>, Trouble>>()?;
+    let was_moved = |write: &CursorWrite<'_>| moved.contains(&(write.name, write.epoch));
+    Ok(writes.iter().map(was_moved).collect())
+}
+
+/// Takes back what was done since [`move_all`] began.
+pub(super) async fn undo(session: &mut Session) -> Result<(), Trouble> {
+    Ok(session.client.batch_execute(UNDO).await?)
 }
 
 /// `false`: the epoch is not the stored one.

@@ -1,10 +1,12 @@
 //! Wake-ups between processes: what was committed here is told to the others, and what they say is passed on.
 //!
-//! A word says only that there is something to look at, and goes over a connection of its own, after the commit. In the transaction
-//! itself it would take a lock that all transactions of the database with words share, and hold it through the sync of the commit. A
-//! word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
+//! A word says only that there is something to look at. The writer sends it right behind its commit, as a transaction of its own that asks
+//! for no sync: in the transaction itself it would take a lock that all transactions of the database with words share, and hold it
+//! through the sync of the commit. Words are heard over another connection, which also says the word when the writer's was lost with the
+//! commit. A word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -24,8 +26,10 @@ const WORDS_MAX: usize = 16;
 pub(super) struct Herald {
     pub(super) server: Arc<Server>,
     pub(super) channel: String,
-    /// Something was committed here.
+    /// Something was committed here, and the writer could not say so.
     pub(super) own: Arc<Notify>,
+    /// The number of the writer's session.
+    pub(super) writer: Arc<AtomicI32>,
     /// Somebody else has committed something.
     pub(super) call: Arc<dyn Fn() + Send + Sync>,
     pub(super) closing: watch::Receiver<bool>,
@@ -34,6 +38,18 @@ pub(super) struct Herald {
 /// The channel of a log: no other log has it, not even one in the same database.
 pub(super) fn channel(log_id: &str) -> String {
     format!("millstream_{log_id}")
+}
+
+/// What the writer sends behind a commit.
+pub(super) fn word(log_id: &str) -> String {
+    let channel = channel(log_id);
+    format!("BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {channel}; COMMIT")
+}
+
+/// The number of a session at the server, with which its words come.
+pub(super) async fn own_number(session: &mut Session) -> Result<i32, Trouble> {
+    let row = session.client.query_one("SELECT pg_backend_pid()", &[]).await?;
+    Ok(row.try_get(0)?)
 }
 
 /// How a stretch of listening ended.
@@ -88,7 +104,8 @@ impl Herald {
                 () = closed(&self.closing) => return Ok(End::Closing),
                 word = words.recv() => match word {
                     None => return Ok(End::Lost),
-                    Some(number) if number == own_number => {}
+                    // Relaxed: see where it is stored.
+                    Some(number) if number == own_number || number == self.writer.load(Ordering::Relaxed) => {}
                     Some(_) => (self.call)(),
                 },
                 () = self.own.notified() => {
@@ -104,13 +121,12 @@ impl Herald {
 
     /// A session that listens, and its number.
     async fn connect(&self, heard: mpsc::Sender<i32>) -> Result<(Session, i32), Trouble> {
-        let session = self.server.connect(Role::Listener, Some(heard)).await?;
+        let mut session = self.server.connect(Role::Listener, Some(heard)).await?;
         session
             .client
             .batch_execute(&format!("LISTEN {}", self.channel))
             .await?;
-        let row = session.client.query_one("SELECT pg_backend_pid()", &[]).await?;
-        let number = row.try_get(0)?;
+        let number = own_number(&mut session).await?;
         Ok((session, number))
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `trouble` (what goes wrong, and what is known then),
 //! `driver` (the thread of the connections), `address`, `tls`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
-//! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `select` (which events a query can concern), `assembly` and
+//! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `payload` and `select` (what indexed paths hold, and which events a query can concern), `assembly` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
-//! `listen` (wake-ups between processes), `beside` (connections of read models).
+//! `listen` and `news` (wake-ups between processes, and what is found then), `beside` (connections of read models).
 
 mod address;
 mod assembly;
@@ -20,8 +20,10 @@ mod driver;
 mod insert;
 mod letter;
 mod listen;
+mod news;
 mod once;
 mod pages;
+mod payload;
 mod place;
 mod presence;
 mod read;
@@ -40,10 +42,14 @@ use std::time::Duration;
 
 use crate::error::OpenError;
 use crate::event::evolution::Evolution;
+#[cfg(feature = "internals")]
+use crate::event::query::EventQuery;
 use crate::log::opening::{Absent, Durability};
+use crate::log::payload_path::PayloadPath;
 use crate::log::postgres::driver::Driver;
 use crate::log::postgres::read::PostgresReader;
 use crate::log::postgres::schema::Made;
+use crate::log::postgres::select::Knowledge;
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
@@ -73,6 +79,8 @@ pub(crate) struct Opening {
     pub(crate) idle_readers_max: usize,
     /// What older events are brought up to date with.
     pub(crate) evolution: Option<Arc<Evolution>>,
+    /// The paths of payloads that are to be indexed, beside those that are.
+    pub(crate) paths: Vec<PayloadPath>,
 }
 
 /// A connection to a schema that is in order.
@@ -80,6 +88,8 @@ struct Connected {
     server: Arc<Server>,
     driver: Arc<Driver>,
     session: Session,
+    /// Its number at the server.
+    number: i32,
     log_id: String,
     /// The id of the log of which this is a copy that has not ended.
     copy_of: Option<String>,
@@ -91,9 +101,10 @@ pub(crate) fn open(
     options: &Options,
     opening: Opening,
 ) -> Result<(PostgresWriter, PostgresReader), OpenError> {
-    let connected = connect(address, options, &opening, Made::Log)?;
+    let mut connected = connect(address, options, &opening, Made::Log)?;
     refuse_partial(&connected)?;
-    Ok(halves(connected, opening))
+    let paths = index(&mut connected, &opening.paths)?;
+    Ok(halves(connected, opening, paths))
 }
 
 fn connect(
@@ -122,17 +133,22 @@ fn connect(
     let preparing = async {
         let log_id = schema::prepare(&mut session, &server, opening.absent, made).await?;
         match log_id {
-            Ok(log_id) => Ok(Ok((log_id, schema::copy_of(&mut session).await?))),
+            Ok(log_id) => Ok(Ok((
+                log_id,
+                schema::copy_of(&mut session).await?,
+                listen::own_number(&mut session).await?,
+            ))),
             Err(refusal) => Ok(Err(refusal)),
         }
     };
-    let (log_id, copy_of) = driver
+    let (log_id, copy_of, number) = driver
         .wait(server.patience(), preparing)
         .map_err(failed("prepare its tables"))??;
     Ok(Connected {
         server,
         driver,
         session,
+        number,
         log_id,
         copy_of,
     })
@@ -150,21 +166,54 @@ fn refuse_partial(connected: &Connected) -> Result<(), OpenError> {
     })
 }
 
-fn halves(connected: Connected, opening: Opening) -> (PostgresWriter, PostgresReader) {
+/// Has these paths indexed, and gives all that are.
+fn index(connected: &mut Connected, wanted: &[PayloadPath]) -> Result<Vec<PayloadPath>, OpenError> {
+    let (server, session) = (&connected.server, &mut connected.session);
+    let declaring = payload::declare(session, server, wanted);
+    let declared = connected.driver.wait(payload::INDEXING_MAX, declaring);
+    declared.map_err(|trouble| trouble.into_storage(&server.name, "index paths of the payloads"))?
+}
+
+fn halves(
+    connected: Connected,
+    opening: Opening,
+    paths: Vec<PayloadPath>,
+) -> (PostgresWriter, PostgresReader) {
     let Connected {
         server,
         driver,
         session,
+        number,
         log_id,
         ..
     } = connected;
+    let knowledge = Knowledge {
+        evolution: opening.evolution,
+        paths: paths.into(),
+    };
     let reader = PostgresReader::new(
         Arc::clone(&server),
         Arc::clone(&driver),
         log_id.clone(),
-        opening.evolution.clone(),
+        knowledge.clone(),
         opening.idle_readers_max,
     );
-    let writer = PostgresWriter::new(server, driver, session, log_id, opening.evolution);
+    let writer = PostgresWriter::new(server, driver, session, number, log_id, knowledge);
     (writer, reader)
+}
+
+/// How what a query can concern is searched for where these paths are indexed: for the proofs.
+#[cfg(feature = "internals")]
+pub(crate) fn search(query: &EventQuery, pointers: &[&str]) -> Option<(String, Vec<Vec<String>>)> {
+    let paths = pointers
+        .iter()
+        .filter_map(|pointer| PayloadPath::parse(pointer).ok());
+    let paths: Vec<PayloadPath> = paths.collect();
+    let known = select::Known {
+        evolution: None,
+        paths: &paths,
+    };
+    let found = select::candidates(query, known);
+    let (sql, texts) = pages::statement(&found)?;
+    Some((sql, texts.into_iter().cloned().collect()))
 }

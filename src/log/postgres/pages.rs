@@ -2,23 +2,24 @@
 
 use futures::future;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use crate::error::ReadError;
-use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::postgres::assembly::{Assembly, COLUMNS};
 use crate::log::postgres::place::{self, bounded};
-use crate::log::postgres::select::{Candidates, candidates, condition};
+use crate::log::postgres::select::{Candidates, Known, candidates, condition};
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
 
-/// How many rows are asked for at first, while nothing is known of their size.
-const ROWS_AT_FIRST: i64 = 64;
+/// How many rows a connection is asked for at first, while nothing is known of their size.
+pub(super) const ROWS_AT_FIRST: i64 = 64;
 /// How many rows are asked for at once, however small they are.
 const ROWS_MAX: i64 = 8_192;
-/// How many bytes of rows are asked for at once, by the size of those before.
-const CHUNK_BYTES: i64 = 2 << 20;
+/// How many bytes of rows are asked for at once, by the size of those before. Much less than a page, because the rows behind its end are
+/// asked for in vain.
+const CHUNK_BYTES: i64 = 512 << 10;
 /// How much of the log one statement searches that an index serves: bounds its time, whichever way the server finds better.
 const SEARCHED_MAX: u64 = 1_000_000;
 
@@ -35,7 +36,7 @@ pub(super) enum Pruning {
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub(super) query: &'a EventQuery,
-    pub(super) evolution: Option<&'a Evolution>,
+    pub(super) known: Known<'a>,
     pub(super) range: Range,
     pub(super) bounds: PageBounds,
     pub(super) pruning: Pruning,
@@ -49,13 +50,13 @@ pub(super) async fn read(
 ) -> Result<(), Trouble> {
     let Reading {
         query,
-        evolution,
+        known,
         range,
         bounds,
         ..
     } = reading;
-    let found = candidates(query, evolution);
-    let mut assembly = Assembly::new(evolution, query, range.after, bounds, take);
+    let found = candidates(query, known);
+    let mut assembly = Assembly::new(known.evolution, query, range.after, bounds, take);
     let mut after = range.after;
     loop {
         let through = match &found {
@@ -101,46 +102,110 @@ async fn search(
     stretch: Range,
     assembly: &mut Assembly<'_>,
 ) -> Result<More, Trouble> {
-    let (condition, texts) = match found {
-        Candidates::Nothing => {
-            check(session, reading, assembly.begins_after()).await?;
-            return Ok(More::Yes);
-        }
-        Candidates::Everything => (String::from("true"), Vec::new()),
-        Candidates::Either(either) => condition(either, 4),
+    let Some((sql, texts)) = statement(found) else {
+        check(session, reading, assembly.begins_after()).await?;
+        return Ok(More::Yes);
     };
-    let sql = format!(
-        "SELECT {COLUMNS} FROM event WHERE sequence > $1 AND sequence <= $2 AND ({condition})
-         ORDER BY sequence LIMIT $3"
-    );
-    let statement = session.prepare(&sql).await?;
-    let check = session.prepare(PRUNED_THROUGH).await?;
+    let asking = Asking {
+        rows: session.prepare(&sql).await?,
+        check: session.prepare(PRUNED_THROUGH).await?,
+        texts,
+        through: bounded(stretch.through),
+    };
     let batches_max = i64::try_from(reading.bounds.batches_max).unwrap_or(i64::MAX);
-    let mut rows_max = ROWS_AT_FIRST.min(batches_max.saturating_mul(16));
-    let (mut after, through) = (bounded(stretch.after), bounded(stretch.through));
-    while after < through {
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&after, &through, &rows_max];
-        parameters.extend(texts.iter().map(|texts| *texts as &(dyn ToSql + Sync)));
-        // Asked behind the rows, it sees them or a later moment: a prune between the two is found.
-        let rows = session.client.query(&statement, &parameters);
-        let pruned = session.client.query_one(&check, &[]);
-        let (rows, pruned) = future::try_join(rows, pruned).await?;
-        refuse_pruned(reading, assembly.begins_after(), number(&pruned, 0)?)?;
-        let mut bytes = 0;
+    let mut next = Some(Step {
+        after: bounded(stretch.after),
+        rows_max: session.rows_at_first.min(batches_max.saturating_mul(16)),
+    });
+    while let Some(step) = next.filter(|step| step.after < asking.through) {
+        let (rows, pruned_through) = asking.ask(session, step).await?;
+        refuse_pruned(reading, assembly.begins_after(), pruned_through)?;
+        next = step.next(&rows, asking.through)?;
+        if let Some(next) = next {
+            // Whoever reads next with this connection begins with rows of this size.
+            session.rows_at_first = next.rows_max;
+        }
         for row in &rows {
-            bytes += i64::try_from(row.raw_size_bytes()).unwrap_or(i64::MAX);
+            if bounded(number(row, 0)?) > asking.through {
+                return Ok(More::Yes);
+            }
             if assembly.take(row)? == More::No {
                 return Ok(More::No);
             }
         }
-        let read = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        if read < rows_max {
-            break;
-        }
-        after = bounded(number(rows.last().expect("as many as were asked for"), 0)?);
-        rows_max = (CHUNK_BYTES / (bytes / read).max(1)).clamp(16, ROWS_MAX);
     }
     Ok(More::Yes)
+}
+
+/// How the rows of a stretch are asked for.
+struct Asking<'a> {
+    rows: Statement,
+    check: Statement,
+    texts: Vec<&'a Vec<String>>,
+    through: i64,
+}
+
+/// One of several questions for rows.
+#[derive(Clone, Copy)]
+struct Step {
+    after: i64,
+    rows_max: i64,
+}
+
+impl Asking<'_> {
+    /// The rows, and how far the log is pruned.
+    async fn ask(&self, session: &Session, step: Step) -> Result<(Vec<Row>, u64), Trouble> {
+        // Without holes there are no more.
+        let rows_max = step.rows_max.min(self.through.saturating_sub(step.after));
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&step.after, &rows_max];
+        if !self.texts.is_empty() {
+            parameters.push(&self.through);
+        }
+        parameters.extend(self.texts.iter().map(|texts| *texts as &(dyn ToSql + Sync)));
+        // Asked behind the rows, it sees them or a later moment: a prune between the two is found.
+        let rows = session.client.query(&self.rows, &parameters);
+        let pruned = session.client.query_one(&self.check, &[]);
+        let (rows, pruned) = future::try_join(rows, pruned).await?;
+        Ok((rows, number(&pruned, 0)?))
+    }
+}
+
+impl Step {
+    /// What is asked next; nothing, when these were the last rows.
+    fn next(self, rows: &[Row], through: i64) -> Result<Option<Self>, Trouble> {
+        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let Some(last) = rows.last() else {
+            return Ok(None);
+        };
+        let after = bounded(number(last, 0)?);
+        if count < self.rows_max.min(through.saturating_sub(self.after)) || after >= through {
+            return Ok(None);
+        }
+        let bytes = rows.iter().map(Row::raw_size_bytes).sum::<usize>();
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let rows_max = (CHUNK_BYTES / (bytes / count).max(1)).clamp(16, ROWS_MAX);
+        Ok(Some(Self { after, rows_max }))
+    }
+}
+
+/// The statement that finds candidates, and its parameters from the fourth on; nothing, when there are none.
+///
+/// Everything is read along the primary key, and whoever asks knows where to stop: with an end of the range the server may take a plan,
+/// once it has one for all ranges, that sorts everything up to there for each of the steps.
+pub(super) fn statement(found: &Candidates) -> Option<(String, Vec<&Vec<String>>)> {
+    let (condition, texts) = match found {
+        Candidates::Nothing => return None,
+        Candidates::Everything => (String::from("sequence > $1"), Vec::new()),
+        Candidates::Either(either) => {
+            let (condition, texts) = condition(either, 4);
+            (
+                format!("sequence > $1 AND sequence <= $3 AND ({condition})"),
+                texts,
+            )
+        }
+    };
+    let sql = format!("SELECT {COLUMNS} FROM event WHERE {condition} ORDER BY sequence LIMIT $2");
+    Some((sql, texts))
 }
 
 const PRUNED_THROUGH: &str = "SELECT pruned_through FROM millstream_log";
@@ -165,14 +230,14 @@ fn refuse_pruned(reading: Reading<'_>, after: u64, pruned_through: u64) -> Resul
 pub(super) async fn first_match(
     session: &mut Session,
     query: &EventQuery,
-    evolution: Option<&Evolution>,
+    known: Known<'_>,
     range: Range,
 ) -> Result<Option<u64>, Trouble> {
     let mut range = range;
     while range.after < range.through {
         let reading = Reading {
             query,
-            evolution,
+            known,
             range,
             bounds: ONE,
             pruning: Pruning::IsKnown,
@@ -196,12 +261,12 @@ const ONE: PageBounds = PageBounds {
 pub(super) async fn matches_at(
     session: &mut Session,
     query: &EventQuery,
-    evolution: Option<&Evolution>,
+    known: Known<'_>,
     sequence: u64,
 ) -> Result<bool, Trouble> {
     let range = Range {
         after: sequence - 1,
         through: sequence,
     };
-    Ok(first_match(session, query, evolution, range).await?.is_some())
+    Ok(first_match(session, query, known, range).await?.is_some())
 }

@@ -11,7 +11,6 @@ use crate::clock::Timestamp;
 #[cfg(feature = "sqlite")]
 use crate::error::{BackupError, VerifyError};
 use crate::error::{ReadError, StorageError};
-use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 #[cfg(feature = "sqlite")]
 use crate::log::backup::{BackedUp, BackupProgress};
@@ -23,7 +22,7 @@ use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::postgres::beside::ServerDesk;
 use crate::log::postgres::driver::Driver;
 use crate::log::postgres::pages::{self, Pruning, Reading};
-use crate::log::postgres::select::{Candidates, candidates};
+use crate::log::postgres::select::{Candidates, Knowledge, candidates};
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
@@ -46,7 +45,7 @@ pub(crate) struct PostgresReader {
     server: Arc<Server>,
     driver: Arc<Driver>,
     log_id: String,
-    evolution: Option<Arc<Evolution>>,
+    knowledge: Knowledge,
     idle: Mutex<Idle>,
 }
 
@@ -60,14 +59,14 @@ impl PostgresReader {
         server: Arc<Server>,
         driver: Arc<Driver>,
         log_id: String,
-        evolution: Option<Arc<Evolution>>,
+        knowledge: Knowledge,
         idle_max: usize,
     ) -> Self {
         Self {
             server,
             driver,
             log_id,
-            evolution,
+            knowledge,
             idle: Mutex::new(Idle {
                 sessions: Vec::new(),
                 sessions_max: idle_max,
@@ -124,6 +123,34 @@ impl PostgresReader {
         }
     }
 
+    fn reading<'a>(&'a self, query: &'a EventQuery, range: Range, bounds: PageBounds) -> Reading<'a> {
+        Reading {
+            query,
+            known: self.knowledge.known(),
+            range,
+            bounds,
+            pruning: Pruning::IsChecked,
+        }
+    }
+
+    fn read(&self, reading: Reading<'_>, take: &mut dyn FnMut(Page) -> More) -> Result<(), ReadError> {
+        // A read that is repeated goes on behind the pages that were handed out.
+        let mut after = reading.range.after;
+        let outcome = self.attempt(self.server.patience(), async |session| {
+            let range = Range {
+                after,
+                ..reading.range
+            };
+            let reading = Reading { range, ..reading };
+            pages::read(session, reading, &mut |page| {
+                after = page.through;
+                take(page)
+            })
+            .await
+        });
+        outcome.map_err(|trouble| trouble.into_read(&self.server.name, "read a page"))
+    }
+
     /// One that is idle, or a new one. A server that cannot be reached is waited for as long as any answer is.
     fn lend(&self) -> Result<Session, Trouble> {
         let idle = self.idle.lock().sessions.pop();
@@ -164,7 +191,8 @@ impl LogReader for PostgresReader {
 
     fn page(&self, query: &EventQuery, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         let mut first = None;
-        self.pages(query, range, bounds, &mut |page| {
+        let reading = self.reading(query, range, bounds);
+        self.read(reading, &mut |page| {
             first = Some(page);
             More::No
         })?;
@@ -178,24 +206,7 @@ impl LogReader for PostgresReader {
         bounds: PageBounds,
         take: &mut dyn FnMut(Page) -> More,
     ) -> Result<(), ReadError> {
-        // A read that is repeated goes on behind the pages that were handed out.
-        let mut after = range.after;
-        let evolution = self.evolution.as_deref();
-        let outcome = self.attempt(self.server.patience(), async |session| {
-            let reading = Reading {
-                query,
-                evolution,
-                range: Range { after, ..range },
-                bounds,
-                pruning: Pruning::IsChecked,
-            };
-            pages::read(session, reading, &mut |page| {
-                after = page.through;
-                take(page)
-            })
-            .await
-        });
-        outcome.map_err(|trouble| trouble.into_read(&self.server.name, "read a page"))
+        self.read(self.reading(query, range, bounds), take)
     }
 
     fn extent(&self) -> Result<Extent, StorageError> {
@@ -286,9 +297,6 @@ impl LogReader for PostgresReader {
     }
 
     fn is_indexed(&self, query: &EventQuery) -> bool {
-        !matches!(
-            candidates(query, self.evolution.as_deref()),
-            Candidates::Everything
-        )
+        !matches!(candidates(query, self.knowledge.known()), Candidates::Everything)
     }
 }

@@ -3,12 +3,13 @@
 use crate::clock::Timestamp;
 use crate::error::OpenError;
 use crate::log::opening::Absent;
+use crate::log::postgres::payload;
 use crate::log::postgres::server::Server;
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
 
 /// One step per format version, in order. A step that was released is never changed; `millstream_log.format` counts those done.
-const MIGRATIONS: &[&str] = &[FORMAT_1];
+const MIGRATIONS: &[&str] = &[FORMAT_1, payload::FUNCTION];
 
 const FORMAT_1: &str = r#"
 -- One row: what belongs to the log as a whole. Whoever writes holds it, so that one writes at a time: sequences have no holes, and

@@ -148,7 +148,10 @@ impl Server {
         );
         match role {
             Role::Writer => {}
-            Role::Reader => sql.push_str("; SET default_transaction_read_only = on"),
+            // A plan for all ranges and texts would be none for the one that is asked for.
+            Role::Reader => sql.push_str(
+                "; SET default_transaction_read_only = on; SET plan_cache_mode = force_custom_plan",
+            ),
             // A word to the others is worth no sync.
             Role::Listener => sql.push_str("; SET synchronous_commit = off"),
             // The server is to notice soon that nobody is there any more, whose lock it holds.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use crate::log::postgres::pages::ROWS_AT_FIRST;
 use crate::log::postgres::trouble::Trouble;
 
 /// Statements kept per connection. Those of queries are made as they are needed.
@@ -12,6 +13,8 @@ const STATEMENTS_MAX: usize = 128;
 
 pub(super) struct Session {
     pub(super) client: Client,
+    /// How many rows a read begins with, by the size of those that were read last.
+    pub(super) rows_at_first: i64,
     statements: HashMap<Box<str>, Statement>,
 }
 
@@ -22,6 +25,7 @@ impl Session {
     pub(super) fn new(client: Client) -> Self {
         Self {
             client,
+            rows_at_first: ROWS_AT_FIRST,
             statements: HashMap::new(),
         }
     }

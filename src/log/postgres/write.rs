@@ -4,17 +4,20 @@
 //! whatever process it is in, and the next one sees what it did: sequences have no holes, and their order is that of the commits. The
 //! rows of a group and its commit travel together, so a group costs two round trips, however many events are in it.
 
+mod outcome;
+
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use futures::future;
+use futures::future::{self, Either};
 use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
 use crate::event::batch::CommittedBatch;
-use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
@@ -22,12 +25,13 @@ use crate::log::postgres::driver::Driver;
 use crate::log::postgres::pages::{self, Pruning, Reading};
 use crate::log::postgres::place::bounded;
 use crate::log::postgres::presence::Presence;
+use crate::log::postgres::select::Knowledge;
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::{Session, number};
 use crate::log::postgres::trouble::Trouble;
-use crate::log::postgres::{cursor, insert, listen, place};
+use crate::log::postgres::{cursor, insert, listen, news, place};
 use crate::log::prune::HeldBy;
-use crate::log::{LogWriter, Sync, Tail};
+use crate::log::{LogWriter, News, Sync, Tail};
 
 /// Waits for whoever writes, and says where the log ends then.
 const LOCK: &str =
@@ -46,15 +50,17 @@ pub(crate) struct PostgresWriter {
     server: Arc<Server>,
     driver: Arc<Driver>,
     log_id: String,
-    evolution: Option<Arc<Evolution>>,
+    knowledge: Knowledge,
     session: Option<Session>,
     /// The transaction that is open, if one is.
     transaction: Option<Transaction>,
     /// Batches of the transaction that are not yet written.
     unwritten: Vec<Arc<CommittedBatch>>,
     unwritten_bytes: usize,
-    /// Tells the others that something was committed.
+    /// Has the others told, over another connection, that something was committed.
     news: Arc<Notify>,
+    /// The number of this session at the server, whose words are not heard here.
+    number: Arc<AtomicI32>,
     outage: Outage,
     presence: Presence,
 }
@@ -70,6 +76,8 @@ struct Transaction {
     newest: Option<(u64, Timestamp)>,
     /// Whether others are to hear of it.
     is_news: bool,
+    /// Whether cursors were moved in it, and can be taken back.
+    has_moves: bool,
     /// The server refused one of its statements, and takes it as ended: a commit would be answered, and commit nothing.
     is_broken: bool,
 }
@@ -87,20 +95,22 @@ impl PostgresWriter {
         server: Arc<Server>,
         driver: Arc<Driver>,
         session: Session,
+        number: i32,
         log_id: String,
-        evolution: Option<Arc<Evolution>>,
+        knowledge: Knowledge,
     ) -> Self {
         Self {
             presence: Presence::new(Arc::clone(&server), Arc::clone(&driver)),
             server,
             driver,
             log_id,
-            evolution,
+            knowledge,
             session: Some(session),
             transaction: None,
             unwritten: Vec::new(),
             unwritten_bytes: 0,
             news: Arc::default(),
+            number: Arc::new(number.into()),
             outage: Outage::default(),
         }
     }
@@ -161,9 +171,15 @@ impl PostgresWriter {
     }
 
     fn connect(&self) -> Result<Session, Trouble> {
-        let patience = self.server.patience();
-        self.driver
-            .wait(patience, self.server.connect(Role::Writer, None))
+        let connecting = async {
+            let mut session = self.server.connect(Role::Writer, None).await?;
+            let number = listen::own_number(&mut session).await?;
+            Ok((session, number))
+        };
+        let (session, number) = self.driver.wait(self.server.patience(), connecting)?;
+        // Relaxed: a word that is taken for that of somebody else costs a look.
+        self.number.store(number, Ordering::Relaxed);
+        Ok(session)
     }
 
     fn try_begin(&mut self, sync: Sync) -> Result<Tail, Trouble> {
@@ -229,6 +245,8 @@ impl PostgresWriter {
         }
         let batches = std::mem::take(&mut self.unwritten);
         self.unwritten_bytes = 0;
+        let is_news = self.transaction.as_ref().is_some_and(|open| open.is_news);
+        let word = is_news.then(|| listen::word(&self.log_id));
         let newest = self
             .transaction
             .as_ref()
@@ -251,61 +269,22 @@ impl PostgresWriter {
                 Ok::<_, Trouble>(())
             };
             let committed = session.client.batch_execute("COMMIT");
-            let (written, advanced, committed) = future::join3(written, advanced, committed).await;
+            let done = future::join3(written, advanced, committed);
+            // The word goes out behind the commit, without another journey of this process; nobody waits for it to have gone.
+            let told = async {
+                match &word {
+                    Some(word) => drop(session.client.batch_execute(word).await),
+                    None => future::pending().await,
+                }
+            };
+            let (written, advanced, committed) = match future::select(pin!(done), pin!(told)).await {
+                Either::Left((done, _)) => done,
+                Either::Right(((), done)) => done.await,
+            };
             written?;
             advanced?;
             Ok(committed?)
         })
-    }
-
-    /// Whether the log has the last batch of a transaction. A server that took the place of another one may give the number of its
-    /// transaction to somebody else.
-    fn has_newest(&mut self, newest: Option<(u64, Timestamp)>) -> Result<bool, Trouble> {
-        let Some((sequence, recorded_at)) = newest else {
-            return Ok(true);
-        };
-        let sql = "SELECT EXISTS (SELECT FROM event WHERE sequence = $1 AND recorded_at = $2)";
-        self.attempt(async |session| {
-            let row = session
-                .one(sql, &[&bounded(sequence), &recorded_at.as_micros()])
-                .await?;
-            Ok(row.try_get(0)?)
-        })
-    }
-
-    /// The connection was lost during the commit: asks the server what became of the transaction.
-    fn find_out(&mut self, transaction: &Transaction, cause: Trouble) -> Result<(), Trouble> {
-        let id = &transaction.id;
-        let mut pauses = self.pauses();
-        let started = Instant::now();
-        loop {
-            let status = self.attempt(async |session| {
-                let row = session
-                    .one("SELECT pg_xact_status($1::text::xid8)", &[&id])
-                    .await?;
-                Ok(row.try_get::<_, Option<String>>(0)?)
-            });
-            match status {
-                Ok(Some(status)) if status == "committed" => {
-                    if !self.has_newest(transaction.newest).unwrap_or(false) {
-                        return Err(Trouble::OutcomeUnknown(Box::new(cause)));
-                    }
-                    tracing::warn!(%cause, "the connection was lost during a commit, which the server had made");
-                    return Ok(());
-                }
-                Ok(Some(status)) if status == "aborted" => {
-                    return Err(Trouble::NotCommitted(Box::new(cause)));
-                }
-                // The server may not have noticed yet that the connection is gone, or cannot be reached.
-                Ok(Some(_)) => {}
-                Err(trouble) if trouble.is_lost() => {}
-                Ok(None) | Err(_) => return Err(Trouble::OutcomeUnknown(Box::new(cause))),
-            }
-            match pauses.next() {
-                Some(pause) if started.elapsed() + pause < self.server.limit => self.driver.pause(pause),
-                _ => return Err(Trouble::OutcomeUnknown(Box::new(cause))),
-            }
-        }
     }
 
     fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
@@ -369,7 +348,7 @@ impl LogWriter for PostgresWriter {
     }
 
     fn first_match(&mut self, query: &EventQuery, after: u64) -> Result<Option<u64>, ReadError> {
-        let evolution = self.evolution.clone();
+        let knowledge = self.knowledge.clone();
         let range = Range {
             after,
             through: self
@@ -378,14 +357,14 @@ impl LogWriter for PostgresWriter {
                 .map_or(after, |transaction| transaction.head),
         };
         self.look("look for a context", async |session| {
-            pages::first_match(session, query, evolution.as_deref(), range).await
+            pages::first_match(session, query, knowledge.known(), range).await
         })
     }
 
     fn matches_at(&mut self, query: &EventQuery, sequence: u64) -> Result<bool, ReadError> {
-        let evolution = self.evolution.clone();
+        let knowledge = self.knowledge.clone();
         self.look("look for a context", async |session| {
-            pages::matches_at(session, query, evolution.as_deref(), sequence).await
+            pages::matches_at(session, query, knowledge.known(), sequence).await
         })
     }
 
@@ -419,6 +398,25 @@ impl LogWriter for PostgresWriter {
     fn move_cursor(&mut self, write: &CursorWrite<'_>) -> Result<bool, StorageError> {
         self.with("store a cursor", async |session| {
             cursor::move_on(session, write).await
+        })
+    }
+
+    fn move_cursors(&mut self, writes: &[CursorWrite<'_>]) -> Result<Vec<bool>, StorageError> {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.has_moves = true;
+        }
+        self.with("store the cursors", async |session| {
+            cursor::move_all(session, writes).await
+        })
+    }
+
+    fn undo_moves(&mut self) -> Result<(), StorageError> {
+        match &mut self.transaction {
+            Some(transaction) if transaction.has_moves => transaction.is_broken = false,
+            _ => return Ok(()),
+        }
+        self.with("take back the cursors", async |session| {
+            cursor::undo(session).await
         })
     }
 
@@ -467,16 +465,16 @@ impl LogWriter for PostgresWriter {
         match outcome {
             Ok(()) => {}
             Err(Trouble::TransactionIsGone) => return Err(self.failed("commit")(Trouble::TransactionIsGone)),
-            Err(cause) if cause.is_lost() => self
-                .find_out(&transaction, cause)
-                .map_err(self.failed("commit"))?,
+            Err(cause) if cause.is_lost() => {
+                self.find_out(&transaction, cause)
+                    .map_err(self.failed("commit"))?;
+                // The word was lost with the connection.
+                self.news.notify_one();
+            }
             Err(trouble) => {
                 self.transaction = Some(transaction);
                 return Err(self.failed("commit")(trouble));
             }
-        }
-        if transaction.is_news {
-            self.news.notify_one();
         }
         Ok(())
     }
@@ -496,12 +494,12 @@ impl LogWriter for PostgresWriter {
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
-        let evolution = self.evolution.clone();
+        let knowledge = self.knowledge.clone();
         let query = EventQuery::all();
         self.look("read a page", async |session| {
             let reading = Reading {
                 query: &query,
-                evolution: evolution.as_deref(),
+                known: knowledge.known(),
                 range,
                 bounds,
                 pruning: Pruning::IsKnown,
@@ -538,11 +536,23 @@ impl LogWriter for PostgresWriter {
         }
     }
 
+    fn news(&mut self, after: u64, bounds: PageBounds) -> Result<News, ReadError> {
+        let knowledge = self.knowledge.clone();
+        let ask = async |session: &mut Session| news::news(session, knowledge.known(), after, bounds).await;
+        // Whoever was told is told once: a connection that was lost meanwhile is made anew.
+        let found = match self.attempt(ask) {
+            Err(trouble) if trouble.is_lost() => self.attempt(ask),
+            found => found,
+        };
+        found.map_err(|trouble| trouble.into_read(&self.server.name, "look for commits of others"))
+    }
+
     fn call_on_news(&mut self, call: Arc<dyn Fn() + Send + std::marker::Sync>) {
         let herald = listen::Herald {
             server: Arc::clone(&self.server),
             channel: listen::channel(&self.log_id),
             own: Arc::clone(&self.news),
+            writer: Arc::clone(&self.number),
             call,
             closing: self.driver.closing(),
         };

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
 
-use crate::log::sqlite::connection::BUSY_TIMEOUT;
+use crate::log::sqlite::connection;
 
 /// How many pages are moved at once, at least. A portion costs two syncs, and holds the next group up for as long as it takes.
 const PORTION: usize = 250;
@@ -98,7 +98,7 @@ impl Checkpoints {
     }
 
     /// Does what is due, between two transactions of the writer. Mostly nothing.
-    pub(super) fn step(&mut self, writer: &Connection) {
+    pub(super) fn step(&mut self, writer: &mut Connection) {
         let outcome = match self.plan.step(self.pages.load(Ordering::Relaxed)) {
             Step::Nothing => return,
             Step::Move => checkpoint(writer, CheckpointMode::PASSIVE),
@@ -111,10 +111,10 @@ impl Checkpoints {
     }
 }
 
-fn force(writer: &Connection) -> rusqlite::Result<()> {
+fn force(writer: &mut Connection) -> rusqlite::Result<()> {
     writer.busy_timeout(FORCE_WITHIN)?;
     let outcome = checkpoint(writer, CheckpointMode::RESTART);
-    writer.busy_timeout(BUSY_TIMEOUT)?;
+    connection::be_patient(writer)?;
     outcome
 }
 

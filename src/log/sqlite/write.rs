@@ -341,7 +341,12 @@ impl LogWriter for SqliteWriter {
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         self.flush().map_err(storage("append"))?;
-        self.select(&EventQuery::all(), range, bounds)
+        let page = self.select(&EventQuery::all(), range, bounds)?;
+        if !self.connection.is_autocommit() {
+            // What another process appended joins the index with this transaction, and needs none of its own.
+            page.batches.iter().for_each(|batch| self.index.append(batch));
+        }
+        Ok(page)
     }
 
     fn has_chore(&mut self, pace: Pace) -> bool {
@@ -363,7 +368,7 @@ impl LogWriter for SqliteWriter {
 
     fn tidy(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.step(&self.connection);
+            checkpoints.step(&mut self.connection);
         }
     }
 

@@ -48,13 +48,19 @@ struct Words {
 }
 
 impl Cluster {
-    /// With files in its folder, and with words for its command line, none of which has a space in it. An error says why there is none.
-    pub(super) fn start(files: &[(&str, String)], settings: &str) -> Result<Self, String> {
+    /// A server in this folder, or in the one for temporary files, with files in its own folder, and with words for its command line, none
+    /// of which has a space in it. An error says why there is none.
+    pub(super) fn start(
+        within: Option<&Path>,
+        files: &[(&str, String)],
+        settings: &str,
+    ) -> Result<Self, String> {
         let programs = programs().ok_or("neither `initdb` nor `postgres` is installed")?;
         let user = user()?;
-        let folder = tempfile::Builder::new()
-            .prefix("millstream-postgres-")
-            .tempdir()
+        let mut folder = tempfile::Builder::new();
+        let folder = folder.prefix("millstream-postgres-");
+        let folder = within
+            .map_or_else(|| folder.tempdir(), |within| folder.tempdir_in(within))
             .map_err(|error| format!("there is no folder for it: {error}"))?;
         // The watcher removes it, when the server has stopped.
         let folder = folder.keep();
