@@ -43,8 +43,13 @@ impl JsonPath {
             // SQLite ends a member's name there, and would find another one.
             return Err(invalid("no path here; it contains the character U+0000"));
         }
-        #[cfg(feature = "sqlite")]
-        if dialect == Dialect::Sqlite && pointer.contains('"') && !*FINDS_QUOTES {
+        let finds_quotes = match dialect {
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => *FINDS_QUOTES,
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => true,
+        };
+        if pointer.contains('"') && !finds_quotes {
             return Err(invalid(
                 "no path here; this SQLite library does not find members with a double quote, the bundled one does",
             ));
