@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_path_is_one_literal_whatever_its_members_are() {
-        let literal = |pointer| JsonPath::parse(pointer).unwrap().literal;
+        let literal = |pointer| JsonPath::parse(Dialect::Sqlite, pointer).unwrap().literal;
         assert_eq!(literal(""), "'$'");
         assert_eq!(literal("/"), r#"'$.""'"#);
         assert_eq!(literal("/a/b.c"), r#"'$."a"."b.c"'"#);
@@ -172,7 +172,7 @@ mod tests {
         );
         assert_eq!(literal("/\"\\\u{1}\n"), r#"'$."\"\\\u0001\n"'"#);
         for pointer in ["owner", "$.owner", "/a~", "/a~2", "/a\0"] {
-            let refused = JsonPath::parse(pointer);
+            let refused = JsonPath::parse(Dialect::Sqlite, pointer);
             assert!(matches!(refused, Err(ViewError::InvalidPath { .. })), "{pointer}");
         }
     }
