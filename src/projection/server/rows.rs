@@ -319,7 +319,8 @@ mod tests {
             query: String::new(),
             schema: String::new(),
         };
-        let mut found = names("shop", &spec("balances", 3));
+        let balances = spec("balances", 3);
+        let mut found = names("shop", &balances);
         assert_eq!(found.next().as_deref(), Some("shop_balances_3"));
         assert_eq!(found.next().as_deref(), Some("shop_balances_3_1"));
         for name in ["ä".repeat(100), "x".repeat(200)] {

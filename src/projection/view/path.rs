@@ -43,8 +43,13 @@ impl JsonPath {
             // SQLite ends a member's name there, and would find another one.
             return Err(invalid("no path here; it contains the character U+0000"));
         }
-        #[cfg(feature = "sqlite")]
-        if dialect == Dialect::Sqlite && pointer.contains('"') && !*FINDS_QUOTES {
+        let finds_quotes = match dialect {
+            #[cfg(feature = "sqlite")]
+            Dialect::Sqlite => *FINDS_QUOTES,
+            #[cfg(feature = "postgres")]
+            Dialect::Postgres => true,
+        };
+        if pointer.contains('"') && !finds_quotes {
             return Err(invalid(
                 "no path here; this SQLite library does not find members with a double quote, the bundled one does",
             ));
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_path_is_one_literal_whatever_its_members_are() {
-        let literal = |pointer| JsonPath::parse(pointer).unwrap().literal;
+        let literal = |pointer| JsonPath::parse(Dialect::Sqlite, pointer).unwrap().literal;
         assert_eq!(literal(""), "'$'");
         assert_eq!(literal("/"), r#"'$.""'"#);
         assert_eq!(literal("/a/b.c"), r#"'$."a"."b.c"'"#);
@@ -167,7 +172,7 @@ mod tests {
         );
         assert_eq!(literal("/\"\\\u{1}\n"), r#"'$."\"\\\u0001\n"'"#);
         for pointer in ["owner", "$.owner", "/a~", "/a~2", "/a\0"] {
-            let refused = JsonPath::parse(pointer);
+            let refused = JsonPath::parse(Dialect::Sqlite, pointer);
             assert!(matches!(refused, Err(ViewError::InvalidPath { .. })), "{pointer}");
         }
     }
