@@ -77,4 +77,4 @@ pub use crate::log::letter::{AttemptWrite, LetterCounts, LetterRange, LetterRead
 pub use crate::log::once::{KeyWriter, StoredKey};
 pub use crate::log::owner::{Claim, ClaimWriter, InstanceId, Sign};
 pub use crate::log::page::{More, Page, PageBounds, PageBuilder, Range};
-pub use crate::log::{Extent, LogReader, LogWriter, Pace, Sync as CommitSync, Tail};
+pub use crate::log::{Extent, LogReader, LogWriter, News, Pace, Sync as CommitSync, Tail};

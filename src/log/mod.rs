@@ -116,14 +116,14 @@ pub struct Tail {
 
 /// What is new in a log.
 #[derive(Debug)]
-pub(crate) struct News {
+pub struct News {
     /// The `data_version`, as it was before or while everything else was looked at.
-    pub(crate) version: i64,
-    pub(crate) tail: Tail,
+    pub version: i64,
+    pub tail: Tail,
     /// What comes first of the new batches, if that was asked for in one go with the rest.
-    pub(crate) page: Option<Page>,
+    pub page: Option<Page>,
     /// The number that was given last.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
 }
 
 /// What a log holds.
