@@ -152,7 +152,7 @@ impl EventFilter {
     #[cfg(any(feature = "contract", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn may_select_type(&self, names: [&str; 2]) -> bool {
         let types = self.types.as_ref();
-        types.is_none_or(|types| names.iter().any(|name| types.contains(*name)))
+        types.is_none_or(|types| names.iter().any(|name| types.contains(name)))
     }
 
     pub(crate) fn type_set(&self) -> Option<&Names> {

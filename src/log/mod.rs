@@ -119,6 +119,7 @@ pub struct Tail {
 pub struct News {
     /// The `data_version`, as it was before or while everything else was looked at.
     pub version: i64,
+    /// Where the log ends.
     pub tail: Tail,
     /// What comes first of the new batches, if that was asked for in one go with the rest.
     pub page: Option<Page>,
