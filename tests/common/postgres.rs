@@ -149,8 +149,11 @@ impl Drop for Database {
     fn drop(&mut self) {
         if self.is_lasting {
             let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema);
-            // A test that fails leaves it behind where it cannot be removed.
-            let _ = self.execute(&sql);
+            let address = self.address.clone();
+            // It is left behind where it cannot be removed. A test that fails for this reason is not to end all others.
+            let removing =
+                move || on_connection(&address, async move |client| client.batch_execute(&sql).await);
+            let _ = std::thread::spawn(removing).join();
         }
     }
 }

@@ -160,6 +160,13 @@ async fn a_server_that_stays_away_while_streams_run_and_stand_by_costs_nothing_b
     for recorder in &recorders {
         in_time("it is handled", recorder.batches(10)).await;
     }
+    // A stream that cannot store its cursor for long enough stops loudly, as it should.
+    for name in STREAMS {
+        let stored = stores[0].stream(name).await.unwrap();
+        in_time("its cursor is stored", stored.wait_for(committed))
+            .await
+            .unwrap();
+    }
     cluster.stop();
     // Each of them waits for the server as long as it is told to: together that takes seconds.
     for store in [&stores[0], &stores[1], &stores[0], &stores[1]] {
@@ -175,7 +182,9 @@ async fn a_server_that_stays_away_while_streams_run_and_stand_by_costs_nothing_b
     }
     for (name, recorder) in STREAMS.iter().zip(&recorders) {
         let has_all = |seen: &[crate::common::Delivery]| seen.iter().any(|one| one.last == committed);
-        in_time("everything is handled", recorder.until(has_all)).await;
+        let handled = tokio::time::timeout(Duration::from_secs(25), recorder.until(has_all)).await;
+        let states: Vec<_> = streams.iter().map(EventStream::status).collect();
+        assert!(handled.is_ok(), "{name} is not handled: {states:#?}");
         check(name, &recorder.sequences(), committed);
     }
     for name in STREAMS {
