@@ -151,11 +151,7 @@ async fn a_path_is_indexed_once_by_whoever_comes_first_and_stays_for_all() {
     let builder = many.iter().fold(database.builder(), |builder, pointer| {
         builder.index_payload(*pointer)
     });
-    let refused = builder
-        .connect(&database.address)
-        .await
-        .err()
-        .expect("is refused");
+    let refused = builder.connect(&database.address).await.expect_err("is refused");
     assert!(refused.to_string().contains("index_payload"), "{refused}");
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A word says only that there is something to look at. The writer sends it right behind its commit, as a transaction of its own that asks
 //! for no sync: in the transaction itself it would take a lock that all transactions of the database with words share, and hold it
-//! through the sync of the commit. Words are heard over another connection, which also says the word when the writer's was lost with the
-//! commit. A word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
+//! through the sync of the commit. Words are heard over another connection, which says each of them once more: the writer's may be lost before it
+//! has said it. A word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -26,7 +26,7 @@ const WORDS_MAX: usize = 16;
 pub(super) struct Herald {
     pub(super) server: Arc<Server>,
     pub(super) channel: String,
-    /// Something was committed here, and the writer could not say so.
+    /// Something was committed here.
     pub(super) own: Arc<Notify>,
     /// The number of the writer's session.
     pub(super) writer: Arc<AtomicI32>,

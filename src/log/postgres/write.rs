@@ -57,7 +57,7 @@ pub(crate) struct PostgresWriter {
     /// Batches of the transaction that are not yet written.
     unwritten: Vec<Arc<CommittedBatch>>,
     unwritten_bytes: usize,
-    /// Has the others told, over another connection, that something was committed.
+    /// Has the others told once more, over another connection, that something was committed.
     news: Arc<Notify>,
     /// The number of this session at the server, whose words are not heard here.
     number: Arc<AtomicI32>,
@@ -465,16 +465,16 @@ impl LogWriter for PostgresWriter {
         match outcome {
             Ok(()) => {}
             Err(Trouble::TransactionIsGone) => return Err(self.failed("commit")(Trouble::TransactionIsGone)),
-            Err(cause) if cause.is_lost() => {
-                self.find_out(&transaction, cause)
-                    .map_err(self.failed("commit"))?;
-                // The word was lost with the connection.
-                self.news.notify_one();
-            }
+            Err(cause) if cause.is_lost() => self
+                .find_out(&transaction, cause)
+                .map_err(self.failed("commit"))?,
             Err(trouble) => {
                 self.transaction = Some(transaction);
                 return Err(self.failed("commit")(trouble));
             }
+        }
+        if transaction.is_news {
+            self.news.notify_one();
         }
         Ok(())
     }
