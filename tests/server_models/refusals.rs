@@ -171,6 +171,29 @@ async fn d6_a_model_is_kept_by_one_store_and_the_other_one_may_wait_for_it() {
     assert_eq!(rows(&taken_over).await, folded(&other, &EventQuery::all()).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_take_over_that_is_refused_ends_nobody() {
+    let Some(place) = Place::new() else { return };
+    let (store, other) = (place.store().await, place.store().await);
+    let model = models(&store).project(Counts::new(1)).await.unwrap();
+    append_types(&store, &["a"]).await;
+    in_time("it is at the head", model.caught_up()).await.unwrap();
+    let takes_over = ServerModelOptions::default().ownership(Ownership::TakeOver);
+    let of_another_query = Counts {
+        query: EventQuery::types(["a"]),
+        ..Counts::new(1)
+    };
+    let refused = models(&other).project_with(of_another_query, &takes_over).await;
+    assert!(
+        matches!(refused, Err(ReadModelError::Changed { what: "query", .. })),
+        "{refused:?}"
+    );
+    append_types(&store, &["b"]).await;
+    in_time("the owner goes on", model.caught_up()).await.unwrap();
+    let owner = &other.streams().await.unwrap()[0].owner;
+    assert!(owner.is_some(), "it is owned still");
+}
+
 /// The stream's row is taken from the owner, as another registration does, while its projection is at work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_who_loses_the_name_in_the_middle_of_a_transaction_writes_nothing_of_it() {

@@ -133,6 +133,7 @@ impl ServerModels {
             schema: projection.schema().to_owned(),
         };
         let stream_name = stream_name(&spec.name, spec.version);
+        self.check_fit(&spec, options).await?;
         // First, so that who is refused has not touched what another one keeps.
         let owned = own(&self.store, &spec, options.model().ownership_of_stream()).await?;
         let extent = self.store.log().extent().await?;
@@ -169,6 +170,21 @@ impl ServerModels {
         owned.keep();
         let readers = Readers::new(self.desk.clone(), opened.namespace, spec.name.clone());
         Ok(ServerModel::new(self.store.clone(), readers, spec, stream))
+    }
+
+    /// Refuses what would be refused when the model is opened: a take-over ends the earlier owner.
+    async fn check_fit(&self, spec: &Spec, options: &ServerModelOptions) -> Result<(), ReadModelError> {
+        let stream = stream_name(&spec.name, spec.version);
+        options.model().stream(&stream, 0).validate()?;
+        // In this order: whoever keeps the model moves it on meanwhile. So whether it is ahead of the log is asked when nobody does any more.
+        let extent = self.store.log().extent().await?;
+        let origin = Origin {
+            log_id: self.store.log_id(),
+            head: u64::MAX,
+        };
+        let mut client = self.desk.connect(Purpose::Write).await?;
+        let opened = rows::open(&self.desk, &mut client, spec, origin).await?;
+        first_position(spec, opened.position, extent.pruned_through).map(|_| ())
     }
 
     /// Removes a version of a read model: its stream with its cursor and dead letters, and its schema with everything in it, in that order.
