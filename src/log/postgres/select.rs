@@ -276,14 +276,14 @@ mod tests {
         let (sql, parameters) = condition(&either, 4);
         assert_eq!(
             sql,
-            "(type = ANY($4) AND (payload_scalar(payload, ARRAY[E'order']::text[]) = ANY($5) OR \
-             payload_scalar(payload, ARRAY[E'a', E'b']::text[]) = ANY($6)))"
+            "(type = ANY($4) AND (payload_scalar(payload, ARRAY[E'a', E'b']::text[]) = ANY($5) OR \
+             payload_scalar(payload, ARRAY[E'order']::text[]) = ANY($6)))"
         );
         let keys = ["?", "n401c000000000000", "\"x"].map(String::from);
-        let mut found = parameters[1].clone();
+        let mut found = parameters[2].clone();
         found.sort_by_key(|key| keys.iter().position(|known| known == key));
         assert_eq!(found, keys);
-        assert_eq!(parameters[2], &vec![String::from("?"), String::from("true")]);
+        assert_eq!(parameters[1], &vec![String::from("?"), String::from("true")]);
         let part = EventFilter::all().payloads([json!({"order": 7}), json!({"n": 1})]);
         assert_eq!(candidates(&part.into(), known), Candidates::Everything);
         let array = EventFilter::all().payload(json!({"order": [7]}));
