@@ -377,16 +377,12 @@ impl CursorCell {
         }
     }
 
-    /// Whether the run goes on.
-    pub(crate) fn run(&self) -> Run {
-        self.state.lock().run
-    }
-
-    /// Picks the newest position up; it has to be followed by `stored`, `requeue` or `fail`.
-    pub(crate) fn pick_up(&self) -> u64 {
+    /// Picks the newest position up, and whether the run goes on from there: both of one moment, so that none but the last position is
+    /// stored as the last. It has to be followed by `stored`, `requeue` or `fail`.
+    pub(crate) fn pick_up(&self) -> (u64, Run) {
         let mut state = self.state.lock();
         state.queued = Queued::No;
-        state.handed
+        (state.handed, state.run)
     }
 
     /// Says that a position picked up is in the log.
@@ -565,7 +561,7 @@ mod tests {
         assert_eq!(cell.hand(5, Queued::WithGroup), Tell::Cell);
         assert_eq!(cell.hand(6, Queued::Timed), Tell::Time);
         assert_eq!(cell.hand(7, Queued::Timed), Tell::Nothing);
-        assert_eq!(cell.pick_up(), 7);
+        assert_eq!(cell.pick_up(), (7, Run::GoesOn));
         assert_eq!(cell.hand(8, Queued::Timed), Tell::Cell);
         cell.stored(7);
         assert_eq!(cell.stored_position(), 7);
@@ -577,16 +573,16 @@ mod tests {
         let cell = CursorCell::new("ledger".into(), 1, 4);
         assert_eq!(cell.hand(5, Queued::Timed), Tell::Cell);
         cell.stored(9);
-        assert_eq!(cell.pick_up(), 9);
+        assert_eq!(cell.pick_up(), (9, Run::GoesOn));
         assert_eq!(cell.hand(7, Queued::Timed), Tell::Nothing);
     }
 
     #[test]
     fn the_end_of_a_run_is_stored_once_and_not_after_a_failure() {
         let cell = CursorCell::new("ledger".into(), 1, 4);
-        assert_eq!(cell.run(), Run::GoesOn);
+        assert_eq!(cell.pick_up(), (4, Run::GoesOn));
         assert_eq!(cell.hand_last(4), Tell::Cell);
-        assert_eq!((cell.run(), cell.pick_up()), (Run::Ended, 4));
+        assert_eq!(cell.pick_up(), (4, Run::Ended));
         assert_eq!(cell.hand_last(4), Tell::Nothing);
         let lost = CursorCell::new("ledger".into(), 1, 4);
         lost.fail(CursorFailure::OwnershipLost);

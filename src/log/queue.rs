@@ -354,7 +354,7 @@ mod models {
             while found.is_empty() {
                 found = take(&queue).cursors;
             }
-            assert_eq!(found[0].pick_up(), 5);
+            assert_eq!(found[0].pick_up().0, 5);
             stream.join().unwrap();
         });
     }

@@ -60,7 +60,7 @@ pub(crate) mod rate;
 pub(crate) mod react;
 pub(crate) mod reader;
 pub(crate) mod registry;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod reservation;
 pub(crate) mod retry_request;
 #[cfg(feature = "metrics")]

@@ -9,7 +9,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::RollCall;
 use crate::log::steer::Word;
 use crate::stream::core::StreamCore;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::stream::reservation::Reservations;
 use crate::stream::steering;
 use crate::sync::Mutex;
@@ -35,7 +35,7 @@ pub(crate) struct Registry {
     queries: Mutex<HashMap<u64, Shared>>,
     texts: RandomState,
     /// The names that are being registered in several steps.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) reservations: Arc<Reservations>,
 }
 
@@ -64,7 +64,7 @@ impl Registry {
             contents: Mutex::new(Contents::default()),
             queries: Mutex::new(HashMap::new()),
             texts: RandomState::new(),
-            #[cfg(feature = "sqlite")]
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
             reservations: Reservations::new(),
         }
     }

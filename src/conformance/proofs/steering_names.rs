@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::conformance::proofs::steering::{is_paused, ledger, open, status, stop, until};
 use crate::conformance::subject::Subject;
-use crate::conformance::tools::{Recorder, append, in_time, takes_all};
+use crate::conformance::tools::{Recorder, append, eventually, in_time, takes_all};
 use crate::error::{SteerError, StopCause, WaitError};
 use crate::fault::FaultPoint;
 use crate::log::owner::Ownership;
@@ -228,8 +228,10 @@ pub async fn d9_a_cursor_that_is_refused_tells_its_stream_of_the_reset(subject: 
     stream.wait_for(1).await.unwrap();
     ledger(&duty).await.reset(Reset::Beginning, 1).await.unwrap();
     append(&store, "a", 1).await;
-    in_time("it begins anew", recorder.batches(4)).await;
-    assert_eq!(recorder.sequences(), [1, 2, 1, 2]);
+    eventually("it begins anew", || recorder.sequences()[1..].ends_with(&[1, 2])).await;
+    // Where it heard of the reset in another way, that came before the append.
+    let handled = recorder.sequences();
+    assert!(matches!(handled[..], [1, 2, 1, 2] | [1, 1, 2]), "{handled:?}");
     in_time("it lives", stream.wait_for(2)).await.unwrap();
     assert_eq!(status(&duty).await.cursor, Some(2));
 }

@@ -1,5 +1,6 @@
 //! What the committer does for durable streams: their cursors and their dead letters.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,20 +154,27 @@ impl<W: LogWriter> Committer<W> {
         if !cells.is_empty() && self.faults.hit(FaultPoint::BeforeCursor) {
             return Err(injected("store the cursors"));
         }
+        // A cell that was tried again may be there twice, and of two writes of one row nothing says which is the last.
+        let mut seen = HashSet::new();
+        let cells: Vec<_> = cells
+            .iter()
+            .filter(|cell| seen.insert(Arc::as_ptr(cell)))
+            .collect();
         let mut writes = Vec::with_capacity(cells.len());
-        for cell in cells {
+        for cell in &cells {
+            let (position, run) = cell.pick_up();
             writes.push(CursorWrite {
                 name: &cell.name,
                 epoch: cell.epoch,
-                position: self.reactions.position_of(cell, cell.pick_up()),
-                run: cell.run(),
+                position: self.reactions.position_of(cell, position),
+                run,
             });
         }
         if writes.is_empty() {
             return Ok(());
         }
         let moved = self.writer.move_cursors(&writes)?;
-        for ((cell, write), is_owner) in cells.iter().zip(writes).zip(moved) {
+        for ((cell, write), is_owner) in cells.iter().copied().zip(writes).zip(moved) {
             if is_owner && write.run == Run::Ended {
                 self.let_go(&cell.name)?;
             }

@@ -1,8 +1,10 @@
 //! How rows are read: a few at a time, so that neither the server nor this process holds more than a page needs.
 
-use futures::future;
+use std::pin::pin;
+
+use futures::{TryStreamExt, future};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::{Row, RowStream, Statement};
 
 use crate::error::ReadError;
 use crate::event::query::EventQuery;
@@ -20,6 +22,8 @@ const ROWS_MAX: i64 = 8_192;
 /// How many bytes of rows are asked for at once, by the size of those before. Much less than a page, because the rows behind its end are
 /// asked for in vain.
 const CHUNK_BYTES: i64 = 512 << 10;
+/// How many bytes of rows are taken of an answer, should they be larger than those before. The others are asked for again.
+const ANSWER_BYTES_MAX: usize = 4 * CHUNK_BYTES as usize;
 /// How much of the log one statement searches that an index serves: bounds its time, whichever way the server finds better.
 const SEARCHED_MAX: u64 = 1_000_000;
 
@@ -118,14 +122,14 @@ async fn search(
         rows_max: session.rows_at_first.min(batches_max.saturating_mul(16)),
     });
     while let Some(step) = next.filter(|step| step.after < asking.through) {
-        let (rows, pruned_through) = asking.ask(session, step).await?;
+        let (answer, pruned_through) = asking.ask(session, step).await?;
         refuse_pruned(reading, assembly.begins_after(), pruned_through)?;
-        next = step.next(&rows, asking.through)?;
+        next = step.next(&answer, asking.through)?;
         if let Some(next) = next {
             // Whoever reads next with this connection begins with rows of this size.
             session.rows_at_first = next.rows_max;
         }
-        for row in &rows {
+        for row in &answer.rows {
             if bounded(number(row, 0)?) > asking.through {
                 return Ok(More::Yes);
             }
@@ -152,9 +156,32 @@ struct Step {
     rows_max: i64,
 }
 
+/// What was taken of an answer.
+struct Answer {
+    rows: Vec<Row>,
+    /// There were more, which nobody holds.
+    is_cut: bool,
+}
+
+impl Answer {
+    /// The driver reads no further than it is asked to, and discards what is left.
+    async fn take(stream: RowStream) -> Result<Self, tokio_postgres::Error> {
+        let mut stream = pin!(stream);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = stream.try_next().await? {
+            bytes += row.raw_size_bytes();
+            rows.push(row);
+            if bytes > ANSWER_BYTES_MAX {
+                return Ok(Self { rows, is_cut: true });
+            }
+        }
+        Ok(Self { rows, is_cut: false })
+    }
+}
+
 impl Asking<'_> {
     /// The rows, and how far the log is pruned.
-    async fn ask(&self, session: &Session, step: Step) -> Result<(Vec<Row>, u64), Trouble> {
+    async fn ask(&self, session: &Session, step: Step) -> Result<(Answer, u64), Trouble> {
         // Without holes there are no more.
         let rows_max = step.rows_max.min(self.through.saturating_sub(step.after));
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&step.after, &rows_max];
@@ -163,22 +190,26 @@ impl Asking<'_> {
         }
         parameters.extend(self.texts.iter().map(|texts| *texts as &(dyn ToSql + Sync)));
         // Asked behind the rows, it sees them or a later moment: a prune between the two is found.
-        let rows = session.client.query(&self.rows, &parameters);
+        let rows = async {
+            let stream = session.client.query_raw(&self.rows, parameters).await?;
+            Answer::take(stream).await
+        };
         let pruned = session.client.query_one(&self.check, &[]);
-        let (rows, pruned) = future::try_join(rows, pruned).await?;
-        Ok((rows, number(&pruned, 0)?))
+        let (answer, pruned) = future::try_join(rows, pruned).await?;
+        Ok((answer, number(&pruned, 0)?))
     }
 }
 
 impl Step {
     /// What is asked next; nothing, when these were the last rows.
-    fn next(self, rows: &[Row], through: i64) -> Result<Option<Self>, Trouble> {
+    fn next(self, Answer { rows, is_cut }: &Answer, through: i64) -> Result<Option<Self>, Trouble> {
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let Some(last) = rows.last() else {
             return Ok(None);
         };
         let after = bounded(number(last, 0)?);
-        if count < self.rows_max.min(through.saturating_sub(self.after)) || after >= through {
+        let is_last = !is_cut && count < self.rows_max.min(through.saturating_sub(self.after));
+        if is_last || after >= through {
             return Ok(None);
         }
         let bytes = rows.iter().map(Row::raw_size_bytes).sum::<usize>();

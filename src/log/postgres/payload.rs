@@ -82,7 +82,7 @@ const COMMENT: &str = "payload path ";
 
 /// All indexes of paths that are complete.
 const INDEXES: &str = "SELECT substr(obj_description(indexrelid, 'pg_class'), length($1) + 1) FROM pg_index
-    WHERE indrelid = 'event'::regclass AND indisvalid
+    WHERE indrelid = 'event'::regclass AND indisvalid AND current_setting('server_encoding') = 'UTF8'
         AND left(obj_description(indexrelid, 'pg_class'), length($1)) = $1
     ORDER BY 1";
 
@@ -108,6 +108,11 @@ pub(super) async fn declare(
     server: &Server,
     wanted: &[PayloadPath],
 ) -> Result<Result<Vec<PayloadPath>, OpenError>, Trouble> {
+    let encoding = session.one("SHOW server_encoding", &[]).await?;
+    if encoding.try_get::<_, &str>(0)? != "UTF8" {
+        // It would count the characters of a text otherwise than this process does. Queries find the same without an index.
+        return Ok(Ok(Vec::new()));
+    }
     let mut paths = indexed(session).await?;
     let missing: Vec<&PayloadPath> = wanted.iter().filter(|path| !paths.contains(path)).collect();
     let refused = |value, problem| {

@@ -130,8 +130,11 @@ impl Server {
         };
         client.batch_execute(&self.settings(role)).await?;
         let mut session = Session::new(client);
-        if role == Role::Writer {
-            self.make_durable(&mut session).await?;
+        match role {
+            Role::Writer => make_durable(&mut session, self.durability).await?,
+            // A stream goes on from what was acknowledged to it, whatever the durability of the log.
+            Role::Model => make_durable(&mut session, Durability::Full).await?,
+            Role::Reader | Role::Listener | Role::Presence => {}
         }
         Ok(session)
     }
@@ -159,30 +162,30 @@ impl Server {
                 "; SET synchronous_commit = off; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
                  SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000",
             ),
-            // The rows and the position behind them are lost together, and are made again. What is written outside of a transaction of
-            // millstream's is refused: a projection has no business there.
+            // What is written outside of a transaction of millstream's is refused: a projection has no business there.
             Role::Model => sql.push_str(
-                "; SET synchronous_commit = off; SET default_transaction_read_only = on;
+                "; SET default_transaction_read_only = on;
                  SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3",
             ),
         }
         sql
     }
+}
 
-    async fn make_durable(&self, session: &mut Session) -> Result<(), Trouble> {
-        let setting = match self.durability {
-            Durability::Relaxed => "off",
-            Durability::Full => {
-                let row = session.client.query_one("SHOW synchronous_commit", &[]).await?;
-                match row.try_get::<_, &str>(0)? {
-                    "off" => "on",
-                    _ => return Ok(()),
-                }
+/// Has commits of a session survive a crash of the server, as far as that is wanted.
+async fn make_durable(session: &mut Session, durability: Durability) -> Result<(), Trouble> {
+    let setting = match durability {
+        Durability::Relaxed => "off",
+        Durability::Full => {
+            let row = session.client.query_one("SHOW synchronous_commit", &[]).await?;
+            match row.try_get::<_, &str>(0)? {
+                "off" => "on",
+                _ => return Ok(()),
             }
-        };
-        let sql = format!("SET synchronous_commit = {setting}");
-        Ok(session.client.batch_execute(&sql).await?)
-    }
+        }
+    };
+    let sql = format!("SET synchronous_commit = {setting}");
+    Ok(session.client.batch_execute(&sql).await?)
 }
 
 /// Where the number of a session goes whose word was heard.

@@ -341,12 +341,7 @@ impl LogWriter for SqliteWriter {
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
         self.flush().map_err(storage("append"))?;
-        let page = self.select(&EventQuery::all(), range, bounds)?;
-        if !self.connection.is_autocommit() {
-            // What another process appended joins the index with this transaction, and needs none of its own.
-            page.batches.iter().for_each(|batch| self.index.append(batch));
-        }
-        Ok(page)
+        self.select(&EventQuery::all(), range, bounds)
     }
 
     fn has_chore(&mut self, pace: Pace) -> bool {

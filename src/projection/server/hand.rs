@@ -13,6 +13,8 @@ pub(super) struct Hand<P> {
     kept: P,
     attempt: Option<P>,
     stage: Stage,
+    /// Nobody has looked yet whether the last transaction was committed.
+    is_in_doubt: bool,
     /// Whoever uses it takes it out, so that it is closed with a call that is dropped.
     pub(super) link: Option<Link>,
 }
@@ -34,6 +36,7 @@ impl<P: ServerProjection> Hand<P> {
             registered: projection,
             attempt: None,
             stage: Stage::Settled,
+            is_in_doubt: false,
             link: None,
         }
     }
@@ -45,8 +48,21 @@ impl<P: ServerProjection> Hand<P> {
             Stage::Settled => {}
             Stage::Applying => self.kept.rolled_back(),
             // Neither what it was before nor what it is after can be relied upon.
-            Stage::Committing => self.kept = self.registered.anew(),
+            Stage::Committing => {
+                self.kept = self.registered.anew();
+                self.is_in_doubt = true;
+            }
         }
+    }
+
+    /// The position was read: it says what became of every transaction before.
+    pub(super) fn knows(&mut self) {
+        self.is_in_doubt = false;
+    }
+
+    /// Whether a transaction may have been committed of which the position was not read since.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
     }
 
     /// A transaction begins.

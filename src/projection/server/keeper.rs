@@ -58,8 +58,8 @@ impl<P: ServerProjection> Keeper<P> {
         Ok(())
     }
 
-    /// One transaction, tried until the server says what has become of it, and for so long as it is waited for. An outage is no failure
-    /// of the projection.
+    /// One transaction, tried for as long as the server is waited for, and, once it may have been committed, until the server says whether
+    /// it was. An outage is no failure of the projection.
     async fn persist(
         &self,
         hand: &mut Hand<P>,
@@ -75,7 +75,9 @@ impl<P: ServerProjection> Keeper<P> {
                 Err(Stumble::Model(error)) => return Err(error.into()),
                 Err(Stumble::Storage(error)) => error,
             };
-            if !error.is_retryable() || begun.elapsed() + pause > self.plan.desk.limit() {
+            let is_over = !error.is_retryable() || begun.elapsed() + pause > self.plan.desk.limit();
+            // What may be applied already must not be set aside: its letter would be applied again.
+            if is_over && !hand.is_in_doubt() {
                 return Err(ReadModelError::from(error).into());
             }
             tracing::debug!(stream = &*self.plan.stream, %error, "a read model's transaction is tried again");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -115,7 +116,7 @@ impl Under<'_> {
         batches: &[EventBatch],
         call: Call,
     ) -> Result<usize, Stumble> {
-        let position = self.open(&tx).await?;
+        let position = self.open(&tx, hand).await?;
         let (new, limits) = match self.work(&tx, position, batches, call).await? {
             Work::Nothing => {
                 self.plan.answer(tx.rollback()).await?;
@@ -155,12 +156,18 @@ impl Under<'_> {
     }
 
     /// Locks the model's row. Gives how far the model is.
-    async fn open(&self, tx: &Transaction<'_>) -> Result<u64, Stumble> {
+    async fn open<P: ServerProjection>(
+        &self,
+        tx: &Transaction<'_>,
+        hand: &mut Hand<P>,
+    ) -> Result<u64, Stumble> {
         let Spec { name, version, .. } = &self.plan.spec;
         let version = i64::from(*version);
         let parameters: [&(dyn ToSql + Sync); 2] = [name, &version];
         let opening = tx.query_opt(&self.statements.open, &parameters);
-        let Some(row) = self.plan.answer(opening).await? else {
+        let opened = self.plan.answer(opening).await?;
+        hand.knows();
+        let Some(row) = opened else {
             return Err(Stumble::Projection(Box::new(ServerModelError::Removed)));
         };
         let position: i64 = row.try_get(0).map_err(|error| self.plan.storage(error))?;
@@ -256,8 +263,11 @@ impl Under<'_> {
         }
         let (stream, epoch) = (&*self.plan.stream, self.epoch as i64);
         let parameters: [&(dyn ToSql + Sync); 2] = [&stream, &epoch];
+        // Whoever moves that row waits from then on, and the appends beside it: not for long, should this process stop before the commit.
+        let bound = tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '2s'");
         let owner = tx.query_opt(&self.statements.fence, &parameters);
-        if self.plan.answer(owner).await?.is_none() {
+        let (_, owner) = self.plan.answer(future::try_join(bound, owner)).await?;
+        if owner.is_none() {
             return Err(Stumble::Model(ReadModelError::OwnershipLost {
                 name: self.plan.spec.name.clone(),
                 version: self.plan.spec.version,

@@ -149,7 +149,7 @@ impl Upkeep {
         (shared.stage.covers().through, Arc::clone(&shared.paths))
     }
 
-    /// Takes the entries of a batch that was just inserted, or is read in the transaction.
+    /// Takes the entries of a batch that was just inserted.
     pub(crate) fn append(&mut self, batch: &CommittedBatch) {
         let (staged, paths) = self.staged();
         let pending = &mut self.view.pending;
@@ -271,9 +271,6 @@ impl Upkeep {
     fn catch_up(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let (staged, paths) = self.staged();
         let pending = &mut self.view.pending;
-        // What was followed in this transaction is among what is read now.
-        pending.entries.clear();
-        pending.through = 0;
         let mut statement = connection.prepare_cached(
             "SELECT sequence, tags, iif(?3, payload, NULL) FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
         )?;

@@ -4,6 +4,9 @@ use serde_json::{Number, Value};
 
 use crate::log::postgres::text::stored;
 
+/// From here on no integer is one of 64 bits with a sign.
+const INTEGERS_END: f64 = 9_223_372_036_854_775_808.0;
+
 /// A document as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Body {
@@ -26,10 +29,10 @@ impl Body {
     fn write(&mut self, value: &Value) {
         match value {
             Value::Number(number) => {
-                let is_beyond = number.is_u64() && !number.is_i64();
-                let is_negative_zero = number
-                    .as_f64()
-                    .is_some_and(|float| float == 0.0 && float.is_sign_negative());
+                let is_float = |holds: fn(f64) -> bool| number.as_f64().is_some_and(holds);
+                // It may be an integer that only the document's own type can hold.
+                let is_beyond = number.as_i64().is_none() && is_float(|float| float.abs() >= INTEGERS_END);
+                let is_negative_zero = is_float(|float| float == 0.0 && float.is_sign_negative());
                 self.is_whole &= !(is_beyond || is_negative_zero);
                 self.body.push_str(&number_text(number));
             }
@@ -98,6 +101,14 @@ mod tests {
             (json!({ "\u{1}": 1 }), r#"{"\u00011":1}"#),
             (json!(u64::MAX), "18446744073709551616.0"),
             (json!(-0.0), "-0.0"),
+            (
+                serde_json::from_str("1000000000000000000000").unwrap(),
+                "1000000000000000000000.0",
+            ),
+            (
+                serde_json::from_str("-1e21").unwrap(),
+                "-1000000000000000000000.0",
+            ),
         ] {
             let found = Body::of(&document);
             assert_eq!((found.body.as_str(), found.is_whole), (body, false), "{document}");
