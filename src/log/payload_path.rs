@@ -29,6 +29,7 @@ impl PayloadPath {
     }
 
     /// The members that it goes through.
+    #[cfg(feature = "postgres")]
     pub(crate) fn members(&self) -> &[String] {
         &self.members
     }
