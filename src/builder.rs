@@ -13,8 +13,7 @@ use std::fmt::Display;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -26,6 +25,7 @@ use crate::event::limits::Limits;
 use crate::fault::Faults;
 use crate::log::committer::Committer;
 use crate::log::committer::own::Owners;
+use crate::log::crew::{Crew, Duty, Turn};
 use crate::log::handle::LogHandle;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::log::opening::{Absent, Durability};
@@ -40,7 +40,6 @@ use crate::log::shared::SharedPages;
 use crate::log::sqlite;
 #[cfg(feature = "sqlite")]
 use crate::log::sqlite::index::upkeep::Sizes;
-use crate::log::tempo::Tempo;
 use crate::log::{LogReader, LogWriter, memory};
 use crate::meter::{self, LogMeter, StreamMeter};
 use crate::store::Store;
@@ -79,6 +78,8 @@ pub struct StoreBuilder {
     /// The server that was connected to.
     #[cfg(feature = "postgres")]
     desk: Option<postgres::beside::ServerDesk>,
+    /// The threads that the committer shares with those of other logs. Nothing: it has one of its own.
+    crew: Option<Arc<Crew>>,
     indexed_paths: Vec<String>,
     evolution: Registrations,
     limits: Limits,
@@ -112,6 +113,7 @@ impl Default for StoreBuilder {
             server: postgres::Options::default(),
             #[cfg(feature = "postgres")]
             desk: None,
+            crew: None,
             indexed_paths: Vec::new(),
             evolution: Registrations::default(),
             limits: Limits::default(),
@@ -259,6 +261,13 @@ impl StoreBuilder {
     /// to store its cursor.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
         self.drain_limit = limit;
+        self
+    }
+
+    /// Has the committer share its threads with those of other logs.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn crew(mut self, crew: Arc<Crew>) -> Self {
+        self.crew = Some(crew);
         self
     }
 
@@ -414,12 +423,14 @@ impl StoreBuilder {
         meter::describe();
         let head = writer.tail()?.head;
         let log_id = reader.log_id().to_owned();
-        let queue = Arc::new(Queue::new());
+        let crew = self.crew.unwrap_or_else(|| Arc::new(Crew::new(1)));
+        let place = crew.place();
+        let queue = Arc::new(Queue::new(place.clone()));
         writer.call_on_news(Arc::new({
             let queue = Arc::clone(&queue);
             move || queue.announce_news()
         }));
-        let tempo = Arc::new(Tempo::new());
+        let tempo = Arc::clone(crew.tempo());
         let room_bytes = self.queue_bytes.max(self.limits.batch_bytes_max);
         let log = Arc::new(LogHandle {
             reader: Arc::new(reader),
@@ -475,16 +486,30 @@ impl StoreBuilder {
             #[cfg(feature = "sqlite")]
             beside: Vec::new(),
             owners: Owners::new(self.poll_interval, self.owner_silence_max),
+            expected: 0,
+            look_at: Instant::now() + self.poll_interval,
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
-        let thread = thread::Builder::new()
-            .name(String::from("millstream"))
-            .spawn(move || {
-                let _stops_streams = stops_streams;
-                committer.run();
-            })
+        let duty = CommitterDuty {
+            committer,
+            _stops_streams: stops_streams,
+        };
+        let ending = crew
+            .begin(&place, Box::new(duty))
             .map_err(|error| StorageError::new("start the committer", error))?;
-        Ok(Store::new(hub, thread, self.drain_limit))
+        Ok(Store::new(hub, ending, self.drain_limit))
+    }
+}
+
+/// The committer, and then the end of all streams.
+struct CommitterDuty<W> {
+    committer: Committer<W>,
+    _stops_streams: StopOnExit,
+}
+
+impl<W: LogWriter> Duty for CommitterDuty<W> {
+    fn turn(&mut self) -> Turn {
+        self.committer.turn()
     }
 }
 

@@ -15,7 +15,6 @@ use std::fmt;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -29,6 +28,7 @@ use crate::event::record::EventRecord;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::fault::Faults;
 use crate::log::Extent;
+use crate::log::crew::Ending;
 use crate::log::handle::LogHandle;
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::prune::{Prune, Pruned};
@@ -41,7 +41,6 @@ use crate::stream::options::DurableStream;
 use crate::stream::prune;
 use crate::stream::reader::{End, EventReader};
 use crate::stream::status::StreamStatus;
-use crate::sync::Mutex;
 
 /// An event log with its streams.
 ///
@@ -79,7 +78,7 @@ pub struct Store {
 
 struct Inner {
     hub: Arc<Hub>,
-    committer: Mutex<Option<JoinHandle<()>>>,
+    committer: Ending,
     drain_limit: Duration,
 }
 
@@ -107,11 +106,11 @@ const QUERY_BOUNDS: PageBounds = PageBounds {
 };
 
 impl Store {
-    pub(crate) fn new(hub: Arc<Hub>, committer: JoinHandle<()>, drain_limit: Duration) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, committer: Ending, drain_limit: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
                 hub,
-                committer: Mutex::new(Some(committer)),
+                committer,
                 drain_limit,
             }),
         }
@@ -425,13 +424,13 @@ impl Store {
         hub.source.log.drained().await;
         let outcome = hub.close(self.inner.drain_limit).await;
         hub.source.log.close();
-        let committer = self.inner.committer.lock().take();
-        if let Some(committer) = committer {
-            // Ends after what is queued is stored. A committer that panicked has said so.
-            let _ = match Handle::try_current() {
-                Ok(runtime) => runtime.spawn_blocking(move || committer.join()).await.is_ok(),
-                Err(_) => committer.join().is_ok(),
-            };
+        let committer = self.inner.committer.clone();
+        // Ends after what is queued is stored. A committer that panicked has said so.
+        match Handle::try_current() {
+            Ok(runtime) => {
+                let _ = runtime.spawn_blocking(move || committer.wait()).await;
+            }
+            Err(_) => committer.wait(),
         }
         hub.source.log.reader.release();
         outcome
@@ -472,13 +471,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.hub.stop_all();
         self.hub.source.log.close();
-        let committer = self.committer.lock().take();
-        if let Some(committer) = committer
-            && committer.thread().id() != thread::current().id()
-        {
-            // Ends after what is queued is committed. A committer that panicked has said so.
-            let _ = committer.join();
-        }
+        // Ends after what is queued is committed. A committer that panicked has said so.
+        self.committer.wait();
         self.hub.registry.clear();
         self.hub.source.log.reader.release();
     }

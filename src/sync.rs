@@ -66,6 +66,10 @@ impl Condvar {
         self.0.notify_one();
     }
 
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
     /// Waits for a notification, or for the deadline. It may also return for no reason.
     #[cfg(not(millstream_loom))]
     pub(crate) fn wait_until<'a, T>(

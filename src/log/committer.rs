@@ -1,4 +1,4 @@
-//! The committer: one thread that owns the writing half of the log.
+//! The committer, which owns the writing half of the log.
 //!
 //! It takes what is queued, opens one transaction, applies every request in turn, commits once, publishes the batches in
 //! order, and answers the callers (L1, L2, L3). Publishing is its work and not that of the caller's future, so dropping
@@ -25,11 +25,12 @@ use crate::fault::{FaultPoint, Faults};
 use crate::log::beside::BesideWork;
 use crate::log::committer::own::Owners;
 use crate::log::committer::react::GroupReactions;
+use crate::log::crew::{Duty, Expects, Turn};
 use crate::log::cursor::{CursorCell, CursorFailure};
 use crate::log::letter::LetterRequest;
 use crate::log::page::{PageBounds, Range};
 use crate::log::prune;
-use crate::log::queue::{Growth, Meanwhile, Queue, Wait, Work};
+use crate::log::queue::{Growth, Queue, Taken, Work};
 use crate::log::request::{Answer, Condition, Expectation, Request};
 use crate::log::steer::{self, Heard, Word};
 use crate::log::tempo::Tempo;
@@ -73,10 +74,12 @@ pub(crate) struct Committer<W> {
     #[cfg(feature = "sqlite")]
     pub(crate) beside: Vec<Box<dyn BesideWork>>,
     pub(crate) owners: Owners,
+    /// How many requests the next group may wait for, as the last one tells.
+    pub(crate) expected: usize,
+    /// When it looks next for what others did.
+    pub(crate) look_at: Instant,
 }
 
-/// How long the committer looks for work after a group, before it sleeps. Waking it costs about as much.
-const SPIN: Duration = Duration::from_micros(50);
 /// From how many callers on they are served in two halves. With fewer, the sync of another commit costs more than it gains.
 const HALVES_FROM: usize = 24;
 /// How many pieces of upkeep the next group may have to wait for.
@@ -91,64 +94,73 @@ const FOLLOW_BOUNDS: PageBounds = PageBounds {
     bytes_max: 1 << 20,
 };
 
+impl<W: LogWriter> Duty for Committer<W> {
+    fn turn(&mut self) -> Turn {
+        let back_at = self.back_at();
+        let work = match self.queue.take(back_at) {
+            Taken::Work(work) => work,
+            Taken::Nothing { until } => {
+                let expects = match self.expected {
+                    0 => Expects::Nobody,
+                    1 => Expects::One,
+                    2.. => Expects::Many,
+                };
+                return Turn::Rest { until, expects };
+            }
+        };
+        let is_idle = work.requests.is_empty() && work.cursors.is_empty();
+        let is_done = work.is_closed && is_idle;
+        let has_news = work.has_news;
+        self.expected = self.work(work);
+        // The callers are answered: whatever the log has to do for itself is done here, in small steps.
+        self.keep_up(if is_idle && !is_done {
+            Pace::Idle
+        } else {
+            Pace::Busy
+        });
+        self.writer.tidy();
+        self.look_where_it_is_time(has_news);
+        if is_done {
+            self.leave();
+            return Turn::Over;
+        }
+        Turn::Again
+    }
+}
+
 impl<W: LogWriter> Committer<W> {
-    /// Works until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
-        let mut look_at = Instant::now() + self.poll_interval;
-        let mut expected = 0;
-        loop {
-            let until = if self.has_chore(Pace::Busy) {
-                Instant::now()
-            } else if self.has_chore(Pace::Idle) {
-                look_at.min(Instant::now() + IDLE_AFTER)
-            } else {
-                look_at
-            };
-            let until = self.owners.look_at().map_or(until, |look_at| until.min(look_at));
-            let work = self.queue.take(Wait {
-                until,
-                spin: if expected > 0 { SPIN } else { Duration::ZERO },
-                meanwhile: if expected > 1 {
-                    Meanwhile::Yield
-                } else {
-                    Meanwhile::Keep
-                },
-            });
-            let is_idle = work.requests.is_empty() && work.cursors.is_empty();
-            let is_done = work.is_closed && is_idle;
-            let has_news = work.has_news;
-            expected = self.work(work, expected);
-            // The callers are answered: whatever the log has to do for itself is done here, in small steps.
-            self.keep_up(if is_idle && !is_done {
-                Pace::Idle
-            } else {
-                Pace::Busy
-            });
-            self.writer.tidy();
-            if Instant::now() >= look_at {
-                self.look_around();
-                look_at = Instant::now() + self.poll_interval;
-            } else if has_news && let Err(error) = self.hear_news() {
-                tracing::debug!(%error, "news could not be looked at, the next look tries again");
-            }
-            if self
-                .owners
-                .look_at()
-                .is_some_and(|look_at| Instant::now() >= look_at)
-            {
-                self.look_for_owners();
-            }
-            if is_done {
-                self.leave();
-                return;
-            }
+    /// When it wants to be back, although there is nothing to do.
+    fn back_at(&mut self) -> Instant {
+        let back_at = if self.has_chore(Pace::Busy) {
+            Instant::now()
+        } else if self.has_chore(Pace::Idle) {
+            self.look_at.min(Instant::now() + IDLE_AFTER)
+        } else {
+            self.look_at
+        };
+        self.owners
+            .look_at()
+            .map_or(back_at, |look_at| back_at.min(look_at))
+    }
+
+    /// Looks for what others did, when that is due or somebody said that there is something.
+    fn look_where_it_is_time(&mut self, has_news: bool) {
+        if Instant::now() >= self.look_at {
+            self.look_around();
+            self.look_at = Instant::now() + self.poll_interval;
+        } else if has_news && let Err(error) = self.hear_news() {
+            tracing::debug!(%error, "news could not be looked at, the next look tries again");
+        }
+        let looks_for_owners = self.owners.look_at();
+        if looks_for_owners.is_some_and(|look_at| Instant::now() >= look_at) {
+            self.look_for_owners();
         }
     }
 
     /// Works off what was taken, and says how many requests the next group may wait for.
-    fn work(&mut self, work: Work<Request>, expected: usize) -> usize {
+    fn work(&mut self, work: Work<Request>) -> usize {
         if !work.requests.is_empty() {
-            let requests = self.commit_group(work, expected);
+            let requests = self.commit_group(work);
             for request in std::mem::take(&mut self.letters) {
                 self.change_letters(request);
             }
@@ -202,11 +214,11 @@ impl<W: LogWriter> Committer<W> {
     }
 
     /// Commits, publishes and answers one group, and says how large the next one is to be. When anything fails, everything does.
-    fn commit_group(&mut self, work: Work<Request>, expected: usize) -> usize {
+    fn commit_group(&mut self, work: Work<Request>) -> usize {
         let started = Instant::now();
         let mut growth = Growth {
             requests: 0,
-            expected,
+            expected: self.expected,
             since: started,
         };
         let mut requests = work.requests.into_iter();

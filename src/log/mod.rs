@@ -1,6 +1,6 @@
 //! The log: where batches are committed, and where they are read from when memory does not hold them.
 //!
-//! A log is two halves. The [`LogWriter`] lives on the committer's thread and is the only one who writes; the
+//! A log is two halves. The [`LogWriter`] belongs to the committer and is the only one who writes; the
 //! [`LogReader`] is shared and reads pages. Whatever implements them promises:
 //!
 //! - what was committed is seen by every read that begins afterwards, and by none before;
@@ -11,7 +11,7 @@
 //! The log does not know the bus. What is committed leaves it through one closure.
 //!
 //! In reading order: `page` (what is read), `cursor` and `letter` (what is stored for a durable stream), `steer`, `retry_request` and `survey` (what
-//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening`, `show` and `payload_path` (what logs that store rows have in common), `request`, `queue` and `committer` (how it is written), `tempo` and
+//! the person on duty may do with them, and sees of all), `prune` (what leaves), `reaction` (what handlers answer), `once` (what is appended once, however often it is asked for), `beside` (what else is written into the file), `opening`, `show` and `payload_path` (what logs that store rows have in common), `request`, `queue`, `crew` and `committer` (how it is written, and on which threads), `tempo` and
 //! `trial` (how a caller waits for it), `handle` (what the rest of the crate holds), `owner` (who runs a stream), `shelf` and `shared` (the pages that several
 //! streams read), `contract` (what a log of somebody else is written with), `statistics`, `verification`, `backup` and `copy` (what is said of a whole log, and how it moves), `location` (where it is), and the implementations.
 
@@ -32,6 +32,7 @@ pub(crate) mod committer;
 pub(crate) mod contract;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;
+pub(crate) mod crew;
 pub(crate) mod cursor;
 pub(crate) mod handle;
 pub(crate) mod letter;

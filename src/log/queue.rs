@@ -6,10 +6,12 @@
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::log::crew::Place;
 use crate::log::cursor::{CursorCell, CursorFailure, Queued, Tell};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// When a cursor that was handed over is to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +26,8 @@ pub(crate) enum Due {
 
 pub(crate) struct Queue<R> {
     state: Mutex<State<R>>,
-    changed: Condvar,
+    /// Where the committer rests.
+    place: Place,
     /// How many requests wait, or 1 for a cursor that is due. Only a hint, for a committer that looks without the lock.
     waiting: AtomicUsize,
 }
@@ -41,11 +44,20 @@ struct State<R> {
     has_news: bool,
     /// Nobody takes anything from the queue any more.
     has_ended: bool,
-    /// Whether the committer sleeps and has to be notified, and until when.
-    sleeps_until: Option<Instant>,
+    /// Whether the committer rests and has to be roused, and until when.
+    rests_until: Option<Instant>,
 }
 
 /// What the committer finds in the queue.
+pub(crate) enum Taken<R> {
+    Work(Work<R>),
+    /// Nothing before this time. Whoever brings something earlier rouses the committer.
+    Nothing {
+        until: Instant,
+    },
+}
+
+/// What there is to do. It may be nothing, when the time to be back has come.
 pub(crate) struct Work<R> {
     pub(crate) requests: Vec<R>,
     pub(crate) cursors: Vec<Arc<CursorCell>>,
@@ -53,25 +65,6 @@ pub(crate) struct Work<R> {
     pub(crate) is_closed: bool,
     /// Somebody else is said to have committed.
     pub(crate) has_news: bool,
-}
-
-/// How the committer waits.
-#[derive(Clone, Copy)]
-pub(crate) struct Wait {
-    /// When it wants to be back, although there is nothing to do.
-    pub(crate) until: Instant,
-    /// How long to look for work before going to sleep: waking up costs more than a short look.
-    pub(crate) spin: Duration,
-    pub(crate) meanwhile: Meanwhile,
-}
-
-/// What becomes of the processor while the committer looks for work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meanwhile {
-    /// It is kept, for the shortest delay.
-    Keep,
-    /// Those who are to come may need it.
-    Yield,
 }
 
 /// How far a group has grown.
@@ -92,8 +85,9 @@ const GROW_MAX: Duration = Duration::from_micros(300);
 const RIDE_WITHIN: Duration = Duration::from_millis(50);
 
 impl<R> Queue<R> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(place: Place) -> Self {
         Self {
+            place,
             state: Mutex::new(State {
                 requests: Vec::new(),
                 cursors: Vec::new(),
@@ -102,9 +96,8 @@ impl<R> Queue<R> {
                 is_closed: false,
                 has_news: false,
                 has_ended: false,
-                sleeps_until: None,
+                rests_until: None,
             }),
-            changed: Condvar::new(),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -170,7 +163,7 @@ impl<R> Queue<R> {
             }
         };
         state.cursors_due = Some(state.cursors_due.map_or(due, |earlier| earlier.min(due)));
-        if state.sleeps_until.is_some_and(|until| due < until) {
+        if state.rests_until.is_some_and(|until| due < until) {
             self.rouse(state);
         }
     }
@@ -208,22 +201,17 @@ impl<R> Queue<R> {
         }
     }
 
-    /// Waits for work: requests, cursors that are due, news, the end, or the time to be back.
-    pub(crate) fn take(&self, wait: Wait) -> Work<R> {
-        if !wait.spin.is_zero() {
-            self.look_for_work(Instant::now() + wait.spin, wait.meanwhile);
-        }
+    /// Takes what there is: requests, cursors that are due, news, the end; or nothing but that it is time to be back.
+    pub(crate) fn take(&self, back_at: Instant) -> Taken<R> {
         let mut state = self.state.lock();
-        loop {
-            let now = Instant::now();
-            let until = state.cursors_due.map_or(wait.until, |due| due.min(wait.until));
-            if !state.requests.is_empty() || state.is_closed || state.has_news || until <= now {
-                return self.work(state, now);
-            }
-            state.sleeps_until = Some(until);
-            state = self.changed.wait_until(state, until);
-            state.sleeps_until = None;
+        state.rests_until = None;
+        let now = Instant::now();
+        let until = state.cursors_due.map_or(back_at, |due| due.min(back_at));
+        if !state.requests.is_empty() || state.is_closed || state.has_news || until <= now {
+            return Taken::Work(self.work(state, now));
         }
+        state.rests_until = Some(until);
+        Taken::Nothing { until }
     }
 
     /// All requests; and the cursors, when one of them is due, or nearly so and there is a group to ride along with.
@@ -257,7 +245,7 @@ impl<R> Queue<R> {
         let until = growth.since + GROW_MAX;
         let now = Instant::now();
         if growth.requests < growth.expected {
-            self.look_for_work((now + GAP_MAX).min(until), Meanwhile::Yield);
+            self.look_for_work((now + GAP_MAX).min(until));
         }
         if now >= until || self.waiting.load(Ordering::Relaxed) == 0 {
             return Vec::new();
@@ -268,94 +256,18 @@ impl<R> Queue<R> {
         mem::take(&mut state.requests)
     }
 
-    /// Looks for work for a short while without sleeping.
-    fn look_for_work(&self, until: Instant, meanwhile: Meanwhile) {
+    /// Looks for work for a short while, and leaves the processor to those who are to bring it.
+    fn look_for_work(&self, until: Instant) {
         while self.waiting.load(Ordering::Relaxed) == 0 && Instant::now() < until {
-            match meanwhile {
-                Meanwhile::Keep => std::hint::spin_loop(),
-                Meanwhile::Yield => std::thread::yield_now(),
-            }
+            thread::yield_now();
         }
     }
 
     fn rouse(&self, mut state: MutexGuard<'_, State<R>>) {
-        let sleeps = state.sleeps_until.take().is_some();
+        let rests = state.rests_until.take().is_some();
         drop(state);
-        if sleeps {
-            self.changed.notify_one();
+        if rests {
+            self.place.rouse();
         }
-    }
-}
-
-/// Loom models of the queue. One property each.
-#[cfg(all(test, millstream_loom))]
-mod models {
-    use loom::thread;
-
-    use super::*;
-
-    fn take(queue: &Queue<u8>) -> Work<u8> {
-        queue.take(Wait {
-            until: Instant::now() + Duration::from_secs(3600),
-            spin: Duration::ZERO,
-            meanwhile: Meanwhile::Yield,
-        })
-    }
-
-    /// What a committer does: works until the queue is closed and empty.
-    fn work_off(queue: &Queue<u8>) -> (Vec<u8>, Vec<Arc<CursorCell>>) {
-        let (mut requests, mut cursors) = (Vec::new(), Vec::new());
-        loop {
-            let work = take(queue);
-            let is_done = work.is_closed && work.requests.is_empty() && work.cursors.is_empty();
-            requests.extend(work.requests);
-            cursors.extend(work.cursors);
-            if is_done {
-                return (requests, cursors);
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_accepted_before_the_close_is_worked_off() {
-        loom::model(|| {
-            let queue = Arc::new(Queue::new());
-            let pusher = thread::spawn({
-                let queue = Arc::clone(&queue);
-                move || [1, 2].map(|request| queue.push(request).is_ok())
-            });
-            let closer = thread::spawn({
-                let queue = Arc::clone(&queue);
-                move || queue.close()
-            });
-            let (requests, _) = work_off(&queue);
-            let accepted = pusher.join().unwrap();
-            closer.join().unwrap();
-            let expected: Vec<u8> = [1, 2]
-                .into_iter()
-                .zip(accepted)
-                .filter(|(_, ok)| *ok)
-                .map(|(n, _)| n)
-                .collect();
-            assert_eq!(requests, expected);
-        });
-    }
-
-    #[test]
-    fn a_cursor_that_is_due_wakes_the_committer() {
-        loom::model(|| {
-            let queue = Arc::new(Queue::<u8>::new());
-            let cell = Arc::new(CursorCell::new("ledger".into(), 1, 0));
-            let stream = thread::spawn({
-                let (queue, cell) = (Arc::clone(&queue), Arc::clone(&cell));
-                move || queue.hand_cursor(&cell, 5, Due::Now)
-            });
-            let mut found = Vec::new();
-            while found.is_empty() {
-                found = take(&queue).cursors;
-            }
-            assert_eq!(found[0].pick_up().0, 5);
-            stream.join().unwrap();
-        });
     }
 }

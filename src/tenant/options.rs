@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use crate::builder::StoreBuilder;
 use crate::clock::TIME_MAX;
 use crate::error::{BoxError, TenantError};
+use crate::log::crew::Crew;
 use crate::store::Store;
 use crate::tenant::Tenants;
 use crate::tenant::folder::Folder;
@@ -31,7 +32,9 @@ pub(crate) struct Options {
     pub(crate) must_exist: bool,
 }
 
-/// More than this are not open at once: each has a thread.
+/// How many logs can commit at once. A thread that waits for the disk needs no processor, and syncs under way together share their work.
+const COMMITTER_THREADS_MAX: usize = 16;
+/// More than this are not open at once: each has open files.
 const OPEN_MAX: usize = 10_000;
 
 /// The options of [`Tenants`]. Each has a default.
@@ -91,7 +94,7 @@ impl Default for TenantsBuilder {
     }
 }
 
-/// What a store costs counts as often as tenants are open: at the most 9 open files, one of them for its durable streams, a thread, and 2 MiB for batches and pages.
+/// What a store costs counts as often as tenants are open: at the most 9 open files, one of them for its durable streams, and 2 MiB for batches and pages.
 fn store_defaults() -> StoreBuilder {
     Store::builder()
         .window_bytes(1 << 20)
@@ -193,7 +196,7 @@ impl TenantsBuilder {
         self.validate()?;
         let folder = Folder::open(folder.as_ref())?;
         let options = Options {
-            store: self.store,
+            store: self.store.crew(Arc::new(Crew::new(COMMITTER_THREADS_MAX))),
             on_open: self.on_open,
             open_max: self.open_max,
             idle_after: self.idle_after,
