@@ -24,8 +24,9 @@ pub(crate) struct Tempo {
     trial: Mutex<Trial>,
 }
 
-/// Through a commit that takes longer a caller sleeps: the wake-up is a small part of it, and staying awake would cost much.
-const AWAKE_MAX: Duration = Duration::from_millis(1);
+/// Through a commit that takes longer a caller sleeps: the wake-up is a small part of it, and staying awake would cost much. Where
+/// another process holds the file meanwhile, that process needs the processor.
+const AWAKE_MAX: Duration = Duration::from_micros(500);
 /// What counts of a commit that takes longer still, so that it is soon forgotten.
 const TOOK_MAX: Duration = Duration::from_millis(4);
 /// How many times the mean a caller stays awake.

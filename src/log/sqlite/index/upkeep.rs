@@ -40,7 +40,8 @@ impl Default for Sizes {
     }
 }
 
-/// How many events of others are staged in one step.
+/// How many events of others are staged in one step. Fewer wait until there is nothing else to do: another process that appends all the
+/// time holds the file, and a search examines them one by one as well.
 const CATCH_UP_EVENTS: u32 = 128;
 /// How many entries are merged for each that is added: one for every level that it has to pass, and some to spare.
 const MERGED_PER_ENTRY: usize = 8;
@@ -200,7 +201,8 @@ impl Upkeep {
         if entries >= self.sizes.stage_entries || unspilled >= self.sizes.stage_events {
             return Some(Chore::Spill);
         }
-        if covers.through < self.head {
+        let behind = self.head.saturating_sub(covers.through);
+        if behind >= CATCH_UP_EVENTS.into() || is_idle && behind > 0 {
             return Some(Chore::CatchUp);
         }
         let chore = self.merge_chore();
@@ -321,5 +323,22 @@ impl Upkeep {
         };
         run::set_stand(connection, self.stand)?;
         self.read_runs(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::sqlite::index::view;
+
+    #[test]
+    fn what_another_process_appends_now_and_then_joins_the_index_when_there_is_nothing_else_to_do() {
+        let mut upkeep = Upkeep::new(view::shared(), Sizes::default());
+        assert_eq!(upkeep.chore(true), None);
+        upkeep.saw(u64::from(CATCH_UP_EVENTS) - 1);
+        assert_eq!(upkeep.chore(false), None);
+        assert_eq!(upkeep.chore(true), Some(Chore::CatchUp));
+        upkeep.saw(CATCH_UP_EVENTS.into());
+        assert_eq!(upkeep.chore(false), Some(Chore::CatchUp));
     }
 }
