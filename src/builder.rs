@@ -488,6 +488,7 @@ impl StoreBuilder {
             owners: Owners::new(self.poll_interval, self.owner_silence_max),
             expected: 0,
             look_at: Instant::now() + self.poll_interval,
+            idle_from: None,
         };
         let stops_streams = StopOnExit(Arc::clone(&hub));
         let duty = CommitterDuty {

@@ -78,6 +78,8 @@ pub(crate) struct Committer<W> {
     pub(crate) expected: usize,
     /// When it looks next for what others did.
     pub(crate) look_at: Instant,
+    /// From when on there is nothing else to do, unless something comes.
+    pub(crate) idle_from: Option<Instant>,
 }
 
 /// From how many callers on they are served in two halves. With fewer, the sync of another commit costs more than it gains.
@@ -108,6 +110,7 @@ impl<W: LogWriter> Duty for Committer<W> {
                 return Turn::Rest { until, expects };
             }
         };
+        self.idle_from = None;
         let is_idle = work.requests.is_empty() && work.cursors.is_empty();
         let is_done = work.is_closed && is_idle;
         let has_news = work.has_news;
@@ -131,13 +134,14 @@ impl<W: LogWriter> Duty for Committer<W> {
 impl<W: LogWriter> Committer<W> {
     /// When it wants to be back, although there is nothing to do.
     fn back_at(&mut self) -> Instant {
-        let back_at = if self.has_chore(Pace::Busy) {
-            Instant::now()
+        let mut back_at = self.look_at;
+        if self.has_chore(Pace::Busy) {
+            back_at = Instant::now();
         } else if self.has_chore(Pace::Idle) {
-            self.look_at.min(Instant::now() + IDLE_AFTER)
-        } else {
-            self.look_at
-        };
+            let idle_from = self.idle_from.unwrap_or_else(|| Instant::now() + IDLE_AFTER);
+            self.idle_from = Some(idle_from);
+            back_at = back_at.min(idle_from);
+        }
         self.owners
             .look_at()
             .map_or(back_at, |look_at| back_at.min(look_at))

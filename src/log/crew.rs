@@ -55,8 +55,8 @@ const LOOK_FOR: Duration = Duration::from_micros(50);
 const NAP: Duration = Duration::from_millis(250);
 /// A thread that was not needed for so many naps in a row ends.
 const NAPS_MAX: u32 = 40;
-/// Members that share threads have one more than they need, so that the time is watched while one of them waits for its disk.
-const SHARED_THREADS_MIN: usize = 2;
+/// How long a member keeps a thread to itself while it has something to do. Then it is looked whose time has come.
+const TURNS_FOR: Duration = Duration::from_millis(5);
 
 /// Threads, and who may run on them. They end with the last member, once the crew is dropped.
 pub(crate) struct Crew {
@@ -88,7 +88,7 @@ impl Crew {
 
     /// Lets a member work at its place, beginning now.
     pub(crate) fn begin(&self, place: &Place, duty: Box<dyn Duty>) -> io::Result<Ending> {
-        let ending = Ending::new();
+        let ending = Ending::new(self.yard.id());
         let mut roster = self.yard.roster.lock();
         if roster.threads == 0 {
             self.yard.enlist(&mut roster)?;
@@ -125,34 +125,46 @@ impl Place {
 
 /// Tells when a member is gone, and with it the file that it held.
 #[derive(Clone)]
-pub(crate) struct Ending(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Ending(Arc<Ends>);
+
+struct Ends {
+    is_over: Mutex<bool>,
+    changed: Condvar,
+    crew: CrewId,
+}
+
+/// Tells crews apart that are there at the same time.
+type CrewId = usize;
 
 impl Ending {
-    fn new() -> Self {
-        Self(Arc::new((Mutex::new(false), Condvar::new())))
+    fn new(crew: CrewId) -> Self {
+        Self(Arc::new(Ends {
+            is_over: Mutex::new(false),
+            changed: Condvar::new(),
+            crew,
+        }))
     }
 
-    /// Blocks until the member is gone. On a thread that members run on it does not wait: it might be in its own way.
+    /// Blocks until the member is gone. On a thread of its crew it does not wait: it might be in its own way.
     pub(crate) fn wait(&self) {
-        if IS_ON_DUTY.get() {
+        if ON_DUTY_FOR.get() == Some(self.0.crew) {
             return;
         }
-        let (is_over, changed) = &*self.0;
-        let mut guard = is_over.lock();
-        while !*guard {
-            guard = changed.wait_until(guard, Instant::now() + NAP);
+        let mut is_over = self.0.is_over.lock();
+        while !*is_over {
+            is_over = self.0.changed.wait_until(is_over, Instant::now() + NAP);
         }
     }
 
     fn say(&self) {
-        let (is_over, changed) = &*self.0;
-        *is_over.lock() = true;
-        changed.notify_all();
+        *self.0.is_over.lock() = true;
+        self.0.changed.notify_all();
     }
 }
 
 thread_local! {
-    static IS_ON_DUTY: Cell<bool> = const { Cell::new(false) };
+    /// Whose thread this is.
+    static ON_DUTY_FOR: Cell<Option<CrewId>> = const { Cell::new(None) };
 }
 
 /// What the threads share.
@@ -174,6 +186,10 @@ impl Yard {
         }
     }
 
+    fn id(self: &Arc<Self>) -> CrewId {
+        Arc::as_ptr(self).addr()
+    }
+
     /// Sees to it that somebody comes for those who are ready.
     fn call(self: &Arc<Self>, mut roster: MutexGuard<'_, Roster>) {
         // Relaxed: whoever acts on the hint takes the lock first.
@@ -187,6 +203,7 @@ impl Yard {
             Called::Lacks => {
                 if let Err(error) = self.enlist(&mut roster) {
                     // Those who are there come as soon as they are free.
+                    drop(roster);
                     tracing::warn!(%error, "a thread for committers could not be started");
                 }
             }
@@ -204,7 +221,7 @@ impl Yard {
 
     /// What a thread does.
     fn work(self: &Arc<Self>) {
-        IS_ON_DUTY.set(true);
+        ON_DUTY_FOR.set(Some(self.id()));
         let mut naps = 0;
         let mut roster = self.roster.lock();
         loop {
@@ -215,7 +232,7 @@ impl Yard {
                 naps = 0;
                 self.call(roster);
                 roster = self.run(id, duty);
-            } else if roster.is_over() || naps > NAPS_MAX && roster.threads > SHARED_THREADS_MIN {
+            } else if roster.is_over() || naps > NAPS_MAX && roster.can_spare_one() {
                 break;
             } else {
                 let is_roused;
@@ -232,23 +249,25 @@ impl Yard {
     fn run(self: &Arc<Self>, id: u64, duty: Box<dyn Duty>) -> MutexGuard<'_, Roster> {
         let mut duty = duty;
         let mut has_worked = false;
+        let until = Instant::now() + TURNS_FOR;
         loop {
             let turn = catch_unwind(AssertUnwindSafe(move || {
-                // Is dropped in here when it panics.
+                // Is dropped in here when it panics, or is done.
                 let mut duty = duty;
-                (duty.turn(), duty)
+                let turn = duty.turn();
+                (turn != Turn::Over).then_some((turn, duty))
             }));
-            match turn {
-                Ok((Turn::Again, back)) => {
+            match turn.ok().flatten() {
+                Some((Turn::Again, back)) => {
                     has_worked = true;
                     duty = back;
-                    if self.ready.load(Ordering::Relaxed) > 0 {
+                    if self.ready.load(Ordering::Relaxed) > 0 || Instant::now() >= until {
                         let mut roster = self.roster.lock();
                         roster.again(id, duty);
                         return roster;
                     }
                 }
-                Ok((Turn::Rest { until, expects }, duty)) => {
+                Some((Turn::Rest { until, expects }, duty)) => {
                     let mut roster = self.roster.lock();
                     roster.rest(id, duty, until);
                     return match expects {
@@ -257,12 +276,8 @@ impl Yard {
                         expects => self.look(roster, expects),
                     };
                 }
-                Ok((Turn::Over, duty)) => {
-                    drop(duty);
-                    return self.part_from(id);
-                }
-                // The panic has been reported, and what the member owed to others was said when it was dropped.
-                Err(_) => return self.part_from(id),
+                // A panic has been reported, and what the member owed to others was said when it was dropped.
+                Some((Turn::Over, _)) | None => return self.part_from(id),
             }
         }
     }
@@ -312,6 +327,7 @@ impl Yard {
 
 #[cfg(all(test, not(millstream_loom)))]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::{self, Receiver, Sender};
 
     use super::*;
@@ -339,6 +355,19 @@ mod tests {
     impl Drop for Told {
         fn drop(&mut self) {
             let _ = self.ends.send(thread::panicking());
+        }
+    }
+
+    /// Always has something to do, until it is enough.
+    struct Busy(Arc<AtomicBool>);
+
+    impl Duty for Busy {
+        fn turn(&mut self) -> Turn {
+            if self.0.load(Ordering::Relaxed) {
+                Turn::Over
+            } else {
+                Turn::Again
+            }
         }
     }
 
@@ -370,6 +399,13 @@ mod tests {
         fn tell(&self, order: impl FnOnce() -> Turn + Send + 'static) {
             self.orders.send(Box::new(order)).unwrap();
             self.place.rouse();
+        }
+
+        /// Lets it rest until then, when nobody rouses it.
+        fn tell_at(&self, until: Instant, order: impl FnOnce() -> Turn + Send + 'static) {
+            let expects = Expects::Nobody;
+            self.tell(move || Turn::Rest { until, expects });
+            self.orders.send(Box::new(order)).unwrap();
         }
 
         /// Whether it was dropped by a panic.
@@ -409,26 +445,37 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_kept_while_another_member_is_at_work() {
-        let crew = Crew::new(2);
-        let [slow, punctual] = [Member::of(&crew), Member::of(&crew)];
+    fn a_time_is_kept_while_others_wait_for_their_disks() {
+        let crew = Crew::new(4);
+        let [first, second, punctual] = [Member::of(&crew), Member::of(&crew), Member::of(&crew)];
+        punctual.tell_at(Instant::now() + Duration::from_millis(20), || Turn::Over);
         let (go_on, waits) = mpsc::channel::<()>();
-        let (arrived, is_at_work) = mpsc::channel();
-        punctual.tell(|| Turn::Rest {
-            until: Instant::now() + Duration::from_millis(20),
-            expects: Expects::Nobody,
-        });
-        // Is taken when the time has come, and nobody rouses for it.
-        punctual.orders.send(Box::new(|| Turn::Over)).unwrap();
-        slow.tell(move || {
-            arrived.send(()).unwrap();
-            waits.recv().unwrap();
-            Turn::Over
-        });
-        is_at_work.recv().unwrap();
+        let waits = Arc::new(Mutex::new(waits));
+        for member in [&first, &second] {
+            let waits = Arc::clone(&waits);
+            member.tell(move || {
+                let _ = waits.lock().recv();
+                Turn::Over
+            });
+        }
         assert!(!punctual.ended());
-        go_on.send(()).unwrap();
-        assert!(!slow.ended());
+        drop(go_on);
+        assert!(!first.ended() && !second.ended());
+    }
+
+    #[test]
+    fn a_time_is_kept_while_others_have_more_to_do_all_the_time() {
+        let crew = Crew::new(2);
+        let punctual = Member::of(&crew);
+        punctual.tell_at(Instant::now() + Duration::from_millis(20), || Turn::Over);
+        let is_enough = Arc::new(AtomicBool::new(false));
+        let busy = [(); 2].map(|()| {
+            let duty = Busy(Arc::clone(&is_enough));
+            crew.begin(&crew.place(), Box::new(duty)).unwrap()
+        });
+        assert!(!punctual.ended());
+        is_enough.store(true, Ordering::Relaxed);
+        busy.iter().for_each(Ending::wait);
     }
 
     #[test]

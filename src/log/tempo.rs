@@ -47,7 +47,7 @@ impl Tempo {
         }
     }
 
-    /// Takes another commit, of so many requests, into the mean. Only the committer calls it.
+    /// Takes another commit, of so many requests, into the mean. Of two that end at once, one may be lost.
     pub(crate) fn note(&self, took: Duration, requests: usize) {
         // Relaxed: a guess, which stands for itself.
         let mean = self.micros.load(Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::log::crew::{Duty, Ending, SHARED_THREADS_MIN};
+use crate::log::crew::{Duty, Ending};
 
 pub(super) struct Roster {
     members: HashMap<u64, Member>,
@@ -144,12 +144,10 @@ impl Roster {
         self.ready.len()
     }
 
-    /// Who comes for those who are ready.
+    /// Who comes for those who are ready, and watches the time for the others.
     pub(super) fn call(&self, threads_max: usize) -> Called {
-        let is_spare_missing = self.members.len() > 1 && self.threads < threads_max.min(SHARED_THREADS_MIN);
-        if is_spare_missing {
-            Called::Lacks
-        } else if self.ready.is_empty() || self.looks {
+        let is_nobody_needed = self.ready.is_empty() && self.is_watched();
+        if is_nobody_needed || self.looks {
             Called::Comes
         } else if self.asleep > 0 {
             Called::Sleeps
@@ -160,10 +158,17 @@ impl Roster {
         }
     }
 
+    /// Whether a thread sleeps until the earliest time, or there is none.
+    fn is_watched(&self) -> bool {
+        self.times
+            .first()
+            .is_none_or(|(earliest, _)| self.watched_until.is_some_and(|until| until <= *earliest))
+    }
+
     /// Until when a thread that goes to sleep has to watch the time; nothing, when another one does.
     pub(super) fn watch(&mut self) -> Option<Instant> {
         let (earliest, _) = *self.times.first()?;
-        if self.watched_until.is_some_and(|until| until <= earliest) {
+        if self.is_watched() {
             return None;
         }
         self.watched_until = Some(earliest);
@@ -180,6 +185,11 @@ impl Roster {
     /// Nobody is left, and nobody will come.
     pub(super) fn is_over(&self) -> bool {
         self.is_closed && self.members.is_empty()
+    }
+
+    /// Whether a thread that has had nothing to do for long is one too many. Whoever joins an empty crew brings a thread.
+    pub(super) fn can_spare_one(&self) -> bool {
+        self.threads > 1 || self.members.is_empty()
     }
 }
 
@@ -204,7 +214,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(60);
         let ids: Vec<u64> = (0..members).map(|_| roster.place()).collect();
         for id in &ids {
-            roster.begin(*id, Box::new(Nothing), Ending::new());
+            roster.begin(*id, Box::new(Nothing), Ending::new(0));
             let (taken, duty) = roster.take().unwrap();
             assert_eq!(taken, *id);
             roster.rest(taken, duty, until);
@@ -260,30 +270,54 @@ mod tests {
 
     #[test]
     fn a_thread_is_called_or_started_only_when_nobody_comes_anyway() {
-        let (mut roster, ids, _) = at_rest(2);
+        let (mut roster, ids, until) = at_rest(2);
         roster.threads = 2;
-        assert_eq!(roster.call(2), Called::Comes, "nobody is ready");
+        roster.watch();
+        assert_eq!(roster.call(3), Called::Comes, "nobody is ready");
         roster.rouse(ids[0]);
-        assert_eq!(
-            roster.call(2),
-            Called::Comes,
-            "both are at work, and come when they are done"
-        );
+        assert_eq!(roster.call(2), Called::Comes, "both come when they are done");
         assert_eq!(roster.call(3), Called::Lacks);
         roster.asleep = 1;
         assert_eq!(roster.call(3), Called::Sleeps);
         roster.looks = true;
         assert_eq!(roster.call(3), Called::Comes);
+        roster.watch_ends(until);
+        assert_eq!(
+            roster.call(3),
+            Called::Comes,
+            "who looks watches before it sleeps"
+        );
     }
 
     #[test]
-    fn members_who_share_threads_have_one_to_spare_and_one_alone_has_not() {
-        let (mut roster, ids, _) = at_rest(2);
+    fn a_time_that_nobody_watches_is_a_reason_to_call() {
+        let (mut roster, ids, until) = at_rest(3);
         roster.threads = 1;
-        assert_eq!(roster.call(16), Called::Lacks);
+        assert_eq!(roster.call(2), Called::Lacks);
         assert_eq!(roster.call(1), Called::Comes);
+        roster.asleep = 1;
+        assert_eq!(roster.call(2), Called::Sleeps);
+        roster.watch();
+        assert_eq!(roster.call(2), Called::Comes);
+        roster.rouse(ids[0]);
+        let (id, duty) = roster.take().unwrap();
+        roster.rest(id, duty, until - Duration::from_secs(1));
+        assert_eq!(
+            roster.call(2),
+            Called::Sleeps,
+            "it is earlier than the one that is watched"
+        );
+    }
+
+    #[test]
+    fn the_last_thread_stays_for_as_long_as_there_are_members() {
+        let (mut roster, ids, _) = at_rest(1);
+        roster.threads = 2;
+        assert!(roster.can_spare_one());
+        roster.threads = 1;
+        assert!(!roster.can_spare_one());
         roster.leave(ids[0]);
-        assert_eq!(roster.call(16), Called::Comes);
+        assert!(roster.can_spare_one());
     }
 
     #[test]

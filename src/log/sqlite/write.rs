@@ -35,7 +35,7 @@ pub(crate) struct SqliteWriter {
     new_types: Vec<(Arc<str>, u32, i64)>,
     type_names: TypeNames,
     index: Upkeep,
-    chore: Option<Chore>,
+    chore: Option<(Chore, Pace)>,
     /// The last sequence that the transaction appended; 0, if none.
     appended_through: u64,
     /// The batches of the transaction whose rows are not yet written, and the numbers of their events' types.
@@ -345,15 +345,15 @@ impl LogWriter for SqliteWriter {
     }
 
     fn has_chore(&mut self, pace: Pace) -> bool {
-        self.chore = self.index.chore(pace == Pace::Idle);
+        self.chore = self.index.chore(pace).map(|chore| (chore, pace));
         self.chore.is_some()
     }
 
     fn do_chore(&mut self) -> Result<(), StorageError> {
-        let Some(chore) = self.chore.take() else {
+        let Some((chore, pace)) = self.chore.take() else {
             return Ok(());
         };
-        if self.index.chore(true) != Some(chore) {
+        if self.index.chore(pace) != Some(chore) {
             // What another process did meanwhile was seen when the transaction began.
             return Ok(());
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use crate::event::batch::CommittedBatch;
+use crate::log::Pace;
 use crate::log::page::Range;
 use crate::log::sqlite::index::entry::{BLOCK_ENTRIES_MAX, Entry};
 use crate::log::sqlite::index::path::{self, PayloadPath};
@@ -192,7 +193,8 @@ impl Upkeep {
     }
 
     /// What is due now; when there is nothing else to do, what could be done as well.
-    pub(crate) fn chore(&mut self, is_idle: bool) -> Option<Chore> {
+    pub(crate) fn chore(&mut self, pace: Pace) -> Option<Chore> {
+        let is_idle = pace == Pace::Idle;
         let (covers, entries) = {
             let stage = &self.view.shared.lock().stage;
             (stage.covers(), stage.len())
@@ -334,11 +336,11 @@ mod tests {
     #[test]
     fn what_another_process_appends_now_and_then_joins_the_index_when_there_is_nothing_else_to_do() {
         let mut upkeep = Upkeep::new(view::shared(), Sizes::default());
-        assert_eq!(upkeep.chore(true), None);
+        assert_eq!(upkeep.chore(Pace::Idle), None);
         upkeep.saw(u64::from(CATCH_UP_EVENTS) - 1);
-        assert_eq!(upkeep.chore(false), None);
-        assert_eq!(upkeep.chore(true), Some(Chore::CatchUp));
+        assert_eq!(upkeep.chore(Pace::Busy), None);
+        assert_eq!(upkeep.chore(Pace::Idle), Some(Chore::CatchUp));
         upkeep.saw(CATCH_UP_EVENTS.into());
-        assert_eq!(upkeep.chore(false), Some(Chore::CatchUp));
+        assert_eq!(upkeep.chore(Pace::Busy), Some(Chore::CatchUp));
     }
 }
