@@ -10,6 +10,7 @@ mod hosts;
 mod opening;
 mod outages;
 mod owners;
+mod plans;
 mod proxy;
 mod selection;
 mod sharing;

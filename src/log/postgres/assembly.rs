@@ -11,15 +11,16 @@ use crate::event::batch::CommittedBatch;
 use crate::event::draft::{Drafts, weight_bytes};
 use crate::event::evolution::Evolution;
 use crate::event::query::EventQuery;
-use crate::event::record::TAG_SEPARATOR;
 use crate::log::page::{EXAMINED_MAX, More, Page, PageBounds};
 use crate::log::postgres::session::number;
+use crate::log::postgres::texts::Texts;
 use crate::log::postgres::trouble::Trouble;
 use crate::log::show::{self, Kind, RowView, ShownRow};
 
-/// The columns that [`Assembly::take`] reads, in their order. Tags have no control character, so one text has them all.
-pub(super) const COLUMNS: &str = r"sequence, batch_index, batch_size, recorded_at, type, schema_version,
-    array_to_string(tags, E'\n'), payload, metadata";
+/// The columns that [`Assembly::take`] reads, in their order, as they lie in the table: to join the tags would cost the server more than
+/// to send them.
+pub(super) const COLUMNS: &str =
+    "sequence, batch_index, batch_size, recorded_at, type, schema_version, tags, payload, metadata";
 
 /// No page weighs more, whatever the options say: ranges of its buffer have 32 bits.
 const PAGE_BYTES_MAX: usize = 1 << 30;
@@ -129,7 +130,7 @@ impl<'a> Assembly<'a> {
 
     fn take_event(&mut self, row: &Row, sequence: u64) -> Result<(), Trouble> {
         let kind = self.kind(row, sequence)?;
-        let tags: Option<&str> = row.try_get(6)?;
+        let tags: Option<Texts<'_>> = row.try_get(6)?;
         let payload: &str = row.try_get(7)?;
         let metadata: Option<&str> = row.try_get(8)?;
         let shown = match self.evolution {
@@ -148,7 +149,7 @@ impl<'a> Assembly<'a> {
             _ => ShownRow::as_stored(kind),
         };
         let payload = shown.payload.as_deref().unwrap_or(payload);
-        let tags = tags.into_iter().flat_map(|joined| joined.split(TAG_SEPARATOR));
+        let tags = tags.into_iter().flatten();
         let drafts = &mut self.drafts;
         let place = drafts.place(tags, payload, metadata);
         if !self.selects_all {

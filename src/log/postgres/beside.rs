@@ -64,7 +64,7 @@ impl ServerDesk {
             Ok(Err(_)) | Err(_) => Err(Trouble::NoAnswer { limit }),
         };
         let session = session.map_err(|trouble| self.trouble(trouble, "connect for a read model"))?;
-        Ok(session.client)
+        Ok(session.into_client())
     }
 
     /// Waits for an answer of the server, as long as the log does.

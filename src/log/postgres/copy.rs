@@ -7,7 +7,7 @@ use crate::log::copy::standing::{CopiedStream, Standing};
 use crate::log::copy::{CopySource, CopyTarget};
 use crate::log::opening::{Absent, Durability};
 use crate::log::page::{Page, PageBounds, Range};
-use crate::log::postgres::pages::{self, Pruning, Reading};
+use crate::log::postgres::pages::{self, Ahead, Pruning, Reading};
 use crate::log::postgres::place::bounded;
 use crate::log::postgres::read::PostgresReader;
 use crate::log::postgres::schema::{self, Made};
@@ -78,6 +78,7 @@ impl CopySource for PostgresReader {
                 range,
                 bounds,
                 pruning: Pruning::IsChecked,
+                ahead: Ahead::Nothing,
             };
             pages::page(session, reading).await
         })

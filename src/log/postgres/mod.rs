@@ -5,13 +5,14 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `trouble` (what goes wrong, and what is known then),
 //! `driver` (the thread of the connections), `address`, `tls`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
-//! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `payload` and `select` (what indexed paths hold, and which events a query can concern), `assembly` and
+//! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `payload` and `select` (what indexed paths hold, and which events a query can concern), `assembly`, `texts`, `chunk` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
 //! `listen` and `news` (wake-ups between processes, and what is found then), `beside` (connections of read models).
 
 mod address;
 mod assembly;
 pub(crate) mod beside;
+mod chunk;
 mod claim;
 #[cfg(feature = "sqlite")]
 pub(crate) mod copy;
@@ -33,6 +34,7 @@ mod server;
 mod session;
 mod statistics;
 pub(crate) mod text;
+mod texts;
 mod tls;
 mod trouble;
 mod write;

@@ -1,15 +1,14 @@
 //! How rows are read: a few at a time, so that neither the server nor this process holds more than a page needs.
-
-use std::pin::pin;
-
-use futures::{TryStreamExt, future};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, RowStream, Statement};
+//!
+//! `chunk` asks for the rows; this says which ones, and makes pages of them. Who wants page after page has the next rows asked for and
+//! collected on the connections' thread while those before them are decoded here, so the server, that thread and this one work
+//! at the same time.
 
 use crate::error::ReadError;
 use crate::event::query::EventQuery;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::postgres::assembly::{Assembly, COLUMNS};
+use crate::log::postgres::chunk::{Answer, Asked, Asking, Step};
 use crate::log::postgres::place::{self, bounded};
 use crate::log::postgres::select::{Candidates, Known, candidates, condition};
 use crate::log::postgres::session::{Session, number};
@@ -17,13 +16,6 @@ use crate::log::postgres::trouble::Trouble;
 
 /// How many rows a connection is asked for at first, while nothing is known of their size.
 pub(super) const ROWS_AT_FIRST: i64 = 64;
-/// How many rows are asked for at once, however small they are.
-const ROWS_MAX: i64 = 8_192;
-/// How many bytes of rows are asked for at once, by the size of those before. Much less than a page, because the rows behind its end are
-/// asked for in vain.
-const CHUNK_BYTES: i64 = 512 << 10;
-/// How many bytes of rows are taken of an answer, should they be larger than those before. The others are asked for again.
-const ANSWER_BYTES_MAX: usize = 4 * CHUNK_BYTES as usize;
 /// How much of the log one statement searches that an index serves: bounds its time, whichever way the server finds better.
 const SEARCHED_MAX: u64 = 1_000_000;
 
@@ -36,6 +28,15 @@ pub(super) enum Pruning {
     IsKnown,
 }
 
+/// What is asked for while rows are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// The rows behind them: more than a page is wanted.
+    NextRows,
+    /// Nothing: they are probably enough.
+    Nothing,
+}
+
 /// What is read.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
@@ -44,6 +45,7 @@ pub(super) struct Reading<'a> {
     pub(super) range: Range,
     pub(super) bounds: PageBounds,
     pub(super) pruning: Pruning,
+    pub(super) ahead: Ahead,
 }
 
 /// Reads page by page, as long as more is wanted.
@@ -81,7 +83,8 @@ pub(super) async fn read(
 /// Reads the first page.
 pub(super) async fn page(session: &mut Session, reading: Reading<'_>) -> Result<Page, Trouble> {
     let mut first = None;
-    read(session, reading, &mut |page| {
+    let ahead = Ahead::Nothing;
+    read(session, Reading { ahead, ..reading }, &mut |page| {
         first = Some(page);
         More::No
     })
@@ -110,113 +113,42 @@ async fn search(
         check(session, reading, assembly.begins_after()).await?;
         return Ok(More::Yes);
     };
-    let asking = Asking {
-        rows: session.prepare(&sql).await?,
-        check: session.prepare(PRUNED_THROUGH).await?,
-        texts,
-        through: bounded(stretch.through),
-    };
+    let texts = texts.into_iter().cloned().collect();
+    let asking = Asking::new(session, &sql, PRUNED_THROUGH, texts, bounded(stretch.through)).await?;
     let batches_max = i64::try_from(reading.bounds.batches_max).unwrap_or(i64::MAX);
-    let mut next = Some(Step {
+    let first = Step {
         after: bounded(stretch.after),
         rows_max: session.rows_at_first.min(batches_max.saturating_mul(16)),
-    });
-    while let Some(step) = next.filter(|step| step.after < asking.through) {
-        let (answer, pruned_through) = asking.ask(session, step).await?;
+    };
+    let mut asked = asking.ask(first);
+    while let Some(Asked { step, answer }) = asked {
+        let Answer {
+            rows,
+            is_cut,
+            pruned_through,
+        } = answer.await?;
         refuse_pruned(reading, assembly.begins_after(), pruned_through)?;
-        next = step.next(&answer, asking.through)?;
+        let next = step.next(&rows, is_cut, asking.through())?;
         if let Some(next) = next {
             // Whoever reads next with this connection begins with rows of this size.
             session.rows_at_first = next.rows_max;
         }
-        for row in &answer.rows {
-            if bounded(number(row, 0)?) > asking.through {
+        let ask = || next.and_then(|next| asking.ask(next));
+        let ahead = match reading.ahead {
+            Ahead::NextRows => ask(),
+            Ahead::Nothing => None,
+        };
+        for row in &rows {
+            if bounded(number(row, 0)?) > asking.through() {
                 return Ok(More::Yes);
             }
             if assembly.take(row)? == More::No {
                 return Ok(More::No);
             }
         }
+        asked = ahead.or_else(ask);
     }
     Ok(More::Yes)
-}
-
-/// How the rows of a stretch are asked for.
-struct Asking<'a> {
-    rows: Statement,
-    check: Statement,
-    texts: Vec<&'a Vec<String>>,
-    through: i64,
-}
-
-/// One of several questions for rows.
-#[derive(Clone, Copy)]
-struct Step {
-    after: i64,
-    rows_max: i64,
-}
-
-/// What was taken of an answer.
-struct Answer {
-    rows: Vec<Row>,
-    /// There were more, which nobody holds.
-    is_cut: bool,
-}
-
-impl Answer {
-    /// The driver reads no further than it is asked to, and discards what is left.
-    async fn take(stream: RowStream) -> Result<Self, tokio_postgres::Error> {
-        let mut stream = pin!(stream);
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = stream.try_next().await? {
-            bytes += row.raw_size_bytes();
-            rows.push(row);
-            if bytes > ANSWER_BYTES_MAX {
-                return Ok(Self { rows, is_cut: true });
-            }
-        }
-        Ok(Self { rows, is_cut: false })
-    }
-}
-
-impl Asking<'_> {
-    /// The rows, and how far the log is pruned.
-    async fn ask(&self, session: &Session, step: Step) -> Result<(Answer, u64), Trouble> {
-        // Without holes there are no more.
-        let rows_max = step.rows_max.min(self.through.saturating_sub(step.after));
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&step.after, &rows_max];
-        if !self.texts.is_empty() {
-            parameters.push(&self.through);
-        }
-        parameters.extend(self.texts.iter().map(|texts| *texts as &(dyn ToSql + Sync)));
-        // Asked behind the rows, it sees them or a later moment: a prune between the two is found.
-        let rows = async {
-            let stream = session.client.query_raw(&self.rows, parameters).await?;
-            Answer::take(stream).await
-        };
-        let pruned = session.client.query_one(&self.check, &[]);
-        let (answer, pruned) = future::try_join(rows, pruned).await?;
-        Ok((answer, number(&pruned, 0)?))
-    }
-}
-
-impl Step {
-    /// What is asked next; nothing, when these were the last rows.
-    fn next(self, Answer { rows, is_cut }: &Answer, through: i64) -> Result<Option<Self>, Trouble> {
-        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        let Some(last) = rows.last() else {
-            return Ok(None);
-        };
-        let after = bounded(number(last, 0)?);
-        let is_last = !is_cut && count < self.rows_max.min(through.saturating_sub(self.after));
-        if is_last || after >= through {
-            return Ok(None);
-        }
-        let bytes = rows.iter().map(Row::raw_size_bytes).sum::<usize>();
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let rows_max = (CHUNK_BYTES / (bytes / count).max(1)).clamp(16, ROWS_MAX);
-        Ok(Some(Self { after, rows_max }))
-    }
 }
 
 /// The statement that finds candidates, and its parameters from the fourth on; nothing, when there are none.
@@ -272,6 +204,7 @@ pub(super) async fn first_match(
             range,
             bounds: ONE,
             pruning: Pruning::IsKnown,
+            ahead: Ahead::Nothing,
         };
         let page = page(session, reading).await?;
         if let Some(event) = page.batches.iter().flat_map(|batch| &batch.events).next() {

@@ -21,7 +21,7 @@ use crate::log::owner::Claim;
 use crate::log::page::{More, Page, PageBounds, Range};
 use crate::log::postgres::beside::ServerDesk;
 use crate::log::postgres::driver::Driver;
-use crate::log::postgres::pages::{self, Pruning, Reading};
+use crate::log::postgres::pages::{self, Ahead, Pruning, Reading};
 use crate::log::postgres::select::{Candidates, Knowledge, candidates};
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::Session;
@@ -130,6 +130,7 @@ impl PostgresReader {
             range,
             bounds,
             pruning: Pruning::IsChecked,
+            ahead: Ahead::Nothing,
         }
     }
 
@@ -206,7 +207,11 @@ impl LogReader for PostgresReader {
         bounds: PageBounds,
         take: &mut dyn FnMut(Page) -> More,
     ) -> Result<(), ReadError> {
-        self.read(self.reading(query, range, bounds), take)
+        let reading = Reading {
+            ahead: Ahead::NextRows,
+            ..self.reading(query, range, bounds)
+        };
+        self.read(reading, take)
     }
 
     fn extent(&self) -> Result<Extent, StorageError> {

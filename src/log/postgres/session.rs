@@ -1,6 +1,7 @@
 //! One connection, with the statements that are prepared on it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -12,7 +13,8 @@ use crate::log::postgres::trouble::Trouble;
 const STATEMENTS_MAX: usize = 128;
 
 pub(super) struct Session {
-    pub(super) client: Client,
+    /// Also in the hands of what asks on the connections' thread, for as long as that takes.
+    pub(super) client: Arc<Client>,
     /// How many rows a read begins with, by the size of those that were read last.
     pub(super) rows_at_first: i64,
     statements: HashMap<Box<str>, Statement>,
@@ -24,10 +26,15 @@ pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 impl Session {
     pub(super) fn new(client: Client) -> Self {
         Self {
-            client,
+            client: Arc::new(client),
             rows_at_first: ROWS_AT_FIRST,
             statements: HashMap::new(),
         }
+    }
+
+    /// The connection alone, for whoever has other uses of it.
+    pub(super) fn into_client(self) -> Client {
+        Arc::into_inner(self.client).expect("nothing was asked for yet that others would wait for")
     }
 
     pub(super) async fn prepare(&mut self, sql: &str) -> Result<Statement, Trouble> {

@@ -22,7 +22,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::postgres::driver::Driver;
-use crate::log::postgres::pages::{self, Pruning, Reading};
+use crate::log::postgres::pages::{self, Ahead, Pruning, Reading};
 use crate::log::postgres::place::bounded;
 use crate::log::postgres::presence::Presence;
 use crate::log::postgres::select::Knowledge;
@@ -503,6 +503,7 @@ impl LogWriter for PostgresWriter {
                 range,
                 bounds,
                 pruning: Pruning::IsKnown,
+                ahead: Ahead::Nothing,
             };
             pages::page(session, reading).await
         })
