@@ -1,8 +1,11 @@
 //! Wake-ups between processes: what was committed here is told to the others, and what they say is passed on.
 //!
-//! A word says only that there is something to look at. The writer sends it right behind its commit, as a transaction of its own that asks
+//! A word says only that there is something to look at: anybody may say it. Who hears it asks the log at once, over the connection on which it
+//! came, so that the committer is woken with an answer and not with a question.
+//!
+//! The writer sends it right behind its commit, as a transaction of its own that asks
 //! for no sync: in the transaction itself it would take a lock that all transactions of the database with words share, and hold it
-//! through the sync of the commit. Words are heard over another connection, which says each of them once more: the writer's may be lost before it
+//! through the sync of the commit. Words are heard over another connection, which says them once more a little later, one for many: the writer's may be lost before it
 //! has said it. A word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
 
 use std::sync::Arc;
@@ -11,7 +14,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
+use crate::log::postgres::heard::Heard;
+use crate::log::postgres::news::{self, Answer};
 use crate::log::postgres::server::{Role, Server};
 use crate::log::postgres::session::Session;
 use crate::log::postgres::trouble::Trouble;
@@ -21,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How many words may wait. One says as much as many.
 const WORDS_MAX: usize = 16;
+/// When words are said once more. Not at once: then those who hear them are at work on the first.
+const REPEAT_AFTER: Duration = Duration::from_millis(10);
 
 /// Tells, listens, and connects again when the connection is lost.
 pub(super) struct Herald {
@@ -30,6 +38,8 @@ pub(super) struct Herald {
     pub(super) own: Arc<Notify>,
     /// The number of the writer's session.
     pub(super) writer: Arc<AtomicI32>,
+    /// What is found on a word.
+    pub(super) heard: Arc<Heard<Answer>>,
     /// Somebody else has committed something.
     pub(super) call: Arc<dyn Fn() + Send + Sync>,
     pub(super) closing: watch::Receiver<bool>,
@@ -91,7 +101,7 @@ impl Herald {
         let (heard, mut words) = mpsc::channel(WORDS_MAX);
         let connecting = tokio::time::timeout(self.server.patience(), self.connect(heard));
         let limit = self.server.patience();
-        let (session, own_number) = tokio::select! {
+        let (mut session, own_number) = tokio::select! {
             connected = connecting => connected.map_err(|_| Trouble::NoAnswer { limit })??,
             () = closed(&self.closing) => return Ok(End::Closing),
         };
@@ -99,6 +109,7 @@ impl Herald {
         // What was said before nobody heard.
         (self.call)();
         let tell = format!("NOTIFY {}", self.channel);
+        let mut repeat_at = None;
         loop {
             tokio::select! {
                 () = closed(&self.closing) => return Ok(End::Closing),
@@ -106,9 +117,19 @@ impl Herald {
                     None => return Ok(End::Lost),
                     // Relaxed: see where it is stored.
                     Some(number) if number == own_number || number == self.writer.load(Ordering::Relaxed) => {}
-                    Some(_) => (self.call)(),
+                    Some(_) => {
+                        // What was said until now is answered together.
+                        while words.try_recv().is_ok() {}
+                        if self.pass_on(&mut session).await.is_err() {
+                            return Ok(End::Lost);
+                        }
+                    }
                 },
-                () = self.own.notified() => {
+                () = self.own.notified(), if repeat_at.is_none() => {
+                    repeat_at = Some(Instant::now() + REPEAT_AFTER);
+                }
+                () = tokio::time::sleep_until(repeat_at.unwrap_or_else(Instant::now)), if repeat_at.is_some() => {
+                    repeat_at = None;
                     let told = tokio::time::timeout(limit, session.client.batch_execute(&tell)).await;
                     match told {
                         Ok(Ok(())) => {}
@@ -117,6 +138,27 @@ impl Herald {
                 }
             }
         }
+    }
+
+    /// Asks what a word is about, and wakes the committer. Without an answer it asks for itself, and meets what was wrong.
+    async fn pass_on(&self, session: &mut Session) -> Result<(), Trouble> {
+        let Some(after) = self.heard.wanted() else {
+            (self.call)();
+            return Ok(());
+        };
+        let limit = self.server.patience();
+        let asking = news::ask(session, after);
+        let outcome = match tokio::time::timeout(limit, asking).await {
+            Ok(Ok(answer)) => {
+                self.heard.put(after, answer);
+                Ok(())
+            }
+            Ok(Err(trouble)) if trouble.is_lost() => Err(trouble),
+            Ok(Err(_)) => Ok(()),
+            Err(_) => Err(Trouble::NoAnswer { limit }),
+        };
+        (self.call)();
+        outcome
     }
 
     /// A session that listens, and its number.

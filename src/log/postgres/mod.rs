@@ -7,7 +7,7 @@
 //! `driver` (the thread of the connections), `address`, `tls`, `server` and `session` (how a connection is made, and used), `text` (what the server cannot
 //! hold), `write`, `insert`, `cursor` and `claim` (the committer's half), `presence` (by what a store is seen to live), `letter`, `once`, `payload` and `select` (what indexed paths hold, and which events a query can concern), `assembly`, `texts`, `chunk` and
 //! `pages` (how rows are read), `place` (where things are), `read` (the readers' half), `statistics` and `copy` (what is asked of a whole log),
-//! `listen` and `news` (wake-ups between processes, and what is found then), `beside` (connections of read models).
+//! `listen`, `news` and `heard` (wake-ups between processes, and what is found then), `beside` (connections of read models).
 
 mod address;
 mod assembly;
@@ -18,6 +18,7 @@ mod claim;
 pub(crate) mod copy;
 mod cursor;
 mod driver;
+mod heard;
 mod insert;
 mod letter;
 mod listen;

@@ -1,6 +1,7 @@
-//! What others committed, asked for in one journey: by whoever was told of it, and waits to pass it on.
+//! What others committed, asked for in one journey by whoever was told of it.
 
 use futures::future;
+use tokio_postgres::Row;
 
 use crate::clock::Timestamp;
 use crate::event::query::EventQuery;
@@ -19,46 +20,56 @@ const NEWS: &str =
 /// How many events are asked for before it is known how many there are. Whoever finds that many reads page by page.
 const ROWS_MAX: usize = 64;
 
-pub(super) async fn news(
-    session: &mut Session,
-    known: Known<'_>,
-    after: u64,
-    bounds: PageBounds,
-) -> Result<News, Trouble> {
+/// What the server said. Its events are decoded by whoever publishes them: the connections' thread has no time for that.
+pub(super) struct Answer {
+    tail: Row,
+    rows: Vec<Row>,
+}
+
+/// Asks what was committed behind a sequence.
+pub(super) async fn ask(session: &mut Session, after: u64) -> Result<Answer, Trouble> {
     let sql = format!("SELECT {COLUMNS} FROM event WHERE sequence > $1 ORDER BY sequence LIMIT {ROWS_MAX}");
     let statement = session.prepare(&sql).await?;
     let tail = session.prepare(NEWS).await?;
     // The rows are of a later moment than the tail: of what it counts none is missing.
     let tail = session.client.query_one(&tail, &[]);
-    let after_first = bounded(after);
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&after_first];
+    let after = bounded(after);
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&after];
     let rows = session.client.query(&statement, &parameters);
-    let (row, rows) = future::try_join(tail, rows).await?;
-    let tail = Tail {
-        head: number(&row, 0)?,
-        recorded_at: Timestamp::from_micros(row.try_get(1)?),
-        pruned_through: number(&row, 2)?,
-    };
-    let mut first = None;
-    // Behind a prune, or a burst, the pages are read one by one.
-    if after >= tail.pruned_through
-        && let Some(last) = rows.last()
-        && rows.len() < ROWS_MAX
-    {
-        let through = number(last, 0)?.max(tail.head);
-        first = page(&rows, known, after, bounds, through)?;
+    let (tail, rows) = future::try_join(tail, rows).await?;
+    Ok(Answer { tail, rows })
+}
+
+impl Answer {
+    /// What that means to one who has everything up to `after`, which is what was asked for.
+    pub(super) fn news(&self, known: Known<'_>, after: u64, bounds: PageBounds) -> Result<News, Trouble> {
+        let Self { tail: row, rows } = self;
+        let tail = Tail {
+            head: number(row, 0)?,
+            recorded_at: Timestamp::from_micros(row.try_get(1)?),
+            pruned_through: number(row, 2)?,
+        };
+        let mut first = None;
+        // Behind a prune, or a burst, the pages are read one by one.
+        if after >= tail.pruned_through
+            && let Some(last) = rows.last()
+            && rows.len() < ROWS_MAX
+        {
+            let through = number(last, 0)?.max(tail.head);
+            first = page(rows, known, after, bounds, through)?;
+        }
+        Ok(News {
+            version: row.try_get(4)?,
+            tail,
+            page: first,
+            epoch: number(row, 3)?,
+        })
     }
-    Ok(News {
-        version: row.try_get(4)?,
-        tail,
-        page: first,
-        epoch: number(&row, 3)?,
-    })
 }
 
 /// The first page of these rows, of which none is missing up to `through`.
 fn page(
-    rows: &[tokio_postgres::Row],
+    rows: &[Row],
     known: Known<'_>,
     after: u64,
     bounds: PageBounds,

@@ -22,6 +22,7 @@ use crate::event::query::EventQuery;
 use crate::log::cursor::{CursorWrite, RollCall, StoredCursor};
 use crate::log::page::{Page, PageBounds, Range};
 use crate::log::postgres::driver::Driver;
+use crate::log::postgres::heard::Heard;
 use crate::log::postgres::pages::{self, Ahead, Pruning, Reading};
 use crate::log::postgres::place::bounded;
 use crate::log::postgres::presence::Presence;
@@ -59,6 +60,8 @@ pub(crate) struct PostgresWriter {
     unwritten_bytes: usize,
     /// Has the others told once more, over another connection, that something was committed.
     news: Arc<Notify>,
+    /// What was found when others were heard.
+    heard: Arc<Heard<news::Answer>>,
     /// The number of this session at the server, whose words are not heard here.
     number: Arc<AtomicI32>,
     outage: Outage,
@@ -110,6 +113,7 @@ impl PostgresWriter {
             unwritten: Vec::new(),
             unwritten_bytes: 0,
             news: Arc::default(),
+            heard: Arc::new(Heard::new()),
             number: Arc::new(number.into()),
             outage: Outage::default(),
         }
@@ -476,6 +480,9 @@ impl LogWriter for PostgresWriter {
         if transaction.is_news {
             self.news.notify_one();
         }
+        if let Some((head, _)) = transaction.newest {
+            self.heard.note_head(head);
+        }
         Ok(())
     }
 
@@ -511,6 +518,7 @@ impl LogWriter for PostgresWriter {
 
     /// While the server is out of reach nobody knows of news: the number stays, and the next look that reaches it finds them.
     fn data_version(&mut self) -> Result<i64, StorageError> {
+        self.heard.forget();
         if self
             .outage
             .rests_until
@@ -538,14 +546,20 @@ impl LogWriter for PostgresWriter {
     }
 
     fn news(&mut self, after: u64, bounds: PageBounds) -> Result<News, ReadError> {
-        let knowledge = self.knowledge.clone();
-        let ask = async |session: &mut Session| news::news(session, knowledge.known(), after, bounds).await;
-        // Whoever was told is told once: a connection that was lost meanwhile is made anew.
-        let found = match self.attempt(ask) {
-            Err(trouble) if trouble.is_lost() => self.attempt(ask),
-            found => found,
+        let ask = async |session: &mut Session| news::ask(session, after).await;
+        let answer = match self.heard.take(after) {
+            Some(answer) => Ok(answer),
+            // Whoever was told is told once: a connection that was lost meanwhile is made anew.
+            None => match self.attempt(ask) {
+                Err(trouble) if trouble.is_lost() => self.attempt(ask),
+                answer => answer,
+            },
         };
-        found.map_err(|trouble| trouble.into_read(&self.server.name, "look for commits of others"))
+        let news = answer.and_then(|answer| answer.news(self.knowledge.known(), after, bounds));
+        let news =
+            news.map_err(|trouble| trouble.into_read(&self.server.name, "look for commits of others"))?;
+        self.heard.note_head(end_of(&news));
+        Ok(news)
     }
 
     fn call_on_news(&mut self, call: Arc<dyn Fn() + Send + std::marker::Sync>) {
@@ -553,10 +567,17 @@ impl LogWriter for PostgresWriter {
             server: Arc::clone(&self.server),
             channel: listen::channel(&self.log_id),
             own: Arc::clone(&self.news),
+            heard: Arc::clone(&self.heard),
             writer: Arc::clone(&self.number),
             call,
             closing: self.driver.closing(),
         };
         self.driver.spawn(herald.run());
     }
+}
+
+/// Where the committer is when it has published what is new.
+fn end_of(news: &News) -> u64 {
+    let page = news.page.as_ref().map_or(0, |page| page.through);
+    page.max(news.tail.head)
 }
