@@ -50,7 +50,7 @@ async fn wake_ups_come_again_when_their_connections_were_killed() {
         let killed = on_connection(&address, async |client| {
             let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE application_name = 'millstream' AND (query LIKE 'NOTIFY%' OR query LIKE 'LISTEN%'
-                    OR query LIKE '%pg_backend_pid%' OR query LIKE '%LIMIT 64')";
+                    OR query LIKE '%pg_backend_pid%' OR query LIKE '%WHERE sequence > $1 ORDER BY sequence LIMIT $2')";
             client.query_one(kill, &[]).await.expect("kills").get::<_, i64>(0)
         });
         assert!(killed > 0, "there were connections for wake-ups");

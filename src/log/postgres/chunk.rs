@@ -130,7 +130,7 @@ impl Question {
 }
 
 /// The rows, and whether there were more. The driver reads no further than it is asked to, and discards what is left.
-async fn collect(stream: RowStream) -> Result<(Vec<Row>, bool), tokio_postgres::Error> {
+pub(super) async fn collect(stream: RowStream) -> Result<(Vec<Row>, bool), tokio_postgres::Error> {
     let mut stream = pin!(stream);
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = stream.try_next().await? {
@@ -157,7 +157,9 @@ impl Step {
         }
         let bytes = rows.iter().map(Row::raw_size_bytes).sum::<usize>();
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let rows_max = (CHUNK_BYTES / (bytes / count).max(1)).clamp(16, ROWS_MAX);
+        let rows_max = (CHUNK_BYTES / (bytes / count).max(1))
+            .min(2 * count)
+            .clamp(16, ROWS_MAX);
         Ok(Some(Self { after, rows_max }))
     }
 }

@@ -8,6 +8,7 @@
 //! through the sync of the commit. Words are heard over another connection, which says them once more a little later, one for many: the writer's may be lost before it
 //! has said it. A word that is lost, because its connection or its process is gone, delays the others until their next look at the poll interval.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -29,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const WORDS_MAX: usize = 16;
 /// When words are said once more. Not at once: then those who hear them are at work on the first.
 const REPEAT_AFTER: Duration = Duration::from_millis(10);
+/// How long the committer waits for what a word is about, before it asks for itself.
+const ANSWER_WITHIN: Duration = Duration::from_millis(20);
 
 /// Tells, listens, and connects again when the connection is lost.
 pub(super) struct Herald {
@@ -140,15 +143,26 @@ impl Herald {
         }
     }
 
-    /// Asks what a word is about, and wakes the committer. Without an answer it asks for itself, and meets what was wrong.
+    /// Asks what a word is about, and wakes the committer. Without an answer, or while one is long in coming, it asks for itself, and
+    /// meets what is wrong.
     async fn pass_on(&self, session: &mut Session) -> Result<(), Trouble> {
         let Some(after) = self.heard.wanted() else {
             (self.call)();
             return Ok(());
         };
         let limit = self.server.patience();
-        let asking = news::ask(session, after);
-        let outcome = match tokio::time::timeout(limit, asking).await {
+        let mut asking = pin!(tokio::time::timeout(limit, news::ask(session, after)));
+        let answer = tokio::select! {
+            answer = &mut asking => answer,
+            () = tokio::time::sleep(ANSWER_WITHIN) => {
+                (self.call)();
+                tokio::select! {
+                    answer = asking => answer,
+                    () = closed(&self.closing) => return Ok(()),
+                }
+            }
+        };
+        let outcome = match answer {
             Ok(Ok(answer)) => {
                 self.heard.put(after, answer);
                 Ok(())

@@ -134,9 +134,10 @@ async fn search(
             session.rows_at_first = next.rows_max;
         }
         let ask = || next.and_then(|next| asking.ask(next));
-        let ahead = match reading.ahead {
-            Ahead::NextRows => ask(),
-            Ahead::Nothing => None,
+        let ahead = match (reading.ahead, found) {
+            (Ahead::NextRows, Candidates::Everything) => ask(),
+            // What is searched for may take long, and whoever has the connection next would wait for it in vain.
+            (Ahead::NextRows, _) | (Ahead::Nothing, _) => None,
         };
         for row in &rows {
             if bounded(number(row, 0)?) > asking.through() {

@@ -318,7 +318,10 @@ impl LogWriter for PostgresWriter {
         let started = Instant::now();
         loop {
             match self.try_begin(sync) {
-                Ok(tail) => return Ok(tail),
+                Ok(tail) => {
+                    self.heard.note_head(tail.head);
+                    return Ok(tail);
+                }
                 Err(trouble) if trouble.is_lost() => {
                     self.transaction = None;
                     match pauses.next() {
