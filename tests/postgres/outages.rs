@@ -1,6 +1,7 @@
 //! The connection is lost, the server stops, somebody holds the log: nothing is lost, nothing is doubled, nothing hangs, and what is
 //! said is what is known.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,9 +165,12 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
     let beside = fixture.beside().await;
     let _here = store.stream_all(here.handler()).await.unwrap();
     let _elsewhere = beside.stream_all(elsewhere.handler()).await.unwrap();
+    // There is something to deliver until the last cut.
+    let is_cut = Cell::new(false);
     let appends = async {
-        let mut committed = 0;
-        for _ in 0..60 {
+        let (mut committed, mut calls) = (0, 0);
+        while calls < 60 || !is_cut.get() {
+            calls += 1;
             match store.append(events("a", 3)).await {
                 Ok(appended) => committed += appended.committed_count,
                 Err(AppendError::Storage(error)) => assert!(error.is_retryable(), "{error}"),
@@ -183,6 +187,7 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
             fixture.proxy.set(Mode::Passes);
             fixture.proxy.set(Mode::LosesAnswer { and_closes: false });
         }
+        is_cut.set(true);
     };
     let (committed, ()) = futures::join!(in_time("all are answered", appends), cuts);
     let head = store.query(&EventQuery::all()).await.unwrap().head;
