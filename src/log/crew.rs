@@ -97,12 +97,17 @@ impl Crew {
         self.yard.call(roster);
         Ok(ending)
     }
+
+    /// Nobody joins any more: the threads end with the last member.
+    pub(crate) fn close(&self) {
+        self.yard.roster.lock().is_closed = true;
+        self.yard.changed.notify_all();
+    }
 }
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        self.yard.roster.lock().is_closed = true;
-        self.yard.changed.notify_all();
+        self.close();
     }
 }
 

@@ -307,6 +307,7 @@ impl Host {
                 break;
             }
         }
+        self.options.crew.close();
         let mut late = None;
         for CloseError::DrainLimit { limit, streams } in outcomes.into_iter().filter_map(Result::err) {
             late.get_or_insert((limit, Vec::new())).1.extend(streams);

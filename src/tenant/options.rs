@@ -24,6 +24,8 @@ pub(crate) type OnOpen = dyn Fn(OpenedTenant) -> BoxFuture<'static, Result<Attac
 /// Options that have been checked.
 pub(crate) struct Options {
     pub(crate) store: StoreBuilder,
+    /// The threads of all stores.
+    pub(crate) crew: Arc<Crew>,
     pub(crate) on_open: Option<Arc<OnOpen>>,
     pub(crate) open_max: usize,
     /// Nothing: only to make room for others.
@@ -195,8 +197,10 @@ impl TenantsBuilder {
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Tenants, TenantError> {
         self.validate()?;
         let folder = Folder::open(folder.as_ref())?;
+        let crew = Arc::new(Crew::new(COMMITTER_THREADS_MAX));
         let options = Options {
-            store: self.store.crew(Arc::new(Crew::new(COMMITTER_THREADS_MAX))),
+            store: self.store.crew(Arc::clone(&crew)),
+            crew,
             on_open: self.on_open,
             open_max: self.open_max,
             idle_after: self.idle_after,
