@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for row in &rows {
         println!("{}: {}", row.get::<_, &str>(0), row.get::<_, i64>(1));
     }
-    println!("{} in the schema {}", balances.name(), balances.schema());
+    println!("{} in the schema {}", balances.name(), balances.schema().await?);
     drop(balances);
     store.close().await?;
     Ok(())

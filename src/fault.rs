@@ -53,10 +53,10 @@ pub enum FaultPoint {
     #[cfg(feature = "sqlite")]
     InModel,
     /// A build of a read model is about to take the place of another.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     BeforeSwitch,
     /// A build of a read model serves, what it replaced is still there.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     AfterSwitch,
 }
 

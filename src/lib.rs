@@ -72,8 +72,6 @@ pub use crate::projection::server::{
     model::ServerModel, models::ServerModels, options::ServerModelOptions, projection::ServerProjection,
     view::documents::ServerDocuments,
 };
-#[cfg(all(feature = "postgres", not(feature = "sqlite")))]
-pub use crate::projection::status::ReadModelStatus;
 #[cfg(feature = "sqlite")]
 pub use crate::projection::view::documents::Documents;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -89,11 +87,16 @@ pub use crate::projection::{
     in_log::{model::InLogModel, models::InLogModels, options::InLogOptions},
     model::ReadModel,
     models::ReadModels,
-    options::{ModelOptions, Promotion},
+    options::ModelOptions,
     projection::Projection,
-    rebuild::{Rebuild, RebuildProgress},
     request::{ModelRequest, RequestReport, RequestState},
-    status::{ReadModelStatus, ReadModelVersion},
+    status::ReadModelVersion,
+};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use crate::projection::{
+    options::Promotion,
+    rebuilding::{Rebuild, RebuildProgress},
+    status::ReadModelStatus,
 };
 pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};

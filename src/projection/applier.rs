@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::error::{BoxError, ReadModelError};
 use crate::event::batch::EventBatch;
 use crate::projection::build::{Build, NotApplied, TransactionLimits};
+use crate::projection::catch_up::Target;
 use crate::projection::projection::Kept;
 pub(crate) use crate::projection::spec::Call;
 
@@ -105,6 +106,40 @@ impl Applier {
         let mut writer = self.lock().await;
         let applied = blocking(move || writer.call(&batches, call)).await?;
         applied.map_err(NotApplied::into_handler_error)
+    }
+}
+
+impl Target for OwnedMutexGuard<Writer> {
+    fn position(&self) -> u64 {
+        self.build.position()
+    }
+
+    fn events_max(&self) -> usize {
+        self.limits.events_max
+    }
+
+    async fn apply(mut self, batches: Vec<EventBatch>) -> (Self, Result<(), NotApplied>) {
+        let applied = blocking(move || {
+            let outcome = Writer::apply(&mut self, &batches);
+            (self, outcome)
+        });
+        match applied.await {
+            Ok(applied) => applied,
+            // The runtime is shut down, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn pass(mut self, position: u64) -> (Self, Result<(), ReadModelError>) {
+        let passed = blocking(move || {
+            let passed = Writer::pass(&mut self, position);
+            (self, passed)
+        });
+        match passed.await {
+            Ok(passed) => passed,
+            // The runtime is shut down, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::ReadModelError;
 use crate::projection::applier::blocking;
 use crate::projection::catalog::Catalog;
 use crate::projection::model::Shared;
-use crate::projection::rebuild::Rebuild;
+use crate::projection::rebuilding::Rebuild;
 use crate::projection::request::{ModelRequest, RequestReport};
 use crate::sync::Mutex;
 

@@ -5,24 +5,20 @@
 //! - a batch at or before the position is never applied again, but for a dead letter, and that once;
 //! - who opened the build last may write, nobody else.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use crate::clock::Timestamp;
-use crate::error::{BoxError, FailureCategory, ReadModelError};
+use crate::error::{BoxError, ReadModelError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::catalog::storage;
 use crate::projection::projection::Kept;
-use crate::projection::spec::whole;
-pub(crate) use crate::projection::spec::{Applied, Spec, TransactionLimits};
+pub(crate) use crate::projection::spec::{Applied, NotApplied, Spec, TransactionLimits};
 use crate::store::Store;
-use crate::stream::failure::Failure;
-use crate::stream::handler::panic_text;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept for the projection.
@@ -74,20 +70,6 @@ impl Origin {
             head,
             faults: store.faults().clone(),
         }
-    }
-}
-
-/// Why batches were not applied. What was committed before stays.
-pub(crate) enum NotApplied {
-    /// The projection failed on one of the batches.
-    Projection(BoxError),
-    Panicked(Box<dyn Any + Send>),
-    Model(ReadModelError),
-}
-
-impl From<ReadModelError> for NotApplied {
-    fn from(error: ReadModelError) -> Self {
-        Self::Model(error)
     }
 }
 
@@ -324,31 +306,6 @@ impl Build {
         check_owner(&tx, &self.spec, self.owner)?;
         note(&tx).and_then(|()| tx.commit()).map_err(&failed)?;
         Ok(())
-    }
-}
-
-impl NotApplied {
-    /// As a handler reports it. A panic goes on.
-    pub(crate) fn into_handler_error(self) -> BoxError {
-        match self {
-            Self::Projection(error) => whole(error),
-            Self::Panicked(panic) => resume_unwind(panic),
-            Self::Model(error) => Box::new(error),
-        }
-    }
-}
-
-impl NotApplied {
-    /// As a catch-up reports it.
-    pub(crate) fn into_failure(self) -> Failure {
-        match self {
-            Self::Projection(error) => Failure::of(&*error),
-            Self::Panicked(panic) => Failure::new(
-                FailureCategory::Panic,
-                format!("the projection panicked: {}", panic_text(&*panic)),
-            ),
-            Self::Model(error) => Failure::of(&error),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, Transactio
 use crate::clock::Timestamp;
 use crate::error::{ReadModelError, StorageError};
 use crate::log::sqlite::connection;
+use crate::projection::standing::{BuildRow, BuildState, Promoted, goes_on, older, serving};
 use crate::sync::Mutex;
 
 /// Marks the file as one of read models: "msrm".
@@ -50,39 +51,6 @@ CREATE TABLE request (
 );
 CREATE INDEX request_state ON request (state) WHERE state = 'asked';
 ";
-
-/// One build of one version of a read model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BuildRow {
-    pub(crate) build: i64,
-    pub(crate) name: String,
-    pub(crate) version: u32,
-    pub(crate) file: String,
-    pub(crate) state: BuildState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BuildState {
-    Beside,
-    Serving,
-    Retired,
-}
-
-impl BuildState {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Beside => "beside",
-            Self::Serving => "serving",
-            Self::Retired => "retired",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Beside, Self::Serving, Self::Retired]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
-}
 
 pub(crate) struct Catalog {
     path: PathBuf,
@@ -184,7 +152,7 @@ impl Catalog {
 
     /// Where a build's file is.
     pub(crate) fn file_of(&self, row: &BuildRow) -> PathBuf {
-        self.path.with_file_name(&row.file)
+        self.path.with_file_name(&row.place)
     }
 
     /// All builds that are not retired, by name and version.
@@ -344,20 +312,10 @@ impl Catalog {
             build,
             name: name.to_owned(),
             version,
-            file,
+            place: file,
             state,
         })
     }
-}
-
-/// What became of letting a build serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promoted {
-    Now,
-    /// It did already.
-    Before,
-    /// It was retired meanwhile.
-    No,
 }
 
 fn foreign(path: &Path, found: &str) -> ReadModelError {
@@ -392,29 +350,6 @@ fn check(connection: &Connection, path: &Path) -> Result<(), ReadModelError> {
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, name, |row| row.get(0))
-}
-
-/// The builds for which a condition holds.
-fn serving(known: &[BuildRow]) -> Option<&BuildRow> {
-    known.iter().find(|row| row.state == BuildState::Serving)
-}
-
-/// With which of the builds of its name a version goes on, if there is one. Refused: a newer version serves, which is given.
-fn goes_on(known: &[BuildRow], version: u32) -> Result<Option<&BuildRow>, u32> {
-    let serving = serving(known);
-    if let Some(serving) = serving.filter(|serving| serving.version > version) {
-        return Err(serving.version);
-    }
-    let same = |row: &&BuildRow| row.version == version;
-    Ok(serving.filter(same).or_else(|| known.iter().find(same)))
-}
-
-fn older(name: &str, version: u32, serving: u32) -> ReadModelError {
-    ReadModelError::OlderVersion {
-        name: name.to_owned(),
-        version,
-        serving,
-    }
 }
 
 fn rows(
@@ -461,7 +396,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<BuildRow> {
         build: row.get(0)?,
         name: row.get(1)?,
         version: row.get(2)?,
-        file: row.get(3)?,
+        place: row.get(3)?,
         state: BuildState::parse(&state).unwrap_or(BuildState::Retired),
     })
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::TryStreamExt;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{ReadError, ReadModelError, UndecodableEvent};
 use crate::event::batch::EventBatch;
 use crate::event::query::EventQuery;
 use crate::log::page::{PageBounds, Range};
-use crate::projection::applier::{Writer, blocking};
-use crate::projection::build::NotApplied;
 use crate::projection::lacking::Lacking;
+use crate::projection::spec::NotApplied;
 use crate::store::Store;
 use crate::stream::failure::Failure;
 use crate::stream::policy::{Failures, Retry, Verdict};
@@ -26,9 +24,21 @@ pub(crate) struct CatchUp {
     pub(crate) retry: Retry,
 }
 
+/// A build, wherever it is, and its projection, with nobody else at work on them.
+pub(crate) trait Target: Sized + Send {
+    /// How far it is.
+    fn position(&self) -> u64;
+    /// How many events are given to it at once.
+    fn events_max(&self) -> usize;
+    /// Applies what is behind the position of these batches. Unless all of it was applied, what was committed before stays.
+    fn apply(self, batches: Vec<EventBatch>) -> impl Future<Output = (Self, Result<(), NotApplied>)> + Send;
+    /// Moves the position to where it is not yet.
+    fn pass(self, position: u64) -> impl Future<Output = (Self, Result<(), ReadModelError>)> + Send;
+}
+
 /// Where a catch-up came to an end. The writer is given back.
-pub(crate) struct CaughtUp {
-    pub(crate) writer: OwnedMutexGuard<Writer>,
+pub(crate) struct CaughtUp<T> {
+    pub(crate) writer: T,
     pub(crate) outcome: Result<(), Stuck>,
 }
 
@@ -56,14 +66,14 @@ const GATHERED_BATCHES_MAX: usize = 4_096;
 impl CatchUp {
     /// Applies everything from the writer's position through a sequence, without what is given up, and moves the position there.
     /// `seen` is told how far it is.
-    pub(crate) async fn run(
+    pub(crate) async fn run<T: Target>(
         &self,
-        mut writer: OwnedMutexGuard<Writer>,
+        mut writer: T,
         through: u64,
         lacking: &Lacking,
         seen: impl Fn(u64),
-    ) -> CaughtUp {
-        let position = writer.build.position();
+    ) -> CaughtUp<T> {
+        let position = writer.position();
         if position >= through {
             let outcome = Ok(());
             return CaughtUp { writer, outcome };
@@ -72,10 +82,10 @@ impl CatchUp {
         if position > 0 {
             reader = reader.after(position);
         }
-        let mut next = gather(&mut reader, lacking, writer.limits.events_max).await;
+        let mut next = gather(&mut reader, lacking, writer.events_max()).await;
         let outcome = loop {
             let Gathered { batches, end } = next;
-            let events_max = writer.limits.events_max;
+            let events_max = writer.events_max();
             let gathering = async {
                 match &end {
                     None => Some(gather(&mut reader, lacking, events_max).await),
@@ -85,7 +95,7 @@ impl CatchUp {
             // While these are applied, the next ones are read.
             let (applied, read) = tokio::join!(self.apply(writer, batches), gathering);
             writer = applied.writer;
-            seen(writer.build.position());
+            seen(writer.position());
             if applied.outcome.is_err() {
                 break applied.outcome;
             }
@@ -100,19 +110,19 @@ impl CatchUp {
         }
         let passed = pass(writer, through).await;
         // The last batch may reach further.
-        seen(passed.writer.build.position());
+        seen(passed.writer.position());
         passed
     }
 
     /// Applies what lies before an event that cannot be decoded, in its batch, and moves the position behind it.
-    pub(crate) async fn pass_over(
+    pub(crate) async fn pass_over<T: Target>(
         &self,
-        writer: OwnedMutexGuard<Writer>,
+        writer: T,
         sequence: u64,
         lacking: &Lacking,
-    ) -> CaughtUp {
+    ) -> CaughtUp<T> {
         let range = Range {
-            after: writer.build.position(),
+            after: writer.position(),
             through: sequence - 1,
         };
         if range.after >= range.through {
@@ -137,8 +147,8 @@ impl CatchUp {
     }
 
     /// Applies batches; those of a transaction that failed one by one.
-    async fn apply(&self, writer: OwnedMutexGuard<Writer>, batches: Vec<EventBatch>) -> CaughtUp {
-        let (mut writer, outcome) = apply(writer, batches.clone()).await;
+    async fn apply<T: Target>(&self, writer: T, batches: Vec<EventBatch>) -> CaughtUp<T> {
+        let (mut writer, outcome) = writer.apply(batches.clone()).await;
         match outcome {
             Ok(()) => {}
             Err(NotApplied::Model(error)) => {
@@ -162,10 +172,10 @@ impl CatchUp {
     }
 
     /// Applies a batch, until its retries are used up.
-    async fn apply_alone(&self, mut writer: OwnedMutexGuard<Writer>, batch: EventBatch) -> CaughtUp {
+    async fn apply_alone<T: Target>(&self, mut writer: T, batch: EventBatch) -> CaughtUp<T> {
         let mut failures = None::<Failures>;
         loop {
-            let (given_back, outcome) = apply(writer, vec![batch.clone()]).await;
+            let (given_back, outcome) = writer.apply(vec![batch.clone()]).await;
             writer = given_back;
             let failure = match outcome {
                 Ok(()) => {
@@ -193,34 +203,10 @@ impl CatchUp {
 }
 
 /// Moves the position over what there is nothing to apply of.
-async fn pass(mut writer: OwnedMutexGuard<Writer>, position: u64) -> CaughtUp {
-    let passed = blocking(move || {
-        let passed = writer.pass(position);
-        (writer, passed)
-    });
-    match passed.await {
-        Ok((writer, passed)) => {
-            let outcome = passed.map_err(Stuck::Model);
-            CaughtUp { writer, outcome }
-        }
-        // The runtime is shut down, and this task with it.
-        Err(_) => std::future::pending().await,
-    }
-}
-
-async fn apply(
-    mut writer: OwnedMutexGuard<Writer>,
-    batches: Vec<EventBatch>,
-) -> (OwnedMutexGuard<Writer>, Result<(), NotApplied>) {
-    let applied = blocking(move || {
-        let outcome = writer.apply(&batches);
-        (writer, outcome)
-    });
-    match applied.await {
-        Ok(applied) => applied,
-        // The runtime is shut down, and this task with it.
-        Err(_) => std::future::pending().await,
-    }
+async fn pass<T: Target>(writer: T, position: u64) -> CaughtUp<T> {
+    let (writer, passed) = writer.pass(position).await;
+    let outcome = passed.map_err(Stuck::Model);
+    CaughtUp { writer, outcome }
 }
 
 /// The next batches that fit into a transaction, and how the reader ends behind them, if it does.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::error::ReadModelError;
 use crate::projection::applier::blocking;
 use crate::projection::build::{Build, Origin, Spec};
-use crate::projection::catalog::{BuildRow, BuildState, Catalog};
+use crate::projection::catalog::Catalog;
 use crate::projection::models::stream_name;
 use crate::projection::options::ModelOptions;
+use crate::projection::resume::refuse_pruned;
 use crate::store::Store;
 
 /// Refuses what would be refused when the build is opened, and changes nothing.
@@ -34,21 +35,4 @@ pub(crate) async fn check(
     let extent = store.log().extent().await?;
     let position = stored.check(spec, &Origin::of(store, extent.head))?;
     refuse_pruned(&row, position, extent.pruned_through)
-}
-
-/// Refuses a build that lacks what was pruned. The first version begins with what is left, as a stream does. Others would lack what older
-/// ones have.
-pub(crate) fn refuse_pruned(
-    row: &BuildRow,
-    position: u64,
-    pruned_through: u64,
-) -> Result<(), ReadModelError> {
-    if position < pruned_through && (position > 0 || row.state == BuildState::Beside) {
-        return Err(ReadModelError::Pruned {
-            name: row.name.clone(),
-            position,
-            pruned_through,
-        });
-    }
-    Ok(())
 }

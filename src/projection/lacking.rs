@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use crate::error::{DeadLetterError, ReadModelError};
 use crate::event::batch::EventBatch;
 use crate::log::letter::DeadLetter;
-use crate::projection::model::Shared;
+use crate::store::Store;
 
 /// The dead letters of a model, and which of them the rebuild gives up.
 pub(crate) struct Lacking {
@@ -91,21 +91,21 @@ impl Lacking {
 }
 
 /// The dead letters that the model's stream has now.
-pub(crate) async fn letters(shared: &Shared) -> Result<Vec<DeadLetter>, ReadModelError> {
-    let letters = shared.store().dead_letters(shared.stream_name()).list();
+pub(crate) async fn letters(store: &Store, stream: &str) -> Result<Vec<DeadLetter>, ReadModelError> {
+    let letters = store.dead_letters(stream).list();
     Ok(letters.try_collect().await?)
 }
 
 /// Removes the dead letters of what the rebuild has applied, up to where it ended: they wait for nothing any more. One that cannot be removed does no
 /// harm: the build knows that it was applied.
-pub(crate) async fn discard_applied(shared: &Shared, lacking: &Lacking, through: u64) {
-    let letters = shared.store().dead_letters(shared.stream_name());
+pub(crate) async fn discard_applied(store: &Store, stream: &str, lacking: &Lacking, through: u64) {
+    let letters = store.dead_letters(stream);
     for first_sequence in lacking.applied(through) {
         let reason = "applied by a rebuild of the read model";
         match letters.discard(first_sequence, reason).await {
             Ok(()) | Err(DeadLetterError::NotFound { .. }) => {}
             Err(error) => {
-                tracing::warn!(name = shared.name(), first_sequence, %error, "a dead letter that was applied by a rebuild stays in the list");
+                tracing::warn!(stream, first_sequence, %error, "a dead letter that was applied by a rebuild stays in the list");
             }
         }
     }

@@ -27,13 +27,11 @@ mod attend;
 pub(crate) mod build;
 #[cfg(feature = "sqlite")]
 pub(crate) mod catalog;
-#[cfg(feature = "sqlite")]
 mod catch_up;
 #[cfg(feature = "sqlite")]
 mod fit;
 #[cfg(feature = "sqlite")]
 pub(crate) mod in_log;
-#[cfg(feature = "sqlite")]
 mod lacking;
 #[cfg(feature = "sqlite")]
 pub(crate) mod model;
@@ -52,13 +50,16 @@ mod pool;
 #[cfg(feature = "sqlite")]
 #[expect(clippy::module_inception, reason = "the trait gives the folder its name")]
 pub(crate) mod projection;
+mod promotion;
 #[cfg(feature = "sqlite")]
-pub(crate) mod rebuild;
+mod rebuild;
+pub(crate) mod rebuilding;
 #[cfg(feature = "sqlite")]
 pub(crate) mod request;
 mod resume;
 #[cfg(feature = "postgres")]
 pub(crate) mod server;
 pub(crate) mod spec;
+mod standing;
 pub(crate) mod status;
 pub(crate) mod view;

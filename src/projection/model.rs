@@ -9,26 +9,27 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::error::{ReadModelError, SteerError, StopCause, WaitError};
+use crate::error::{ReadModelError, StopCause, WaitError};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::applier::{Applier, Call, Writer, blocking};
 use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
-use crate::projection::catalog::{BuildRow, BuildState, Catalog, Promoted};
+use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
 use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
 use crate::projection::own::Owned;
 use crate::projection::pool::Pool;
-use crate::projection::rebuild::Rebuild;
+use crate::projection::promotion::{CLOSE_EVENTS, caught_up, end_older_streams};
+use crate::projection::rebuilding::Rebuild;
+use crate::projection::standing::{BuildRow, BuildState, Promoted};
 use crate::projection::status::ReadModelStatus;
 use crate::store::Store;
 use crate::stream::handle::EventStream;
 use crate::stream::handler::HandleStream;
 use crate::stream::inside;
-use crate::stream::status::{StreamState, StreamStatus};
 use crate::stream::wait::Until;
 
 /// A read model that is kept: got with [`ReadModels::project`](crate::ReadModels::project) or
@@ -92,10 +93,6 @@ impl Shared {
 
     pub(crate) fn version(&self) -> u32 {
         self.version
-    }
-
-    pub(crate) fn stream_name(&self) -> &str {
-        &self.stream_name
     }
 
     pub(crate) fn catalog(&self) -> &Arc<Catalog> {
@@ -195,7 +192,7 @@ impl Shared {
                 tracing::info!(name = %self.name, version = self.version, "a read model serves, older versions are retired");
             }
         }
-        self.end_older_streams().await?;
+        end_older_streams(self.store(), &self.name, self.version).await?;
         let catalog = Arc::clone(&self.catalog);
         blocking(move || catalog.sweep()).await
     }
@@ -217,28 +214,6 @@ impl Shared {
             });
         }
         self.promote().await
-    }
-
-    /// Removes the streams of older versions from the log, wherever they run: their builds are retired.
-    async fn end_older_streams(&self) -> Result<(), ReadModelError> {
-        let rows = self.store().log().cursors().await?;
-        for row in rows {
-            let version = row.name.strip_prefix(self.name.as_str());
-            let version = version.and_then(|rest| rest.strip_prefix('@'));
-            let version = version.and_then(|version| version.parse::<u32>().ok());
-            if version.is_none_or(|version| version >= self.version) {
-                continue;
-            }
-            let ended = match self.store().stream(&row.name).await {
-                Ok(older) => older.delete().await,
-                Err(error) => Err(error),
-            };
-            match ended {
-                Ok(()) | Err(SteerError::NoSuchStream { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -265,7 +240,7 @@ impl ReadModel {
         let owned = parts.owned.take();
         let shared = Self::share(parts);
         if shared.is_serving() {
-            shared.end_older_streams().await?;
+            end_older_streams(shared.store(), &shared.name, shared.version).await?;
         }
         let position = shared.applier.lock().await.build.position();
         let durable = shared.options.stream(&shared.stream_name, position);
@@ -534,29 +509,14 @@ pub(crate) fn promote(
 fn promote_later(shared: &Arc<Shared>, stream: &EventStream) -> AbortHandle {
     let (shared, mut watch) = (Arc::clone(shared), stream.watch());
     let task = tokio::spawn(async move {
-        let mut status = watch.current();
-        while !has_caught_up(&status) {
-            let Some(newer) = watch.changed().await else {
-                return;
-            };
-            status = newer;
+        if !caught_up(&mut watch).await {
+            return;
         }
         if let Err(error) = shared.promote().await {
             tracing::error!(name = %shared.name, version = shared.version, %error, "a read model has caught up and does not serve; promote it by hand");
         }
     });
     task.abort_handle()
-}
-
-/// Under load a model may never be at the head, but always close to it.
-const CLOSE_EVENTS: u64 = 100;
-
-fn has_caught_up(status: &StreamStatus) -> bool {
-    match status.state {
-        StreamState::Live => true,
-        StreamState::CatchingUp => status.lag <= CLOSE_EVENTS,
-        _ => false,
-    }
 }
 
 impl Drop for ReadModel {

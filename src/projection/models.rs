@@ -19,7 +19,7 @@ use crate::projection::options::ModelOptions;
 use crate::projection::own::own;
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
-use crate::projection::resume::behind_letters;
+use crate::projection::resume::{behind_letters, refuse_pruned};
 pub(crate) use crate::projection::spec::{check, runtime, stream_name};
 use crate::store::Store;
 use crate::sync::Mutex;
@@ -272,7 +272,7 @@ impl ReadModels {
         })
         .await??;
         if build.position() < extent.pruned_through {
-            fit::refuse_pruned(&row, build.position(), extent.pruned_through)?;
+            refuse_pruned(&row, build.position(), extent.pruned_through)?;
             build = passed(build, extent.pruned_through).await?;
         }
         if let Some(position) = behind_letters(store, &stream, &query, build.position()).await? {

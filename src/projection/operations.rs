@@ -8,9 +8,10 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::ReadModelError;
 use crate::projection::applier::blocking;
 use crate::projection::catalog::requests::Cancelled;
-use crate::projection::catalog::{BuildRow, BuildState, Catalog, storage};
+use crate::projection::catalog::{Catalog, storage};
 use crate::projection::models::{ReadModels, runtime};
 use crate::projection::request::{ModelRequest, RequestReport};
+use crate::projection::standing::{BuildRow, BuildState};
 use crate::projection::status::ReadModelVersion;
 
 impl ReadModels {
@@ -122,7 +123,7 @@ fn version(catalog: &Catalog, row: BuildRow) -> Result<ReadModelVersion, ReadMod
         position: position(catalog.file_of(&row)).map_err(storage("read how far a read model is"))?,
         name: row.name,
         version: row.version,
-        file: row.file,
+        file: row.place,
     })
 }
 

@@ -10,7 +10,6 @@ use crate::stream::failure::FailurePolicy;
 use crate::stream::options::{Checkpoint, DurableStream};
 use crate::stream::policy::Retry;
 
-#[cfg(feature = "sqlite")]
 /// When a version begins to serve that was built beside an older one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,7 +17,7 @@ pub enum Promotion {
     /// As soon as it has caught up with the log.
     #[default]
     WhenCaughtUp,
-    /// When [`ReadModel::promote`](crate::ReadModel::promote) is called.
+    /// When `promote` of its handle is called.
     ByHand,
 }
 
@@ -40,7 +39,6 @@ pub struct ModelOptions {
     retry: Retry,
     policies: Vec<(Option<FailureCategory>, FailurePolicy)>,
     transaction: TransactionLimits,
-    #[cfg(feature = "sqlite")]
     promotion: Promotion,
     ownership: Ownership,
 }
@@ -54,7 +52,6 @@ impl Default for ModelOptions {
                 events_max: 10_000,
                 within: Duration::from_millis(250),
             },
-            #[cfg(feature = "sqlite")]
             promotion: Promotion::default(),
             ownership: Ownership::default(),
         }
@@ -101,7 +98,6 @@ impl ModelOptions {
         self
     }
 
-    #[cfg(feature = "sqlite")]
     /// When a version serves that is built beside an older one. Default: [`Promotion::WhenCaughtUp`].
     #[must_use]
     pub fn promotion(mut self, promotion: Promotion) -> Self {
@@ -131,7 +127,6 @@ impl ModelOptions {
         self.transaction
     }
 
-    #[cfg(feature = "sqlite")]
     pub(crate) fn promotes(&self) -> Promotion {
         self.promotion
     }

@@ -35,19 +35,27 @@ impl Owned {
     }
 }
 
+/// Keeps this version from being registered twice in this store.
+#[cfg(feature = "postgres")]
+pub(crate) fn reserve(store: &Store, spec: &Spec) -> Result<Reservation, ReadModelError> {
+    let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
+    reserve_stream(store, spec, &stream)
+}
+
+fn reserve_stream(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reservation, ReadModelError> {
+    let registry = store.registry();
+    let reserved = registry.reservations.reserve(stream);
+    let reserved = reserved.filter(|_| registry.running(stream).is_none());
+    reserved.ok_or_else(|| ReadModelError::Active {
+        name: spec.name.clone(),
+        version: spec.version,
+    })
+}
+
 /// Claims the stream of a read model, and waits for it when that is wanted. Of two who do that in one store at once, the second is refused.
 pub(crate) async fn own(store: &Store, spec: &Spec, ownership: Ownership) -> Result<Owned, ReadModelError> {
     let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
-    let registry = store.registry();
-    let reserved = registry.reservations.reserve(&stream);
-    let active = || ReadModelError::Active {
-        name: spec.name.clone(),
-        version: spec.version,
-    };
-    let reservation = reserved.ok_or_else(active)?;
-    if registry.running(&stream).is_some() {
-        return Err(active());
-    }
+    let reservation = reserve_stream(store, spec, &stream)?;
     let log = store.log();
     let unless_kept = LetsGo::of(&stream, log);
     let mut waits = false;

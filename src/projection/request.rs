@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::projection::rebuilding::remaining;
+
 /// What may be asked of a read model that some process keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,23 +77,5 @@ impl RequestState {
     /// Whether nothing more will become of it.
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Done | Self::Failed { .. })
-    }
-}
-
-/// How long the rest takes at a rate.
-pub(crate) fn remaining(done: u64, total: u64, events_per_second: f64) -> Option<Duration> {
-    let left = total.saturating_sub(done) as f64;
-    Duration::try_from_secs_f64(left / events_per_second).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_remains_is_known_with_a_rate_alone() {
-        assert_eq!(remaining(0, 10, 0.0), None);
-        assert_eq!(remaining(4, 10, 2.0), Some(Duration::from_secs(3)));
-        assert_eq!(remaining(12, 10, 2.0), Some(Duration::ZERO));
     }
 }

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use crate::error::ReadModelError;
 use crate::event::query::EventQuery;
 use crate::log::letter::DeadLetter;
+use crate::projection::standing::{BuildRow, BuildState};
 use crate::store::Store;
 
 /// The position up to which there is nothing but dead letters after `position`; nothing: the model goes on where it is.
@@ -36,4 +37,21 @@ pub(crate) async fn behind_letters(
         }
     }
     Ok(Some(cursor))
+}
+
+/// Refuses a build that lacks what was pruned. The first version begins with what is left, as a stream does. Others would lack what older
+/// ones have.
+pub(crate) fn refuse_pruned(
+    row: &BuildRow,
+    position: u64,
+    pruned_through: u64,
+) -> Result<(), ReadModelError> {
+    if position < pruned_through && (position > 0 || row.state == BuildState::Beside) {
+        return Err(ReadModelError::Pruned {
+            name: row.name.clone(),
+            position,
+            pruned_through,
+        });
+    }
+    Ok(())
 }

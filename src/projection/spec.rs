@@ -1,12 +1,15 @@
 //! What all read models have in common, wherever their rows are: how they are named, how much one transaction applies, and what is made of
 //! the errors of projections.
 
+use std::any::Any;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::error::{BoxError, DecodeError, ReadModelError, causes};
-use crate::stream::failure::HandlerError;
+use crate::error::{BoxError, DecodeError, FailureCategory, ReadModelError, causes};
+use crate::stream::failure::{Failure, HandlerError};
+use crate::stream::handler::panic_text;
 use crate::stream::options::check_name;
 
 /// Bytes of a read model's name. With its version it names a stream.
@@ -41,6 +44,43 @@ pub(crate) enum Call {
 pub(crate) struct Applied {
     pub(crate) batches: usize,
     pub(crate) last_sequence: u64,
+}
+
+/// Why batches were not applied. What was committed before stays.
+pub(crate) enum NotApplied {
+    /// The projection failed on one of the batches.
+    Projection(BoxError),
+    Panicked(Box<dyn Any + Send>),
+    Model(ReadModelError),
+}
+
+impl From<ReadModelError> for NotApplied {
+    fn from(error: ReadModelError) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl NotApplied {
+    /// As a handler reports it. A panic goes on.
+    pub(crate) fn into_handler_error(self) -> BoxError {
+        match self {
+            Self::Projection(error) => whole(error),
+            Self::Panicked(panic) => resume_unwind(panic),
+            Self::Model(error) => Box::new(error),
+        }
+    }
+
+    /// As a catch-up reports it.
+    pub(crate) fn into_failure(self) -> Failure {
+        match self {
+            Self::Projection(error) => Failure::of(&*error),
+            Self::Panicked(panic) => Failure::new(
+                FailureCategory::Panic,
+                format!("the projection panicked: {}", panic_text(&*panic)),
+            ),
+            Self::Model(error) => Failure::of(&error),
+        }
+    }
 }
 
 /// An error that names an event would say that those before it are handled. Here the batch was rolled back as a whole.

@@ -169,6 +169,17 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The schemas of all builds that there are.
+    pub(crate) fn builds(&self) -> i64 {
+        let sql = format!(
+            "SELECT count(*) FROM pg_namespace WHERE starts_with(nspname, '{}_')",
+            self.database.schema
+        );
+        self.database.number(&sql)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let sql = format!(

@@ -1,4 +1,4 @@
-//! Read models on the log's PostgreSQL server: R1 over restarts, lost connections and killed processes, D6 between two stores, D5 and D7.
+//! Read models on the log's PostgreSQL server: R1 over restarts, lost connections and killed processes, D6 between two stores, D5 and D7, R2 over rebuilds and versions.
 
 mod child;
 #[path = "../common/mod.rs"]
@@ -13,5 +13,7 @@ mod outages;
 #[path = "../postgres/proxy.rs"]
 mod proxy;
 mod random;
+mod rebuilds;
 mod refusals;
+mod versions;
 mod views;

@@ -8,7 +8,7 @@ use millstream::{DeadLetter, EventQuery, FailurePolicy, Retry, ServerModel, Serv
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::common::in_time;
+use crate::common::{eventually, in_time};
 use crate::fixture::{Counts, Place, Sabotage, append_types, models, rows};
 
 const TYPES: [&str; 3] = ["a", "b", "c"];
@@ -28,6 +28,10 @@ enum Step {
     Kill,
     /// The model is removed and built anew.
     Remove,
+    /// It is rebuilt beside the one that serves, while it goes on.
+    Rebuild,
+    /// A rebuild is begun and given up.
+    Cancel,
     Rest,
 }
 
@@ -42,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::TakeOver),
         2 => Just(Step::Kill),
         1 => Just(Step::Remove),
+        2 => Just(Step::Rebuild),
+        1 => Just(Step::Cancel),
         2 => Just(Step::Rest),
     ]
 }
@@ -100,6 +106,16 @@ impl World<'_> {
                 models(&self.store).remove("counts", 1).await.unwrap();
                 self.model.stopped().await;
                 self.model = self.register().await;
+            }
+            Step::Rebuild => {
+                let rebuild = self.model.rebuild().await.unwrap();
+                self.append(&[0, 1]).await;
+                in_time("it is rebuilt", rebuild.finished()).await.unwrap();
+            }
+            Step::Cancel => {
+                self.model.rebuild().await.unwrap().cancel();
+                let is_over = || !self.model.status().is_rebuilding;
+                eventually("the rebuild has ended", is_over).await;
             }
             Step::Rest => self.rest().await,
         }

@@ -12,13 +12,14 @@ pub(super) struct Link {
 }
 
 pub(super) struct Statements {
-    /// Locks the model's row, and says that a transaction is under way.
+    /// Locks the build's row, and says that a transaction is under way. Nothing, when the build is another one's now.
     pub(super) open: Statement,
     /// Says that it is at its end. Nothing, when it is another transaction than the one that was begun: no other one sees that it is
     /// under way.
     pub(super) close: Statement,
     /// Keeps everybody from taking the stream over until the commit is done, which comes next. Nothing, when that has happened.
     pub(super) fence: Statement,
+    /// Whether a dead letter was applied: by a retry whose letter could not be removed afterwards, or by a rebuild.
     pub(super) has_applied: Statement,
     pub(super) note_applied: Statement,
 }
@@ -43,13 +44,13 @@ async fn prepare(client: &Client, log: &str, namespace: &str) -> Result<Statemen
     Ok(Statements {
         open: client
             .prepare(&format!(
-                "UPDATE {log}.millstream_model SET is_applying = true WHERE name = $1 AND version = $2 RETURNING position"
+                "UPDATE {log}.millstream_model SET is_applying = true WHERE build = $1 AND owner = $2 RETURNING position"
             ))
             .await?,
         close: client
             .prepare(&format!(
-                "UPDATE {log}.millstream_model SET is_applying = false, position = $3, updated_at = $4
-                 WHERE name = $1 AND version = $2 AND is_applying"
+                "UPDATE {log}.millstream_model SET is_applying = false, position = $2, updated_at = $3
+                 WHERE build = $1 AND is_applying"
             ))
             .await?,
         fence: client
@@ -59,12 +60,17 @@ async fn prepare(client: &Client, log: &str, namespace: &str) -> Result<Statemen
             .await?,
         has_applied: client
             .prepare(&format!(
-                "SELECT true FROM {log}.millstream_model_retried WHERE name = $1 AND version = $2 AND first_sequence = $3"
+                "SELECT true FROM {log}.millstream_model_retried WHERE build = $1 AND first_sequence = $2
+                 UNION ALL
+                 SELECT true FROM {log}.millstream_model WHERE build = $1 AND rebuilt_through >= $3
+                     AND NOT EXISTS (SELECT FROM {log}.millstream_model_lacking WHERE build = $1 AND first_sequence = $2)
+                 LIMIT 1"
             ))
             .await?,
         note_applied: client
             .prepare(&format!(
-                "INSERT INTO {log}.millstream_model_retried (name, version, first_sequence) VALUES ($1, $2, $3)
+                "WITH found AS (DELETE FROM {log}.millstream_model_lacking WHERE build = $1 AND first_sequence = $2)
+                 INSERT INTO {log}.millstream_model_retried (build, first_sequence) VALUES ($1, $2)
                  ON CONFLICT DO NOTHING"
             ))
             .await?,

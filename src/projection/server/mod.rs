@@ -25,11 +25,15 @@
 mod hand;
 mod keeper;
 mod link;
+mod list;
 pub(crate) mod model;
 pub(crate) mod models;
 pub(crate) mod options;
 pub(crate) mod projection;
 mod readers;
+mod rebuild;
 mod rows;
+mod shared;
 mod step;
+mod tables;
 pub(crate) mod view;

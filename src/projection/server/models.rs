@@ -1,26 +1,24 @@
 //! The read models on a log's server, and how they are registered.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::error::{ReadModelError, SteerError, StreamError};
+use crate::error::{ReadModelError, SteerError};
 use crate::log::postgres::beside::{Purpose, ServerDesk};
-use crate::projection::own::own;
+use crate::projection::catch_up::CatchUp;
+use crate::projection::own::{own, reserve};
 use crate::projection::resume::behind_letters;
-use crate::projection::server::keeper::Keeper;
+use crate::projection::server::hand::Hand;
+use crate::projection::server::keeper::{Fence, Keeper, Work};
+use crate::projection::server::list::{self, sweep};
 use crate::projection::server::model::ServerModel;
 use crate::projection::server::options::ServerModelOptions;
 use crate::projection::server::projection::ServerProjection;
-use crate::projection::server::readers::Readers;
-use crate::projection::server::rows::{self, Origin};
+use crate::projection::server::rows::{self, Origin, Wish};
+use crate::projection::server::shared::Parts;
 use crate::projection::server::step::Plan;
-use crate::projection::spec::{Call, Spec, check, runtime, stream_name};
+use crate::projection::spec::{Spec, check, runtime, stream_name};
 use crate::store::Store;
-use crate::stream::handler::HandleStream;
-use crate::stream::inside;
-
-/// More batches are not in one handler call. What a transaction has is bounded by events and time.
-const GROUP_BATCHES_MAX: u32 = 1_024;
 
 /// The read models on a log's PostgreSQL server: rows in the database that the log lies in, kept by projections whose SQL is asynchronous.
 ///
@@ -95,14 +93,13 @@ impl ServerModels {
     /// Keeps a read model continuously: a durable stream of the store applies what is committed, until the handle is dropped.
     ///
     /// The stream is called `NAME@VERSION` and is seen and steered as any other. A version that is new is built from the first event
-    /// on, and may be read meanwhile; [`ServerModel::caught_up`] says when it is complete. It has a schema of its own, so that it stands
-    /// beside older versions until those are [removed](Self::remove). A version that another store keeps is refused, waited for or
-    /// taken over, as [`ServerModelOptions::ownership`] says.
+    /// on; while an older one serves it is built beside that, in a schema of its own, and takes its place when it has caught up. A version that
+    /// another store keeps is refused, waited for or taken over, as [`ServerModelOptions::ownership`] says; whoever loses it writes nothing more.
     ///
     /// # Errors
-    /// The name or version is refused; this version is registered already, or kept by another store; it was built from another log, is ahead of this
-    /// one, or needs events that were pruned; its query or schema changed and its version did not; the schema fails; there is no runtime;
-    /// the store is closed; the server cannot be reached, or refuses.
+    /// The name or version is refused; this version is registered already, kept by another store, or older than the one that serves; it was built
+    /// from another log, is ahead of this one, or needs events that were pruned; its query or schema changed and its version did not; the schema
+    /// fails; there is no runtime; the store is closed; the server cannot be reached, or refuses.
     ///
     /// # Cancel safety
     /// When the future is dropped nothing is kept; the tables may have been made.
@@ -123,53 +120,97 @@ impl ServerModels {
         projection: P,
         options: &ServerModelOptions,
     ) -> Result<ServerModel, ReadModelError> {
-        runtime()?;
-        check(projection.name(), projection.version())?;
-        let query = projection.query();
-        let spec = Spec {
-            name: projection.name().to_owned(),
-            version: projection.version(),
-            query: query.canonical_text(),
-            schema: projection.schema().to_owned(),
-        };
-        let stream_name = stream_name(&spec.name, spec.version);
+        let spec = spec(&projection)?;
         self.check_fit(&spec, options).await?;
         // First, so that who is refused has not touched what another one keeps.
         let owned = own(&self.store, &spec, options.model().ownership_of_stream()).await?;
+        let parts = self
+            .open(projection, spec, options, Wish::WriteWithStream)
+            .await?;
+        ServerModel::continuous(parts, owned).await
+    }
+
+    /// Keeps a read model on demand: nothing runs, and [`catch_up`](ServerModel::catch_up) brings it to the head before it is read.
+    ///
+    /// It has no stream, and its own row says who may write it: whoever registered the version last, here or elsewhere.
+    ///
+    /// # Errors
+    /// As [`project`](Self::project).
+    ///
+    /// # Cancel safety
+    /// As [`project`](Self::project).
+    pub async fn on_demand<P: ServerProjection>(&self, projection: P) -> Result<ServerModel, ReadModelError> {
+        self.on_demand_with(projection, &ServerModelOptions::default())
+            .await
+    }
+
+    /// The same with other [options](ServerModelOptions). A failure policy has no say here: the failure is given to whoever asked.
+    ///
+    /// # Errors
+    /// As [`project`](Self::project).
+    ///
+    /// # Cancel safety
+    /// As [`project`](Self::project).
+    pub async fn on_demand_with<P: ServerProjection>(
+        &self,
+        projection: P,
+        options: &ServerModelOptions,
+    ) -> Result<ServerModel, ReadModelError> {
+        let spec = spec(&projection)?;
+        let reserved = reserve(&self.store, &spec)?;
+        let parts = self.open(projection, spec, options, Wish::WriteAlone).await?;
+        Ok(ServerModel::on_demand(parts, reserved))
+    }
+
+    /// Finds or makes the build of a version, to write it.
+    async fn open<P: ServerProjection>(
+        &self,
+        projection: P,
+        spec: Spec,
+        options: &ServerModelOptions,
+        wish: Wish,
+    ) -> Result<Parts, ReadModelError> {
+        let query = projection.query();
         let extent = self.store.log().extent().await?;
         let origin = Origin {
             log_id: self.store.log_id(),
             head: extent.head,
+            pruned_through: extent.pruned_through,
         };
         let mut client = self.desk.connect(Purpose::Write).await?;
-        let opened = rows::open(&self.desk, &mut client, &spec, origin).await?;
+        let opened = rows::open(&self.desk, &mut client, &spec, origin, wish).await?;
         drop(client);
-        let position = first_position(&spec, opened.position, extent.pruned_through)?;
-        let behind = behind_letters(&self.store, &stream_name, &query, position).await?;
+        sweep(&self.desk).await;
+        // A model that has nothing yet begins with what is left, as a stream does.
+        let position = opened.position.max(extent.pruned_through);
+        let stream = stream_name(&spec.name, spec.version);
+        let behind = behind_letters(&self.store, &stream, &query, position).await?;
         let position = behind.unwrap_or(position);
         let plan = Plan {
-            spec: spec.clone(),
-            stream: stream_name.as_str().into(),
-            namespace: opened.namespace.clone(),
+            stream: stream.as_str().into(),
+            spec,
             desk: self.desk.clone(),
             limits: options.model().transaction(),
             batch_timeout: options.time_of_a_batch(),
             faults: self.store.faults().clone(),
         };
-        let keeper = Keeper::new(plan, projection, self.store.registry());
-        let durable = options.model().stream(&stream_name, position);
-        let handler = handler(keeper).retry(options.model().retry_policy());
-        let stream = self.store.stream_to_durable(&durable, &query, handler).await;
-        let stream = stream.map_err(|error| match error {
-            StreamError::NameActive { .. } => ReadModelError::Active {
-                name: spec.name.clone(),
-                version: spec.version,
+        let fence = match wish {
+            Wish::WriteWithStream => Fence::Stream(Arc::downgrade(self.store.registry())),
+            Wish::Look | Wish::WriteAlone => Fence::Row,
+        };
+        let row = opened.row.clone();
+        let hand = Hand::new(opened, projection, position);
+        Ok(Parts {
+            position: hand.shown(),
+            keeper: Keeper::new(Work { plan, fence }, hand),
+            catch_up: CatchUp {
+                store: self.store.clone(),
+                query,
+                retry: options.model().retry_policy(),
             },
-            error => error.into(),
-        })?;
-        owned.keep();
-        let readers = Readers::new(self.desk.clone(), opened.namespace, spec.name.clone());
-        Ok(ServerModel::new(self.store.clone(), readers, spec, stream))
+            options: options.model().clone(),
+            row,
+        })
     }
 
     /// Refuses what would be refused when the model is opened: a take-over ends the earlier owner.
@@ -181,14 +222,16 @@ impl ServerModels {
         let origin = Origin {
             log_id: self.store.log_id(),
             head: u64::MAX,
+            pruned_through: extent.pruned_through,
         };
         let mut client = self.desk.connect(Purpose::Write).await?;
-        let opened = rows::open(&self.desk, &mut client, spec, origin).await?;
-        first_position(spec, opened.position, extent.pruned_through).map(|_| ())
+        rows::open(&self.desk, &mut client, spec, origin, Wish::Look)
+            .await
+            .map(drop)
     }
 
     /// Removes a version of a read model: its stream with its cursor and dead letters, and its schema with everything in it, in that order.
-    /// A version that is registered somewhere stops there. Registered again, it is built anew from the log (R2).
+    /// A version that is registered somewhere stops there. When it served, nothing does until another version is promoted. Registered again, it is built anew from the log (R2).
     ///
     /// # Errors
     /// There is no such version; the store is closed; somebody else has its tables locked; the server cannot be reached, or refuses.
@@ -198,7 +241,7 @@ impl ServerModels {
     pub async fn remove(&self, name: &str, version: u32) -> Result<(), ReadModelError> {
         self.store.check_open()?;
         let mut client = self.desk.connect(Purpose::Write).await?;
-        if !rows::has(&self.desk, &mut client, name, version).await? {
+        if !list::has(&self.desk, &mut client, name, version).await? {
             return Err(ReadModelError::NoSuchModel {
                 name: stream_name(name, version),
             });
@@ -211,30 +254,18 @@ impl ServerModels {
             Ok(()) | Err(SteerError::NoSuchStream { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(rows::remove(&self.desk, &mut client, name, version).await?)
+        Ok(list::remove(&self.desk, &mut client, name, version).await?)
     }
 }
 
-/// Where the stream begins, as far as pruning left it. A model that has nothing yet begins with what is left, as a stream does.
-fn first_position(spec: &Spec, position: u64, pruned_through: u64) -> Result<u64, ReadModelError> {
-    if position > 0 && position < pruned_through {
-        return Err(ReadModelError::Pruned {
-            name: spec.name.clone(),
-            position,
-            pruned_through,
-        });
-    }
-    Ok(position.max(pruned_through))
-}
-
-fn handler<P: ServerProjection>(keeper: Keeper<P>) -> HandleStream {
-    HandleStream::group(GROUP_BATCHES_MAX, Duration::ZERO, move |batches| {
-        let keeper = keeper.clone();
-        let call = match inside::is_letter() {
-            true => Call::Letter,
-            false => Call::Next,
-        };
-        async move { keeper.handle(batches, call).await }
+fn spec(projection: &impl ServerProjection) -> Result<Spec, ReadModelError> {
+    runtime()?;
+    check(projection.name(), projection.version())?;
+    Ok(Spec {
+        name: projection.name().to_owned(),
+        version: projection.version(),
+        query: projection.query().canonical_text(),
+        schema: projection.schema().to_owned(),
     })
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::clock::TIME_MAX;
 use crate::error::FailureCategory;
 use crate::log::owner::Ownership;
-use crate::projection::options::ModelOptions;
+use crate::projection::options::{ModelOptions, Promotion};
 use crate::stream::failure::FailurePolicy;
 use crate::stream::policy::Retry;
 
-/// How a read model on the log's server is kept: what happens when its projection fails, and how large its transactions are.
+/// How a read model on the log's server is kept: what happens when its projection fails, and how large its transactions are,
+/// when a new version serves.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,6 +82,13 @@ impl ServerModelOptions {
     #[must_use]
     pub fn transaction_within(mut self, within: Duration) -> Self {
         self.model = self.model.transaction_within(within);
+        self
+    }
+
+    /// When a version serves that is built beside an older one. Default: [`Promotion::WhenCaughtUp`].
+    #[must_use]
+    pub fn promotion(mut self, promotion: Promotion) -> Self {
+        self.model = self.model.promotion(promotion);
         self
     }
 

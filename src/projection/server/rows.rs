@@ -1,66 +1,30 @@
-//! What the server says of the read models there. The tables are made with the first model, in the log's schema.
+//! One build of a read model on the server: how it is found, made, and taken over.
 
 use tokio_postgres::{Client, Error, Transaction};
 
 use crate::clock::Timestamp;
-use crate::error::{ReadModelError, StorageError};
+use crate::error::ReadModelError;
 use crate::log::postgres::beside::{ServerDesk, quoted};
+use crate::projection::resume::refuse_pruned;
+use crate::projection::server::list;
+use crate::projection::server::tables::OWNED_WITH_STREAM;
 use crate::projection::spec::Spec;
-
-/// What the server says to a commit of a transaction that millstream has not brought to its end.
-pub(super) const IS_UNDER_WAY: &str = "ZM001";
-
-const TABLES: &str = r#"
-CREATE TABLE millstream_model (
-    name text COLLATE "C" NOT NULL,
-    version bigint NOT NULL,
-    -- The schema of its tables.
-    namespace text NOT NULL UNIQUE,
-    log_id text NOT NULL,
-    query text NOT NULL,
-    schema text NOT NULL,
-    -- Everything up to here that the query selects is applied or set aside.
-    position bigint NOT NULL,
-    -- A transaction of its projection is under way: nobody else ever sees that it is.
-    is_applying boolean NOT NULL,
-    updated_at bigint NOT NULL,
-    PRIMARY KEY (name, version)
-) WITH (fillfactor = 50);
--- Dead letters that were applied later, by their first event, so that none is applied twice.
-CREATE TABLE millstream_model_retried (
-    name text COLLATE "C" NOT NULL,
-    version bigint NOT NULL,
-    first_sequence bigint NOT NULL,
-    PRIMARY KEY (name, version, first_sequence)
-);
--- Whatever a projection does, what it wrote is not committed without the position behind it.
-CREATE FUNCTION refuse_foreign_end() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    is_under_way boolean;
-BEGIN
-    EXECUTE format('SELECT is_applying FROM %I.millstream_model WHERE name = $1 AND version = $2', TG_TABLE_SCHEMA)
-        INTO is_under_way USING NEW.name, NEW.version;
-    IF is_under_way THEN
-        RAISE EXCEPTION 'the transaction of a read model is ended by millstream alone' USING ERRCODE = 'ZM001';
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE CONSTRAINT TRIGGER model_is_at_its_end AFTER INSERT OR UPDATE ON millstream_model
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.is_applying) EXECUTE FUNCTION refuse_foreign_end();
-"#;
+use crate::projection::standing::{BuildRow, BuildState, goes_on, older, serving};
 
 /// Bytes of a name that PostgreSQL does not cut off.
 const NAME_BYTES_MAX: usize = 63;
 /// How many names are tried for a schema.
 const TRIES_MAX: usize = 100;
+/// A number that says whose a build is that no stream owns.
+const NEW_OWNER: &str = "1 + (random() * 9e15)::bigint";
 
-/// A model that is there now.
+/// A build that is there now.
 #[derive(Clone, Debug)]
 pub(super) struct Opened {
+    pub(super) row: BuildRow,
     pub(super) position: u64,
-    /// The schema of its tables.
-    pub(super) namespace: String,
+    /// Who may write it.
+    pub(super) owner: i64,
 }
 
 /// The log that a model is kept from.
@@ -68,81 +32,135 @@ pub(super) struct Opened {
 pub(super) struct Origin<'a> {
     pub(super) log_id: &'a str,
     pub(super) head: u64,
+    pub(super) pruned_through: u64,
 }
 
-/// Finds a model, or makes it with its schema. One process does so at a time.
+/// What is wanted of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To know whether it fits. Whoever writes it goes on.
+    Look,
+    /// To write it as the owner of its stream.
+    WriteWithStream,
+    /// To write it without a stream, and nobody else.
+    WriteAlone,
+}
+
+/// Finds the build with which a version goes on, or makes it. The first of its name serves from the start, any other is built beside.
 pub(super) async fn open(
     desk: &ServerDesk,
     client: &mut Client,
     spec: &Spec,
     origin: Origin<'_>,
+    wish: Wish,
 ) -> Result<Opened, ReadModelError> {
     let failed = desk.failed("open a read model on the server");
-    let tx = begin(desk, client).await?;
-    if !is_made(desk, &tx).await? {
-        tx.batch_execute(TABLES).await.map_err(&failed)?;
-    }
-    let sql = "SELECT namespace, log_id, query, schema, position FROM millstream_model WHERE name = $1 AND version = $2";
-    let row = tx.query_opt(sql, &[&spec.name, &i64::from(spec.version)]).await;
-    let opened = match row.map_err(&failed)? {
-        Some(row) => {
-            let stored = || {
-                Ok(Stored {
-                    namespace: row.try_get(0)?,
-                    log_id: row.try_get(1)?,
-                    query: row.try_get(2)?,
-                    schema: row.try_get(3)?,
-                    position: row.try_get::<_, i64>(4)? as u64,
-                })
+    let tx = list::begin_made(desk, client).await?;
+    let known = list::known(&tx, &spec.name).await.map_err(&failed)?;
+    let found = goes_on(&known, spec.version).map_err(|serving| older(&spec.name, spec.version, serving))?;
+    let mut opened = match found {
+        Some(row) => find(desk, &tx, row.clone(), spec, origin).await?,
+        None => {
+            let state = match serving(&known) {
+                None => BuildState::Serving,
+                Some(_) => BuildState::Beside,
             };
-            stored().map_err(&failed)?.check(spec, origin)?
+            make(desk, &tx, spec, origin, state).await?
         }
-        None => make(desk, &tx, spec, origin).await?,
     };
+    refuse_pruned(&opened.row, opened.position, origin.pruned_through)?;
+    if wish != Wish::Look {
+        take(&tx, &mut opened, wish).await.map_err(&failed)?;
+    }
     tx.commit().await.map_err(&failed)?;
     Ok(opened)
 }
 
-/// Begins a transaction that holds the lock on the list of models.
-async fn begin<'a>(desk: &ServerDesk, client: &'a mut Client) -> Result<Transaction<'a>, StorageError> {
-    let failed = desk.failed("lock the list of read models");
-    let tx = client
-        .build_transaction()
-        .read_only(false)
-        .start()
-        .await
-        .map_err(&failed)?;
-    let lock = "SELECT pg_advisory_xact_lock(hashtext('millstream-model'), hashtext($1))";
-    tx.execute(lock, &[&desk.schema()]).await.map_err(&failed)?;
-    Ok(tx)
+/// Makes a build of a version beside the one that there is, for a rebuild. What an earlier rebuild left is not wanted any more.
+pub(super) async fn make_beside(
+    desk: &ServerDesk,
+    client: &mut Client,
+    spec: &Spec,
+    origin: Origin<'_>,
+) -> Result<Opened, ReadModelError> {
+    let failed = desk.failed("begin to rebuild a read model on the server");
+    if origin.pruned_through > 0 {
+        return Err(ReadModelError::Pruned {
+            name: spec.name.clone(),
+            position: 0,
+            pruned_through: origin.pruned_through,
+        });
+    }
+    let tx = list::begin_made(desk, client).await?;
+    let mut opened = make(desk, &tx, spec, origin, BuildState::Beside).await?;
+    take(&tx, &mut opened, Wish::WriteAlone).await.map_err(&failed)?;
+    tx.commit().await.map_err(&failed)?;
+    Ok(opened)
 }
 
-async fn is_made(desk: &ServerDesk, tx: &Transaction<'_>) -> Result<bool, StorageError> {
-    // Asked of the catalogs as they are now: what a session once looked up by name it may remember.
-    let asked = "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE nspname = $1 AND relname = 'millstream_model')";
-    let row = tx.query_one(asked, &[&desk.schema()]).await;
-    let is_made = row.and_then(|row| row.try_get(0));
-    is_made.map_err(desk.failed("look for the list of read models"))
+/// From here on nobody else writes the build, and no rebuild of it goes on.
+async fn take(tx: &Transaction<'_>, opened: &mut Opened, wish: Wish) -> Result<(), Error> {
+    let BuildRow {
+        build, name, version, ..
+    } = &opened.row;
+    list::retire_beside(tx, name, *version, *build).await?;
+    if wish == Wish::WriteAlone {
+        let take =
+            format!("UPDATE millstream_model SET owner = {NEW_OWNER} WHERE build = $1 RETURNING owner");
+        opened.owner = tx.query_one(&take, &[build]).await?.try_get(0)?;
+    } else if opened.owner != OWNED_WITH_STREAM {
+        let take = "UPDATE millstream_model SET owner = $2 WHERE build = $1";
+        tx.execute(take, &[build, &OWNED_WITH_STREAM]).await?;
+        opened.owner = OWNED_WITH_STREAM;
+    }
+    Ok(())
 }
 
-/// A model's row.
+/// A build that is there, if it fits.
+async fn find(
+    desk: &ServerDesk,
+    tx: &Transaction<'_>,
+    row: BuildRow,
+    spec: &Spec,
+    origin: Origin<'_>,
+) -> Result<Opened, ReadModelError> {
+    let sql = "SELECT log_id, query, schema, position, owner FROM millstream_model WHERE build = $1";
+    let found = tx.query_one(sql, &[&row.build]).await;
+    let stored = found.and_then(|found| {
+        Ok(Stored {
+            log_id: found.try_get(0)?,
+            query: found.try_get(1)?,
+            schema: found.try_get(2)?,
+            position: found.try_get::<_, i64>(3)? as u64,
+            owner: found.try_get(4)?,
+        })
+    });
+    let stored = stored.map_err(desk.failed("look at a read model on the server"))?;
+    stored.check(spec, origin)?;
+    Ok(Opened {
+        row,
+        position: stored.position,
+        owner: stored.owner,
+    })
+}
+
+/// A build's row.
 struct Stored {
-    namespace: String,
     log_id: String,
     query: String,
     schema: String,
     position: u64,
+    owner: i64,
 }
 
 impl Stored {
     /// Refuses a row that does not fit the log or the projection.
-    fn check(self, spec: &Spec, origin: Origin<'_>) -> Result<Opened, ReadModelError> {
+    fn check(&self, spec: &Spec, origin: Origin<'_>) -> Result<(), ReadModelError> {
         let name = || spec.name.clone();
         if self.log_id != origin.log_id {
             return Err(ReadModelError::ForeignLog {
                 name: name(),
-                built_from: self.log_id,
+                built_from: self.log_id.clone(),
                 log: origin.log_id.to_owned(),
             });
         }
@@ -163,20 +181,18 @@ impl Stored {
                 version: spec.version,
                 what,
             }),
-            None => Ok(Opened {
-                position: self.position,
-                namespace: self.namespace,
-            }),
+            None => Ok(()),
         }
     }
 }
 
-/// Makes the schema of a model and what the user's statements make in it.
+/// Makes a build, with a schema and what the user's statements make in it.
 async fn make(
     desk: &ServerDesk,
     tx: &Transaction<'_>,
     spec: &Spec,
     origin: Origin<'_>,
+    state: BuildState,
 ) -> Result<Opened, ReadModelError> {
     let failed = desk.failed("make a read model on the server");
     let refused = |error: Error| match ServerDesk::is_lost(&error) {
@@ -187,48 +203,70 @@ async fn make(
             error: told(&error).into(),
         },
     };
-    let namespace = free_name(desk, tx, spec).await?;
-    let version = i64::from(spec.version);
-    let row = "INSERT INTO millstream_model (name, version, namespace, log_id, query, schema, position, is_applying, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, 0, true, $7)";
-    let now = Timestamp::now().as_micros();
-    tx.execute(
-        row,
-        &[
-            &spec.name,
-            &version,
-            &namespace,
-            &origin.log_id,
-            &spec.query,
-            &spec.schema,
-            &now,
-        ],
-    )
-    .await
-    .map_err(&refused)?;
-    let quoted_namespace = quoted(&namespace);
-    let enter = format!("CREATE SCHEMA {quoted_namespace}; SET LOCAL search_path TO {quoted_namespace}");
+    let place = free_name(desk, tx, spec).await?;
+    let build = insert(tx, spec, origin, &place, state).await.map_err(&refused)?;
+    let namespace = quoted(&place);
+    let enter = format!("CREATE SCHEMA {namespace}; SET LOCAL search_path TO {namespace}");
     tx.batch_execute(&enter).await.map_err(&failed)?;
     tx.batch_execute(&spec.schema).await.map_err(&refused)?;
-    let close = format!(
-        "UPDATE {}.millstream_model SET is_applying = false
-         WHERE name = $1 AND version = $2 AND is_applying",
+    let leave = format!(
+        "UPDATE {0}.millstream_model SET is_applying = false WHERE build = $1 AND is_applying
+         RETURNING set_config('search_path', $2, true)",
         quoted(desk.schema())
     );
-    let closed = tx.execute(&close, &[&spec.name, &version]).await;
-    match closed {
-        Ok(1..) => Ok(Opened {
+    match tx.query_opt(&leave, &[&build, &quoted(desk.schema())]).await {
+        Ok(Some(_)) => Ok(Opened {
+            row: BuildRow {
+                build,
+                name: spec.name.clone(),
+                version: spec.version,
+                place,
+                state,
+            },
             position: 0,
-            namespace,
+            owner: OWNED_WITH_STREAM,
         }),
         Err(error) if ServerDesk::is_lost(&error) => Err(failed(error).into()),
         // The row is not there, or may not be written: this is another transaction, or none.
-        Ok(0) | Err(_) => Err(ReadModelError::Schema {
+        Ok(None) | Err(_) => Err(ReadModelError::Schema {
             name: spec.name.clone(),
             version: spec.version,
             error: "it ends the transaction in which it runs".into(),
         }),
     }
+}
+
+/// The rows of a build whose tables are yet to be made. Its transaction cannot be committed until they are.
+async fn insert(
+    tx: &Transaction<'_>,
+    spec: &Spec,
+    origin: Origin<'_>,
+    namespace: &str,
+    state: BuildState,
+) -> Result<i64, Error> {
+    let (version, now) = (i64::from(spec.version), Timestamp::now().as_micros());
+    let sql = "INSERT INTO millstream_model_build (name, version, namespace, state, created_at)
+        VALUES ($1, $2, $3, $4, $5) RETURNING build";
+    let row = tx
+        .query_one(sql, &[&spec.name, &version, &namespace, &state.as_str(), &now])
+        .await?;
+    let build: i64 = row.try_get(0)?;
+    let sql = "INSERT INTO millstream_model
+        (build, log_id, query, schema, position, owner, rebuilt_through, is_applying, updated_at)
+        VALUES ($1, $2, $3, $4, 0, $5, 0, true, $6)";
+    tx.execute(
+        sql,
+        &[
+            &build,
+            &origin.log_id,
+            &spec.query,
+            &spec.schema,
+            &OWNED_WITH_STREAM,
+            &now,
+        ],
+    )
+    .await?;
+    Ok(build)
 }
 
 /// What the server says, or else the driver.
@@ -268,43 +306,6 @@ fn names(log: &str, spec: &Spec) -> impl Iterator<Item = String> {
         }
         format!("{}{end}", &base[..length])
     })
-}
-
-/// Whether there is such a model.
-pub(super) async fn has(
-    desk: &ServerDesk,
-    client: &mut Client,
-    name: &str,
-    version: u32,
-) -> Result<bool, StorageError> {
-    let tx = begin(desk, client).await?;
-    if !is_made(desk, &tx).await? {
-        return Ok(false);
-    }
-    let sql = "SELECT true FROM millstream_model WHERE name = $1 AND version = $2";
-    let row = tx.query_opt(sql, &[&name, &i64::from(version)]).await;
-    Ok(row.map_err(desk.failed("look for a read model"))?.is_some())
-}
-
-/// Removes a model with all that its schema made.
-pub(super) async fn remove(
-    desk: &ServerDesk,
-    client: &mut Client,
-    name: &str,
-    version: u32,
-) -> Result<(), StorageError> {
-    let failed = desk.failed("remove a read model from the server");
-    let tx = begin(desk, client).await?;
-    let version = i64::from(version);
-    let sql = "DELETE FROM millstream_model WHERE name = $1 AND version = $2 RETURNING namespace";
-    let row = tx.query_opt(sql, &[&name, &version]).await.map_err(&failed)?;
-    let Some(row) = row else { return Ok(()) };
-    let namespace: String = row.try_get(0).map_err(&failed)?;
-    let sql = "DELETE FROM millstream_model_retried WHERE name = $1 AND version = $2";
-    tx.execute(sql, &[&name, &version]).await.map_err(&failed)?;
-    let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&namespace));
-    tx.batch_execute(&drop).await.map_err(&failed)?;
-    tx.commit().await.map_err(&failed)
 }
 
 #[cfg(test)]

@@ -13,19 +13,16 @@ use crate::clock::Timestamp;
 use crate::error::{BoxError, ReadModelError, ServerModelError, StorageError, causes};
 use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
-use crate::log::postgres::beside::ServerDesk;
+use crate::log::postgres::beside::{ServerDesk, quoted};
 use crate::projection::server::hand::Hand;
 use crate::projection::server::link::{Link, Statements};
-use crate::projection::server::projection::ServerProjection;
-use crate::projection::server::rows::IS_UNDER_WAY;
-use crate::projection::spec::{Applied, Call, Spec, TransactionLimits};
+use crate::projection::server::tables::IS_UNDER_WAY;
+use crate::projection::spec::{Applied, Spec, TransactionLimits};
 
-/// What is the same for all transactions of a model.
+/// What is the same for all transactions of a version, whatever build they are of.
 pub(super) struct Plan {
     pub(super) spec: Spec,
     pub(super) stream: Arc<str>,
-    /// The schema of its tables.
-    pub(super) namespace: String,
     pub(super) desk: ServerDesk,
     pub(super) limits: TransactionLimits,
     pub(super) batch_timeout: Duration,
@@ -49,25 +46,45 @@ const WHOLE: TransactionLimits = TransactionLimits {
     within: Duration::MAX,
 };
 
-/// What a transaction is to do.
+/// What a transaction is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order<'a> {
+    /// To apply the next batches of the log.
+    Next(&'a [EventBatch]),
+    /// To apply a dead letter.
+    Letter(&'a EventBatch),
+    /// To move the position to where there is nothing to apply.
+    Pass(u64),
+}
+
+/// What it has to do.
 enum Work {
     /// All of it was done before.
     Nothing,
     Next(Vec<EventBatch>),
     Letter(EventBatch),
+    Pass(u64),
 }
 
-/// Applies batches, and moves the position behind them, in one transaction. Gives how many need not be given again.
-pub(super) async fn step<P: ServerProjection>(
+/// What a transaction has done that is about to be committed.
+struct Closed {
+    position: u64,
+    /// Of the batches, what was applied of them.
+    last_sequence: u64,
+    is_all: bool,
+}
+
+/// Does what is ordered, and moves the position behind it, in one transaction. Gives how many batches need not be given again. Without an epoch
+/// the build belongs to no stream, and its own row says whose it is.
+pub(super) async fn step(
     plan: &Plan,
-    hand: &mut Hand<P>,
-    epoch: u64,
-    batches: &[EventBatch],
-    call: Call,
+    hand: &mut Hand,
+    epoch: Option<u64>,
+    order: Order<'_>,
 ) -> Result<usize, Stumble> {
     let mut link = match hand.link.take().filter(|link| !link.client.is_closed()) {
         Some(link) => link,
-        None => Link::connect(&plan.desk, &plan.namespace)
+        None => Link::connect(&plan.desk, &hand.row.place)
             .await
             .map_err(Stumble::Storage)?,
     };
@@ -79,8 +96,9 @@ pub(super) async fn step<P: ServerProjection>(
         plan,
         statements,
         epoch,
+        build: hand.row.build,
     };
-    let done = transaction.run(tx, hand, batches, call).await;
+    let done = transaction.run(tx, hand, order).await;
     // What did not come to its end leaves nothing in the memory either.
     hand.settle();
     if done.is_ok() {
@@ -94,6 +112,14 @@ impl Plan {
         Stumble::Storage(self.desk.failed(WRITE)(error))
     }
 
+    /// Somebody else writes the build.
+    pub(super) fn lost(&self) -> ReadModelError {
+        ReadModelError::OwnershipLost {
+            name: self.spec.name.clone(),
+            version: self.spec.version,
+        }
+    }
+
     /// What the server says to one of millstream's own statements.
     async fn answer<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Stumble> {
         let answer = self.desk.answer(WRITE, asked).await.map_err(Stumble::Storage)?;
@@ -105,107 +131,102 @@ impl Plan {
 struct Under<'a> {
     plan: &'a Plan,
     statements: &'a Statements,
-    epoch: u64,
+    epoch: Option<u64>,
+    build: i64,
 }
 
 impl Under<'_> {
-    async fn run<P: ServerProjection>(
-        &self,
-        tx: Transaction<'_>,
-        hand: &mut Hand<P>,
-        batches: &[EventBatch],
-        call: Call,
-    ) -> Result<usize, Stumble> {
+    async fn run(&self, tx: Transaction<'_>, hand: &mut Hand, order: Order<'_>) -> Result<usize, Stumble> {
         let position = self.open(&tx, hand).await?;
-        let (new, limits) = match self.work(&tx, position, batches, call).await? {
+        let given = match order {
+            Order::Next(batches) => batches,
+            Order::Letter(letter) => std::slice::from_ref(letter),
+            Order::Pass(_) => &[],
+        };
+        let work = self.work(&tx, position, order).await?;
+        let (new, limits) = match &work {
             Work::Nothing => {
                 self.plan.answer(tx.rollback()).await?;
-                return Ok(match call {
-                    Call::Letter => 1,
-                    Call::Next => batches.len(),
-                });
+                return Ok(given.len());
             }
-            Work::Next(new) => (new, self.plan.limits),
-            Work::Letter(letter) => (vec![letter], WHOLE),
+            Work::Next(new) => (new.as_slice(), self.plan.limits),
+            Work::Letter(letter) => (std::slice::from_ref(letter), WHOLE),
+            Work::Pass(_) => (&[][..], WHOLE),
         };
         hand.begin();
-        let written = match self.apply(&tx, hand, &new, limits).await {
-            Ok(applied) => self
-                .close(&tx, position, &new, &applied, call)
-                .await
-                .map(|()| applied),
+        let written = match self.apply(&tx, hand, new, limits).await {
+            Ok(applied) => self.close(&tx, position, &work, &applied).await,
             Err(error) => Err(Stumble::Projection(as_ended(error))),
         };
-        let applied = match written {
-            Ok(applied) => applied,
+        let closed = match written {
+            Ok(closed) => closed,
             Err(stumble) => return Err(self.roll_back(tx, stumble).await),
         };
         hand.commits();
         let committed = self.plan.desk.answer(WRITE, tx.commit()).await;
         let committed = committed.map_err(Stumble::Storage)?;
         committed.map_err(|error| self.refused_commit(error))?;
-        hand.keep();
+        hand.keep(closed.position);
         self.plan.faults.hit(FaultPoint::AfterModel);
-        let is_done = |batch: &&EventBatch| {
-            applied.batches == new.len() || batch.last_sequence() <= applied.last_sequence
-        };
-        Ok(match call {
-            Call::Letter => 1,
-            Call::Next => batches.iter().take_while(is_done).count(),
-        })
+        let is_done = |batch: &&EventBatch| closed.is_all || batch.last_sequence() <= closed.last_sequence;
+        Ok(given.iter().take_while(is_done).count())
     }
 
-    /// Locks the model's row. Gives how far the model is.
-    async fn open<P: ServerProjection>(
-        &self,
-        tx: &Transaction<'_>,
-        hand: &mut Hand<P>,
-    ) -> Result<u64, Stumble> {
-        let Spec { name, version, .. } = &self.plan.spec;
-        let version = i64::from(*version);
-        let parameters: [&(dyn ToSql + Sync); 2] = [name, &version];
+    /// Locks the build's row. Gives how far the build is.
+    async fn open(&self, tx: &Transaction<'_>, hand: &mut Hand) -> Result<u64, Stumble> {
+        let parameters: [&(dyn ToSql + Sync); 2] = [&self.build, &hand.owner];
         let opening = tx.query_opt(&self.statements.open, &parameters);
         let opened = self.plan.answer(opening).await?;
-        hand.knows();
         let Some(row) = opened else {
-            return Err(Stumble::Projection(Box::new(ServerModelError::Removed)));
+            return Err(self.not_ours(tx).await);
         };
         let position: i64 = row.try_get(0).map_err(|error| self.plan.storage(error))?;
-        Ok(position as u64)
+        Ok(hand.knows(position as u64))
     }
 
-    async fn work(
-        &self,
-        tx: &Transaction<'_>,
-        position: u64,
-        batches: &[EventBatch],
-        call: Call,
-    ) -> Result<Work, Stumble> {
-        if call == Call::Next {
-            let new = batches.iter().filter_map(|batch| new_part(batch, position));
-            let new: Vec<EventBatch> = new.collect();
-            return Ok(match new.is_empty() {
-                true => Work::Nothing,
-                false => Work::Next(new),
-            });
+    /// Why the build cannot be written.
+    async fn not_ours(&self, tx: &Transaction<'_>) -> Stumble {
+        let log = quoted(self.plan.desk.schema());
+        let sql = format!("SELECT true FROM {log}.millstream_model WHERE build = $1");
+        match self.plan.answer(tx.query_opt(&sql, &[&self.build])).await {
+            Ok(None) => Stumble::Projection(Box::new(ServerModelError::Removed)),
+            Ok(Some(_)) => Stumble::Model(self.plan.lost()),
+            Err(stumble) => stumble,
         }
-        let letter = &batches[0];
-        let Spec { name, version, .. } = &self.plan.spec;
-        let (version, first) = (i64::from(*version), letter.first_sequence() as i64);
-        let parameters: [&(dyn ToSql + Sync); 3] = [name, &version, &first];
+    }
+
+    async fn work(&self, tx: &Transaction<'_>, position: u64, order: Order<'_>) -> Result<Work, Stumble> {
+        let letter = match order {
+            Order::Next(batches) => {
+                let new = batches.iter().filter_map(|batch| new_part(batch, position));
+                let new: Vec<EventBatch> = new.collect();
+                return Ok(match new.is_empty() {
+                    true => Work::Nothing,
+                    false => Work::Next(new),
+                });
+            }
+            Order::Pass(through) => {
+                return Ok(match through <= position {
+                    true => Work::Nothing,
+                    false => Work::Pass(through),
+                });
+            }
+            Order::Letter(letter) => letter,
+        };
+        let (first, last) = (letter.first_sequence() as i64, letter.last_sequence() as i64);
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.build, &first, &last];
         let asked = tx.query_opt(&self.statements.has_applied, &parameters);
         Ok(match self.plan.answer(asked).await? {
-            // Its letter could not be removed afterwards.
             Some(_) => Work::Nothing,
             None => Work::Letter(letter.clone()),
         })
     }
 
     /// Lets the projection apply batches until one of the limits is reached: at least one.
-    async fn apply<P: ServerProjection>(
+    async fn apply(
         &self,
         tx: &Transaction<'_>,
-        hand: &mut Hand<P>,
+        hand: &mut Hand,
         batches: &[EventBatch],
         limits: TransactionLimits,
     ) -> Result<Applied, BoxError> {
@@ -236,15 +257,15 @@ impl Under<'_> {
         &self,
         tx: &Transaction<'_>,
         position: u64,
-        new: &[EventBatch],
+        work: &Work,
         applied: &Applied,
-        call: Call,
-    ) -> Result<(), Stumble> {
-        let Spec { name, version, .. } = &self.plan.spec;
-        let version = i64::from(*version);
-        let through = applied.last_sequence.max(position) as i64;
-        let now = Timestamp::now().as_micros();
-        let parameters: [&(dyn ToSql + Sync); 4] = [name, &version, &through, &now];
+    ) -> Result<Closed, Stumble> {
+        let through = match work {
+            Work::Pass(through) => *through,
+            _ => applied.last_sequence.max(position),
+        };
+        let (stored, now) = (through as i64, Timestamp::now().as_micros());
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.build, &stored, &now];
         let closing = tx.execute(&self.statements.close, &parameters);
         let closed = self
             .plan
@@ -255,23 +276,14 @@ impl Under<'_> {
         if closed.map_err(|error| self.not_closed(error))? == 0 {
             return Err(Stumble::Projection(Box::new(ServerModelError::EndedTransaction)));
         }
-        if call == Call::Letter {
-            let first = new[0].first_sequence() as i64;
-            let parameters: [&(dyn ToSql + Sync); 3] = [name, &version, &first];
+        if let Work::Letter(letter) = work {
+            let first = letter.first_sequence() as i64;
+            let parameters: [&(dyn ToSql + Sync); 2] = [&self.build, &first];
             let noted = tx.execute(&self.statements.note_applied, &parameters);
             self.plan.answer(noted).await?;
         }
-        let (stream, epoch) = (&*self.plan.stream, self.epoch as i64);
-        let parameters: [&(dyn ToSql + Sync); 2] = [&stream, &epoch];
-        // Whoever moves that row waits from then on, and the appends beside it: not for long, should this process stop before the commit.
-        let bound = tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '2s'");
-        let owner = tx.query_opt(&self.statements.fence, &parameters);
-        let (_, owner) = self.plan.answer(future::try_join(bound, owner)).await?;
-        if owner.is_none() {
-            return Err(Stumble::Model(ReadModelError::OwnershipLost {
-                name: self.plan.spec.name.clone(),
-                version: self.plan.spec.version,
-            }));
+        if let Some(epoch) = self.epoch {
+            self.check_owner(tx, epoch).await?;
         }
         match self.plan.faults.hit(FaultPoint::BeforeModel) {
             true => {
@@ -279,7 +291,28 @@ impl Under<'_> {
                 let error = StorageError::new(WRITE, injected);
                 Err(Stumble::Storage(error.busy()))
             }
-            false => Ok(()),
+            false => Ok(Closed {
+                position: through,
+                last_sequence: applied.last_sequence,
+                is_all: match work {
+                    Work::Next(new) => applied.batches == new.len(),
+                    _ => true,
+                },
+            }),
+        }
+    }
+
+    /// Keeps everybody from taking the stream over until the commit, and refuses who lost it before.
+    async fn check_owner(&self, tx: &Transaction<'_>, epoch: u64) -> Result<(), Stumble> {
+        let (stream, epoch) = (&*self.plan.stream, epoch as i64);
+        let parameters: [&(dyn ToSql + Sync); 2] = [&stream, &epoch];
+        // Whoever moves that row waits from then on, and the appends beside it: not for long, should this process stop before the commit.
+        let bound = tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '2s'");
+        let owner = tx.query_opt(&self.statements.fence, &parameters);
+        let (_, owner) = self.plan.answer(future::try_join(bound, owner)).await?;
+        match owner {
+            Some(_) => Ok(()),
+            None => Err(Stumble::Model(self.plan.lost())),
         }
     }
 

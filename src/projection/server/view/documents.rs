@@ -120,11 +120,15 @@ impl<D: Document> ServerDocuments<D> {
         &self,
         ask: impl AsyncFnOnce(&Reader, &Transaction<'_>) -> Read<T>,
     ) -> Result<T, ViewError> {
-        let reader = Reader {
-            name: self.model.name().to_owned(),
-            version: self.model.version(),
-        };
-        self.model.read(async |tx| ask(&reader, tx).await).await?
+        let read = self.model.read_serving(async |tx, serving| {
+            let reader = Reader {
+                name: self.model.name().to_owned(),
+                version: self.model.version(),
+                serving: serving.version,
+            };
+            ask(&reader, tx).await
+        });
+        read.await?
     }
 }
 

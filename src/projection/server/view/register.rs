@@ -51,4 +51,35 @@ impl ServerModels {
         let model = self.project_with(ServerView::new(view)?, options).await?;
         Ok(ServerDocuments::new(model))
     }
+
+    /// Keeps a view on demand: nothing runs, and [`catch_up`](crate::ServerModel::catch_up) brings it to the head before it is read.
+    ///
+    /// # Errors
+    /// As [`view`](Self::view).
+    ///
+    /// # Cancel safety
+    /// As [`project`](Self::project).
+    pub async fn view_on_demand<D: Document>(
+        &self,
+        view: View<D>,
+    ) -> Result<ServerDocuments<D>, ReadModelError> {
+        self.view_on_demand_with(view, &ServerModelOptions::default())
+            .await
+    }
+
+    /// The same with other [options](ServerModelOptions).
+    ///
+    /// # Errors
+    /// As [`view`](Self::view).
+    ///
+    /// # Cancel safety
+    /// As [`project`](Self::project).
+    pub async fn view_on_demand_with<D: Document>(
+        &self,
+        view: View<D>,
+        options: &ServerModelOptions,
+    ) -> Result<ServerDocuments<D>, ReadModelError> {
+        let model = self.on_demand_with(ServerView::new(view)?, options).await?;
+        Ok(ServerDocuments::new(model))
+    }
 }

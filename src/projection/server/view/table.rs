@@ -43,7 +43,10 @@ pub(super) fn schema(indexes: &[JsonPath]) -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     pub(super) name: String,
+    /// The version of the handle.
     pub(super) version: u32,
+    /// The version that is read.
+    pub(super) serving: u32,
 }
 
 /// What was read, or why it makes no sense. SQL that fails is told apart from both.
@@ -137,8 +140,7 @@ impl Reader {
                     name: self.name.clone(),
                     id,
                     version: self.version,
-                    // What a version reads is its own.
-                    written_by: self.version,
+                    written_by: self.serving,
                     source: Arc::new(error),
                 }),
             });
