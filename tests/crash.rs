@@ -22,6 +22,8 @@ mod keyed;
 mod models;
 #[path = "crash/once.rs"]
 mod once;
+#[path = "crash/server_models.rs"]
+mod server_models;
 #[path = "crash/source.rs"]
 mod source;
 
@@ -228,12 +230,7 @@ impl Series {
     }
 
     fn on_a_server(database: Database) -> Self {
-        let place = Place::Server {
-            address: database.address.clone(),
-            schema: database.schema.clone(),
-            sessions: format!("killed_{}", database.schema),
-        };
-        Self::over(directory(), place, Some(database))
+        Self::over(directory(), Place::of(&database), Some(database))
     }
 
     fn over(dir: TempDir, place: Place, database: Option<Database>) -> Self {

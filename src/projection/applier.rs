@@ -12,6 +12,10 @@ use crate::projection::catch_up::Target;
 use crate::projection::projection::Kept;
 pub(crate) use crate::projection::spec::Call;
 
+/// How much a rebuild reads and applies in one portion. Nothing is read while it is applied: whoever is served meanwhile has a processor to
+/// themselves.
+const PORTION_EVENTS: u64 = 500;
+
 /// What is written, and how.
 pub(crate) struct Writer {
     pub(crate) build: Build,
@@ -116,6 +120,10 @@ impl Target for OwnedMutexGuard<Writer> {
 
     fn events_max(&self) -> usize {
         self.limits.events_max
+    }
+
+    fn portion_events(&self) -> u64 {
+        PORTION_EVENTS
     }
 
     async fn apply(mut self, batches: Vec<EventBatch>) -> (Self, Result<(), NotApplied>) {

@@ -30,6 +30,8 @@ pub(crate) trait Target: Sized + Send {
     fn position(&self) -> u64;
     /// How many events are given to it at once.
     fn events_max(&self) -> usize;
+    /// How much a rebuild reads and applies in one portion.
+    fn portion_events(&self) -> u64;
     /// Applies what is behind the position of these batches. Unless all of it was applied, what was committed before stays.
     fn apply(self, batches: Vec<EventBatch>) -> impl Future<Output = (Self, Result<(), NotApplied>)> + Send;
     /// Moves the position to where it is not yet.

@@ -42,9 +42,6 @@ pub struct Rebuild {
     task: Option<JoinHandle<Result<(), ReadModelError>>>,
 }
 
-/// How much is read and applied at once.
-const STEP_EVENTS: u64 = 500;
-
 /// How much may be left for the last step, during which the model's stream waits.
 pub(crate) const LAST_STEP_EVENTS: u64 = 1_000;
 
@@ -190,8 +187,8 @@ impl Course {
         let letters = letters(&self.catch_up.store, &self.stream).await?;
         self.lacking.replace(letters);
         loop {
-            // In steps, so that nothing is read while they are applied: whoever is served meanwhile has a processor to themselves.
-            let step_through = through.min(writer.position() + STEP_EVENTS);
+            // In portions: whoever writes the build says how large they are, and why.
+            let step_through = through.min(writer.position() + writer.portion_events());
             let CaughtUp {
                 writer: given_back,
                 outcome,

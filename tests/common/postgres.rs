@@ -134,6 +134,20 @@ impl Database {
         })
     }
 
+    /// Removes the schemas of read models.
+    pub(crate) fn remove_models(&self) {
+        let sql = format!(
+            "DO $$ DECLARE name text; BEGIN
+                 FOR name IN SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{}_') LOOP
+                     EXECUTE format('DROP SCHEMA %I CASCADE', name);
+                 END LOOP;
+             END $$",
+            self.schema
+        );
+        // A test that fails leaves them behind where they cannot be removed.
+        let _ = self.execute(&sql);
+    }
+
     /// A number that stands in the tables.
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let (path, sql) = (format!("SET search_path TO {}", self.schema), sql.to_owned());

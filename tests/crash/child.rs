@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use millstream::internals::{FaultPoint, with_faults, with_small_index};
 use millstream::{
     Checkpoint, Durability, DurableStream, EventBatch, EventFilter, EventQuery, EventStream, HandleStream,
-    NewEvent, Retry, Store,
+    NewEvent, Retry, Store, StoreBuilder,
 };
 use serde_json::json;
 
@@ -30,6 +30,22 @@ pub(crate) fn obey(orders: &Orders) {
         .build()
         .expect("a runtime");
     runtime.block_on(async { Worker::new(orders).await.work(orders).await });
+}
+
+/// Opens the log that a killed process left.
+pub(crate) async fn open(builder: StoreBuilder, place: &Place) -> Store {
+    let store = match place {
+        Place::File(path) => builder.open(path),
+        Place::Server {
+            address,
+            schema,
+            sessions,
+        } => {
+            let address = with_parameter(address, "application_name", sessions);
+            builder.schema(schema).connect(address).await
+        }
+    };
+    store.expect("the log opens after a crash")
 }
 
 struct Worker {
@@ -53,19 +69,8 @@ impl Worker {
         if dice.below(4) > 0 || stops_in_upkeep(orders.task) {
             builder = with_small_index(builder);
         }
-        let store = match &orders.place {
-            Place::File(path) => builder.open(path),
-            Place::Server {
-                address,
-                schema,
-                sessions,
-            } => {
-                let address = with_parameter(address, "application_name", sessions);
-                builder.schema(schema).connect(address).await
-            }
-        };
         Self {
-            store: store.expect("the log opens after a crash"),
+            store: open(builder, &orders.place).await,
             dice,
             acknowledged: journal(orders, "acknowledged"),
             run: orders.run,
@@ -313,7 +318,11 @@ pub(crate) fn stop_at(
         write!(stdout, "\n{AT_POINT}\n")
             .and_then(|()| stdout.flush())
             .expect("the parent listens");
-        std::thread::park_timeout(LIFETIME);
+        let end = Instant::now() + LIFETIME;
+        // Whoever has work for the thread wakes it.
+        while Instant::now() < end {
+            std::thread::park_timeout(LIFETIME);
+        }
         std::process::abort();
     }
 }

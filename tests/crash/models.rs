@@ -25,7 +25,7 @@ const KILLS_PER_FILE: u64 = 40;
 const KILL_WITHIN: Duration = Duration::from_millis(120);
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Every so many processes the program is a newer one.
-const RUNS_PER_VERSION: u32 = 9;
+pub(crate) const RUNS_PER_VERSION: u32 = 9;
 
 const POINTS: [(FaultPoint, u64); 6] = [
     (FaultPoint::BeforeModel, 40),
@@ -65,7 +65,7 @@ pub(crate) struct Counted {
 
 /// What can be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Health {
+pub(crate) enum Health {
     /// Neither `bad` events nor `sick` ones.
     Ill,
     /// All but `bad` events.
@@ -73,10 +73,25 @@ enum Health {
     Well,
 }
 
-const TYPES: [&str; 5] = ["a", "b", "c", "bad", "sick"];
+impl Health {
+    /// Refuses what cannot be applied.
+    pub(crate) fn check(self, event_type: &str) -> Result<(), BoxError> {
+        let needed = match event_type {
+            "bad" => Self::Well,
+            "sick" => Self::Fair,
+            _ => Self::Ill,
+        };
+        match self < needed {
+            true => Err("it cannot be applied".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+pub(crate) const TYPES: [&str; 5] = ["a", "b", "c", "bad", "sick"];
 
 /// What the versions select.
-fn selected(version: u32) -> &'static [&'static str] {
+pub(crate) fn selected(version: u32) -> &'static [&'static str] {
     match version % 2 {
         1 => &TYPES,
         _ => &["b", "c", "bad", "sick"],
@@ -109,14 +124,7 @@ impl Projection for Counted {
                 "INSERT INTO counted VALUES (?1, 1) ON CONFLICT DO UPDATE SET count = count + 1",
             )?
             .execute([event.event_type()])?;
-            let needed = match event.event_type() {
-                "bad" => Health::Well,
-                "sick" => Health::Fair,
-                _ => Health::Ill,
-            };
-            if self.health < needed {
-                return Err("it cannot be applied".into());
-            }
+            self.health.check(event.event_type())?;
         }
         Ok(())
     }
@@ -216,7 +224,7 @@ async fn finish(store: &Store, model: &ReadModel) {
     store.close().await.expect("nothing hinders closing");
 }
 
-async fn append(store: &Store, dice: &Dice, batches: u64) {
+pub(crate) async fn append(store: &Store, dice: &Dice, batches: u64) {
     for _ in 0..batches {
         let kind = |dice: &Dice| match dice.below(200) {
             0 => "bad",
@@ -319,21 +327,35 @@ fn live_and_check(dir: &Path, run: u32, task: Task, dice: &Dice, seen: &mut Seen
     }
 }
 
-/// What SQL finds in the files.
-struct Checked {
+/// What SQL finds of what serves.
+pub(crate) struct Checked {
     /// The events of the log, with their types.
-    log: BTreeMap<i64, String>,
-    head: i64,
-    build: i64,
-    version: u32,
-    position: i64,
-    seen: BTreeSet<i64>,
-    counted: BTreeMap<String, i64>,
+    pub(crate) log: BTreeMap<i64, String>,
+    pub(crate) head: i64,
+    pub(crate) build: i64,
+    pub(crate) version: u32,
+    pub(crate) position: i64,
+    pub(crate) seen: BTreeSet<i64>,
+    pub(crate) counted: BTreeMap<String, i64>,
     /// What the dead letters of what serves stand for.
-    letters: BTreeSet<i64>,
+    pub(crate) letters: BTreeSet<i64>,
 }
 
 impl Checked {
+    /// A log, and nothing that serves.
+    pub(crate) fn without_model(log: BTreeMap<i64, String>) -> Self {
+        Self {
+            head: log.keys().next_back().copied().unwrap_or(0),
+            log,
+            build: 0,
+            version: 1,
+            position: 0,
+            seen: BTreeSet::new(),
+            counted: BTreeMap::new(),
+            letters: BTreeSet::new(),
+        }
+    }
+
     fn read(dir: &Path) -> Self {
         let log = Connection::open(dir.join("log.db")).unwrap();
         let views = Connection::open(dir.join("views.db")).unwrap();
@@ -345,16 +367,7 @@ impl Checked {
         let serving: Option<(i64, u32, String)> = views
             .query_row(serving, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .ok();
-        let mut checked = Self {
-            head: events.keys().next_back().copied().unwrap_or(0),
-            log: events,
-            build: 0,
-            version: 1,
-            position: 0,
-            seen: BTreeSet::new(),
-            counted: BTreeMap::new(),
-            letters: BTreeSet::new(),
-        };
+        let mut checked = Self::without_model(events);
         let Some((build, version, file)) = serving else {
             return checked;
         };
@@ -385,7 +398,7 @@ impl Checked {
         checked
     }
 
-    fn check(&self, orders: &Orders) {
+    pub(crate) fn check(&self, orders: &impl std::fmt::Debug) {
         let is_selected = |name: &str| selected(self.version).contains(&name);
         let mut folded = BTreeMap::new();
         for (sequence, name) in &self.log {

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use millstream::internals::{FaultPoint, with_faults};
 use millstream::{AppendedOnce, Durability, EventQuery, NewEvent, Store};
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::child::stop_at;
+use crate::child::{open, stop_at};
+use crate::common::postgres::{Database, database};
+use crate::source::{Place, Source};
 use crate::{Dice, LINGER, Process};
 
 const ORDERS: &str = "MILLSTREAM_ONCE_CRASH_ORDERS";
@@ -36,7 +37,9 @@ const POINTS: [(FaultPoint, u64); 3] = [
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Orders {
+    /// For the journals.
     dir: PathBuf,
+    place: Place,
     seed: u64,
     task: Task,
 }
@@ -89,9 +92,7 @@ async fn work(orders: Orders) {
         Task::GoOn | Task::Finish => None,
     };
     let builder = Store::builder().durability(Durability::Relaxed);
-    let store = with_faults(builder, stop_at(fatal))
-        .open(orders.dir.join("log.db"))
-        .expect("the file opens after a crash");
+    let store = open(with_faults(builder, stop_at(fatal)), &orders.place).await;
     let begun = read_begun(&orders.dir);
     let journals = [BEGUN, ANSWERED].map(|name| journal(&orders.dir, name));
     let worker = Arc::new(Worker {
@@ -184,13 +185,31 @@ fn read_begun(dir: &Path) -> BTreeMap<u64, u64> {
 
 #[test]
 fn appends_under_keys_are_made_once_whatever_is_killed_and_asked_for_again() {
+    kill_writers(90, |dir| Some((Place::File(dir.join("log.db")), None)));
+}
+
+#[test]
+fn appends_under_keys_on_a_server_are_made_once_whatever_is_killed_and_asked_for_again() {
+    kill_writers(30, |_| {
+        database().map(|database| (Place::of(&database), Some(database)))
+    });
+}
+
+/// Kills so often by default. Without a log there is nothing to kill for.
+fn kill_writers(kills: u64, begin: impl Fn(&Path) -> Option<(Place, Option<Database>)>) {
     let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(90);
+    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(kills);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(2));
     let mut seen = Seen::default();
     for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
         let last = kills.min(first + KILLS_PER_FILE);
-        series(seed ^ first, first..last, &mut seen);
+        let mut dir = TempDir::with_prefix_in("once-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        dir.disable_cleanup(true);
+        let Some((place, _database)) = begin(dir.path()) else {
+            return;
+        };
+        series(dir.path(), &place, seed ^ first, first..last, &mut seen);
+        dir.disable_cleanup(false);
     }
     println!("{kills} kills of appends under keys: {seen:?}; seed {seed}");
     assert!(seen.got_through > 0 || kills < KILLS_PER_FILE, "{seen:?}");
@@ -204,9 +223,7 @@ struct Seen {
     got_through: usize,
 }
 
-fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
-    let mut dir = TempDir::with_prefix_in("once-", env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    dir.disable_cleanup(true);
+fn series(dir: &Path, place: &Place, seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
     let dice = Dice::new(seed);
     for kill in kills {
         let task = match (kill % 5) as usize {
@@ -216,19 +233,19 @@ fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
             },
             _ => Task::GoOn,
         };
-        live(dir.path(), task, &dice);
-        seen.got_through += check(dir.path(), task);
+        live(dir, place, task, &dice);
+        seen.got_through += check(dir, place, task);
     }
-    live(dir.path(), Task::Finish, &dice);
-    check(dir.path(), Task::Finish);
-    seen.keys += batches_by_key(dir.path()).len();
-    dir.disable_cleanup(false);
+    live(dir, place, Task::Finish, &dice);
+    check(dir, place, Task::Finish);
+    seen.keys += batches_by_key(place).len();
 }
 
 /// One life of a process, or of two, of which the other one is killed with the first.
-fn live(dir: &Path, task: Task, dice: &Dice) {
+fn live(dir: &Path, place: &Place, task: Task, dice: &Dice) {
     let orders = |task| Orders {
         dir: dir.to_owned(),
+        place: place.clone(),
         seed: dice.roll(),
         task,
     };
@@ -249,31 +266,16 @@ fn live(dir: &Path, task: Task, dice: &Dice) {
 }
 
 /// The batches that SQL finds, by the key in the payload: the first and the last event of each.
-fn batches_by_key(dir: &Path) -> BTreeMap<String, Vec<(u64, u64)>> {
-    let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-    let log = Connection::open(dir.join("log.db")).unwrap();
-    let batches = "SELECT payload ->> 'key', sequence - batch_index, sequence - batch_index + batch_size - 1
-        FROM event WHERE batch_index = 0";
+fn batches_by_key(place: &Place) -> BTreeMap<String, Vec<(u64, u64)>> {
     // The process may have died before it made the tables.
-    let Ok(mut statement) = log.prepare(batches) else {
-        return found;
-    };
-    let rows = statement.query_map([], |row| {
-        Ok((
-            row.get(0)?,
-            (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64),
-        ))
-    });
-    for row in rows.unwrap() {
-        let (key, range) = row.unwrap();
-        found.entry(key).or_default().push(range);
-    }
-    found
+    let source = Source::open(place).expect("the log can be read");
+    let found = source.map(|mut source| source.batches_by_key().expect("the log can be read"));
+    found.unwrap_or_default()
 }
 
 /// Compares the log with the journals, and says how many appends are in it that nobody was told of.
-fn check(dir: &Path, task: Task) -> usize {
-    let found = batches_by_key(dir);
+fn check(dir: &Path, place: &Place, task: Task) -> usize {
+    let found = batches_by_key(place);
     for (key, batches) in &found {
         assert_eq!(batches.len(), 1, "{key} was appended at {batches:?}");
     }

@@ -1,5 +1,6 @@
 //! What a killed process left, as plain SQL finds it: in the file, or on the server. Nothing of the crate under test is used.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
 use crate::check::{Checked, SPECS, ensure};
+use crate::common::postgres::Database;
 use crate::digest;
 use crate::index::check_integrity;
 
@@ -60,6 +62,17 @@ pub(crate) enum Source {
 pub(crate) struct Server {
     runtime: tokio::runtime::Runtime,
     client: Client,
+}
+
+impl Place {
+    /// Where the log of a database is, for processes of their own name there.
+    pub(crate) fn of(database: &Database) -> Self {
+        Self::Server {
+            address: database.address.clone(),
+            schema: database.schema.clone(),
+            sessions: format!("killed_{}", database.schema),
+        }
+    }
 }
 
 impl Source {
@@ -145,6 +158,35 @@ impl Source {
         }
     }
 
+    /// The batches by the key in the payload: the first and the last event of each.
+    pub(crate) fn batches_by_key(&mut self) -> Checked<BTreeMap<String, Vec<(u64, u64)>>> {
+        let batches = |key: &str| {
+            format!(
+                "SELECT {key} ->> 'key', sequence - batch_index, sequence - batch_index + batch_size - 1
+                 FROM event WHERE batch_index = 0"
+            )
+        };
+        let rows: Vec<(String, i64, i64)> = match self {
+            Self::File(connection) => {
+                let mut statement = connection.prepare(&batches("payload"))?;
+                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+                rows.collect::<Result<_, _>>()?
+            }
+            Self::Server(server) => {
+                let rows = server.all(&batches("payload::jsonb"), &[])?;
+                let rows = rows
+                    .iter()
+                    .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
+                rows.collect::<Result<_, tokio_postgres::Error>>()?
+            }
+        };
+        let mut found: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+        for (key, first, last) in rows {
+            found.entry(key).or_default().push((first as u64, last as u64));
+        }
+        Ok(found)
+    }
+
     /// Nothing is damaged, as far as whoever keeps the log can tell.
     pub(crate) fn check_integrity(&mut self) -> Checked {
         match self {
@@ -217,12 +259,20 @@ impl Server {
         Ok(server)
     }
 
-    fn one(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Checked<tokio_postgres::Row> {
+    pub(crate) fn one(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Checked<tokio_postgres::Row> {
         let asked = self.client.query_one(sql, parameters);
         Ok(self.runtime.block_on(asked)?)
     }
 
-    fn all(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Checked<Vec<tokio_postgres::Row>> {
+    pub(crate) fn all(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Checked<Vec<tokio_postgres::Row>> {
         let asked = self.client.query(sql, parameters);
         Ok(self.runtime.block_on(asked)?)
     }

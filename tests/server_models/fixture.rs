@@ -182,16 +182,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let sql = format!(
-            "DO $$ DECLARE name text; BEGIN
-                 FOR name IN SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{}_') LOOP
-                     EXECUTE format('DROP SCHEMA %I CASCADE', name);
-                 END LOOP;
-             END $$",
-            self.database.schema
-        );
-        // A test that fails leaves it behind where it cannot be removed.
-        let _ = self.database.execute(&sql);
+        self.database.remove_models();
     }
 }
 

@@ -242,6 +242,33 @@ async fn d6_a_rebuild_of_an_owner_that_lost_the_model_comes_to_nothing_and_hinde
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_the_last_step_is_refused_to_whoever_lost_the_stream() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    // Nothing is applied, so that there is no other step.
+    let none = Counts {
+        query: EventQuery::types(["none"]),
+        ..Counts::new(1)
+    };
+    let model = models(&store).project(none).await.unwrap();
+    append_types(&store, &["a"]).await;
+    in_time("it is at the head", model.caught_up()).await.unwrap();
+    let before = model.schema().await.unwrap();
+    place
+        .database
+        .execute("UPDATE cursor SET epoch = epoch + 1000 WHERE name = 'counts@1'")
+        .unwrap();
+    let rebuild = model.rebuild().await.unwrap();
+    let lost = in_time("it is refused", rebuild.finished()).await;
+    assert!(
+        matches!(lost, Err(ReadModelError::OwnershipLost { .. })),
+        "{lost:?}"
+    );
+    assert_eq!(model.schema().await.unwrap(), before);
+    assert_eq!(place.builds(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r2_a_rebuild_whose_last_step_fails_at_first_or_is_cancelled_then_comes_to_its_end() {
     let Some(place) = Place::new() else { return };
     let failures = Arc::new(AtomicU64::new(0));

@@ -22,6 +22,9 @@ use crate::stream::registry::Registry;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How much a rebuild reads and applies in one portion: the next one is read meanwhile, and each ends with a transaction of its own.
+const PORTION_EVENTS: u64 = 10_000;
+
 /// Has the projection apply what the stream gives. Cloning gives another handle of the same. It does not keep the store open.
 #[derive(Clone)]
 pub(super) struct Keeper {
@@ -178,6 +181,10 @@ impl<H: DerefMut<Target = Hand> + Send> Target for Writer<H> {
 
     fn events_max(&self) -> usize {
         self.work.plan.limits.events_max
+    }
+
+    fn portion_events(&self) -> u64 {
+        PORTION_EVENTS
     }
 
     async fn apply(mut self, batches: Vec<EventBatch>) -> (Self, Result<(), NotApplied>) {
