@@ -14,10 +14,10 @@
 //!
 //! That a build takes the place of another is one row of the catalogue: readers see the old one complete until then (R2).
 //!
-//! In reading order: `projection` (what the user writes), `options`, `catalog`, `build`, `applier`, `pool`, `fit` and `own` (whose a model is, and whether it fits), `catch_up`, `lacking`
-//! and `rebuild`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
+//! In reading order: `projection` (what the user writes), `options`, `standing` (which build serves; pure), `catalog`, `build`, `applier`, `pool`, `fit` and `own` (whose a model is, and whether it fits), `catch_up`, `lacking`,
+//! `rebuilding`, `rebuild` and `promotion`, `resume`, `models` and `model` (the handles), `request` and `attend` (what is asked from outside), `operations`, `status`;
 //! and `view` (documents by key, a use of all this). `in_log` and `server` are the other places for projections, the log's own file and its
-//! server, and use little of this; `spec` is what all have in common.
+//! server. The server's uses all of this that knows no file; `spec` is what all have in common.
 
 #[cfg(feature = "sqlite")]
 mod applier;

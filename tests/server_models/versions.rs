@@ -1,6 +1,7 @@
 //! R2: a new version of a read model on a server is built beside the one that serves, and takes its place. And models on demand.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use millstream::{
     EventQuery, Promotion, Prune, ReadModelError, Retry, ServerModelOptions, StopCause, View, ViewError,
@@ -113,6 +114,23 @@ async fn r2_a_version_that_fails_does_not_serve_and_the_older_one_does() {
         .await
         .unwrap();
     assert_eq!(rows(&second).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_a_promotion_waits_for_no_transaction_of_the_older_version() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    append_types(&store, &["a"]).await;
+    let sabotage = Arc::<Sabotage>::default();
+    let first = models(&store).project(Counts::with(&sabotage)).await.unwrap();
+    in_time("it is at the head", first.caught_up()).await.unwrap();
+    sabotage.hangs.store(true, Ordering::SeqCst);
+    sabotage.is_bad(2);
+    append_types(&store, &["b"]).await;
+    eventually("it hangs in its transaction", || sabotage.calls().len() > 1).await;
+    let second = models(&store).project(Counts::new(2)).await.unwrap();
+    in_time("it serves", second.caught_up()).await.unwrap();
+    assert_eq!(rows(&first).await, folded(&store, &EventQuery::all()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

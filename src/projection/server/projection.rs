@@ -8,8 +8,8 @@ use crate::event::query::EventQuery;
 
 /// A read model that is kept from events with SQL on the log's PostgreSQL server: its writes and its position commit in one transaction (R1).
 ///
-/// Each version has a schema of its own there, in which [`schema`](Self::schema) makes its tables, so they may be called whatever
-/// reads well, and a new version stands beside the old one. See [`ServerModels`](crate::ServerModels) for an example.
+/// Each build has a schema of its own there, in which [`schema`](Self::schema) makes its tables, so they may be called whatever
+/// reads well, and a rebuild or a new version is built beside what serves (R2). See [`ServerModels`](crate::ServerModels) for an example.
 ///
 /// **In-memory state.** A projection is cloned before each transaction, and the clone takes its place when that has committed: what a
 /// failed attempt left in its fields is gone, and is not applied twice. It begins with the value that was registered, after a restart and
@@ -19,7 +19,7 @@ pub trait ServerProjection: Clone + Send + 'static {
     /// The name of the read model: 1 to 200 bytes without control characters and without `@`, unique in the log.
     fn name(&self) -> &str;
 
-    /// The version, from 1. It changes whenever `query`, `schema` or `apply` do.
+    /// The version, from 1. It changes whenever `query`, `schema` or `apply` do: a higher one is built beside the one that serves.
     fn version(&self) -> u32;
 
     /// Which events it is kept from.
@@ -65,7 +65,7 @@ pub trait ServerProjection: Clone + Send + 'static {
     /// failed.
     fn rolled_back(&mut self) {}
 
-    /// The same projection as if nothing had been applied since it was registered. It shares nothing that changes with this one: a
+    /// The same projection as if nothing had been applied since it was registered, also for the build of a rebuild, which is kept while this one is. It shares nothing that changes with this one: a
     /// projection whose clones share something makes that anew here.
     #[must_use]
     fn anew(&self) -> Self {
