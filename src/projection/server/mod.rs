@@ -25,9 +25,9 @@
 //!   where nobody reads;
 //! - no schema is removed that a reader has found to serve and still reads.
 //!
-//! In reading order: `projection` (what the user writes), `options`, `tables`, `list` (which builds there are, and which serves), `rows` (one build), `link` (the connection),
-//! `hand` (the projection between its transactions), `step` (one transaction), `keeper` (who has them made), `readers`, `shared` and `rebuild`, `models` and `model` (the handles);
-//! and `view` (documents by key, a use of all this).
+//! In reading order: `projection` (what the user writes), `options`, `tables`, `list` (which builds there are, and which
+//! serves), `rows` (one build), `link` (the connection), `hand` (the projection between its transactions), `step` (one transaction), `keeper` (who
+//! has them made), `readers`, `shared` and `rebuild`, `models` and `model` (the handles); and `view` (documents by key, a use of all this).
 
 mod hand;
 mod keeper;

@@ -231,7 +231,8 @@ impl ServerModels {
     }
 
     /// Removes a version of a read model: its stream with its cursor and dead letters, and its schema with everything in it, in that order.
-    /// A version that is registered somewhere stops there. When it served, nothing does until another version is promoted. Registered again, it is built anew from the log (R2).
+    /// A version that is registered somewhere stops there. When it served, nothing does until another version is promoted.
+    /// Registered again, it is built anew from the log (R2).
     ///
     /// # Errors
     /// There is no such version; the store is closed; somebody else has its tables locked; the server cannot be reached, or refuses.

@@ -65,7 +65,8 @@ pub trait ServerProjection: Clone + Send + 'static {
     /// failed.
     fn rolled_back(&mut self) {}
 
-    /// The same projection as if nothing had been applied since it was registered, also for the build of a rebuild, which is kept while this one is. It shares nothing that changes with this one: a
+    /// The same projection as if nothing had been applied since it was registered, also for the build of a
+    /// rebuild, which is kept while this one is. It shares nothing that changes with this one: a
     /// projection whose clones share something makes that anew here.
     #[must_use]
     fn anew(&self) -> Self {
