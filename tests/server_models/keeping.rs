@@ -68,7 +68,7 @@ async fn a_version_that_is_removed_is_gone_for_readers_and_is_built_anew() {
     let model = models.project(Counts::new(1)).await.unwrap();
     in_time("it is at the head", model.caught_up()).await.unwrap();
     let schema = model.schema().await.unwrap();
-    assert_eq!(schema, format!("{}_counts_1", place.database.schema));
+    assert_eq!(schema, format!("{}_counts_1_1", place.database.schema));
     models.remove("counts", 1).await.unwrap();
     in_time("its stream has stopped", model.stopped()).await;
     let is_gone = model.read(async |_| Ok(())).await;

@@ -15,5 +15,6 @@ mod proxy;
 mod random;
 mod rebuilds;
 mod refusals;
+mod switching;
 mod versions;
 mod views;

@@ -143,7 +143,7 @@ async fn r1_a_session_killed_at_any_moment_repeats_and_loses_nothing() {
                  WHERE application_name = 'millstream' AND pid <> pg_backend_pid()
                  AND (state LIKE 'idle in transaction%' OR state = 'active')
                  AND query NOT LIKE '%millstream_log%'
-                 AND pid IN (SELECT pid FROM pg_locks WHERE relation = to_regclass('{schema}_counts_1.seen'))"
+                 AND pid IN (SELECT pid FROM pg_locks WHERE relation = to_regclass('{schema}_counts_1_1.seen'))"
             );
             while killed < 20 && !is_over.load(Ordering::SeqCst) {
                 let kill = kill.clone();

@@ -244,21 +244,25 @@ async fn d6_a_rebuild_of_an_owner_that_lost_the_model_comes_to_nothing_and_hinde
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_the_last_step_is_refused_to_whoever_lost_the_stream() {
     let Some(place) = Place::new() else { return };
-    let store = place.store().await;
-    // Nothing is applied, so that there is no other step.
-    let none = Counts {
-        query: EventQuery::types(["none"]),
-        ..Counts::new(1)
-    };
-    let model = models(&store).project(none).await.unwrap();
+    let tries = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&tries);
+    let builder = with_faults(place.database.builder(), move |point| {
+        // The answer is that the server is busy, each time that the step would come to its end.
+        let is_last_step = point == FaultPoint::BeforeSwitch;
+        counted.fetch_add(u64::from(is_last_step), Ordering::SeqCst);
+        is_last_step
+    });
+    let store = builder.connect(&*place.database.address).await.unwrap();
+    let model = models(&store).project(Counts::new(1)).await.unwrap();
     append_types(&store, &["a"]).await;
     in_time("it is at the head", model.caught_up()).await.unwrap();
     let before = model.schema().await.unwrap();
+    let rebuild = model.rebuild().await.unwrap();
+    eventually("the last step has begun", || tries.load(Ordering::SeqCst) > 0).await;
     place
         .database
         .execute("UPDATE cursor SET epoch = epoch + 1000 WHERE name = 'counts@1'")
         .unwrap();
-    let rebuild = model.rebuild().await.unwrap();
     let lost = in_time("it is refused", rebuild.finished()).await;
     assert!(
         matches!(lost, Err(ReadModelError::OwnershipLost { .. })),

@@ -10,6 +10,8 @@ use crate::projection::standing::{BuildRow, BuildState, Promoted};
 
 /// For how long the removal of a retired build waits for those who have its tables locked. It is tried again later.
 const SWEEP_PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
+/// What is done, for whoever reads an error.
+const SWEEP: &str = "remove retired read models from the server";
 
 /// The lock by which readers keep a build's tables from being removed, by the schema of its tables.
 pub(super) const READ_LOCK: &str = "hashtext('millstream-read'), hashtext($1)";
@@ -72,7 +74,7 @@ fn row(row: &Row) -> Result<BuildRow, Error> {
     })
 }
 
-/// Lets a build serve, and retires all older ones of its name. Nothing is changed when it was retired meanwhile.
+/// Lets a build serve, and retires all older ones of its name. Nothing is changed when it was retired meanwhile, or a newer version serves.
 pub(super) async fn promote(tx: &Transaction<'_>, row: &BuildRow) -> Result<Promoted, Error> {
     let sql = "SELECT state FROM millstream_model_build WHERE build = $1";
     let state = tx.query_opt(sql, &[&row.build]).await?;
@@ -82,9 +84,15 @@ pub(super) async fn promote(tx: &Transaction<'_>, row: &BuildRow) -> Result<Prom
         Some(BuildState::Beside) => {}
         Some(BuildState::Retired) | None => return Ok(Promoted::No),
     }
+    let version = i64::from(row.version);
+    // By the index `model_build_serving`.
+    let newer =
+        "SELECT true FROM millstream_model_build WHERE name = $1 AND state = 'serving' AND version > $2";
+    if tx.query_opt(newer, &[&row.name, &version]).await?.is_some() {
+        return Ok(Promoted::No);
+    }
     let retire = "UPDATE millstream_model_build SET state = 'retired'
         WHERE name = $1 AND build <> $2 AND (state = 'serving' OR version <= $3)";
-    let version = i64::from(row.version);
     tx.execute(retire, &[&row.name, &row.build, &version]).await?;
     let serve = "UPDATE millstream_model_build SET state = 'serving' WHERE build = $1";
     tx.execute(serve, &[&row.build]).await?;
@@ -106,6 +114,11 @@ pub(super) async fn retire_beside(
 
 /// Gives up a build that does not serve.
 pub(super) async fn retire(desk: &ServerDesk, build: i64) -> Result<(), StorageError> {
+    desk.answer("give up a build of a read model", try_retire(desk, build))
+        .await?
+}
+
+async fn try_retire(desk: &ServerDesk, build: i64) -> Result<(), StorageError> {
     let mut client = desk.connect(Purpose::Write).await?;
     let tx = begin(desk, &mut client).await?;
     let retire = "UPDATE millstream_model_build SET state = 'retired' WHERE build = $1 AND state = 'beside'";
@@ -129,26 +142,26 @@ pub(super) async fn serving(desk: &ServerDesk, name: &str) -> Result<Option<u32>
 
 /// Removes the tables of retired builds, as far as nobody reads them. What is left is removed another time.
 pub(super) async fn sweep(desk: &ServerDesk) {
-    if let Err(error) = try_sweep(desk).await {
+    let swept = desk.answer(SWEEP, try_sweep(desk)).await;
+    if let Err(error) = swept.flatten() {
         tracing::debug!(%error, "retired read models on the server could not be removed, it is tried again later");
     }
 }
 
 async fn try_sweep(desk: &ServerDesk) -> Result<(), StorageError> {
-    let failed = desk.failed("remove retired read models from the server");
+    let failed = desk.failed(SWEEP);
     let mut client = desk.connect(Purpose::Write).await?;
-    let sql =
-        "SELECT build, name, version, namespace, state FROM millstream_model_build WHERE state = 'retired'";
+    let sql = "SELECT build FROM millstream_model_build WHERE state = 'retired' ORDER BY build";
     let rows = client.query(sql, &[]).await.map_err(&failed)?;
-    let retired: Result<Vec<BuildRow>, Error> = rows.iter().map(row).collect();
-    for row in retired.map_err(&failed)? {
+    let retired: Result<Vec<i64>, Error> = rows.iter().map(|row| row.try_get(0)).collect();
+    for build in retired.map_err(&failed)? {
         let tx = begin(desk, &mut client).await?;
-        match drop_unread(&tx, &row).await {
+        match drop_unread(&tx, build).await {
             Ok(true) => tx.commit().await.map_err(&failed)?,
             Ok(false) => {}
             Err(error) if ServerDesk::is_lost(&error) => return Err(failed(error)),
             Err(error) => {
-                tracing::debug!(schema = %row.place, %error, "a retired read model is still held");
+                tracing::debug!(build, %error, "a retired read model is still held");
                 continue;
             }
         }
@@ -156,14 +169,20 @@ async fn try_sweep(desk: &ServerDesk) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// `false`: somebody reads it.
-async fn drop_unread(tx: &Transaction<'_>, row: &BuildRow) -> Result<bool, Error> {
+/// `false`: somebody reads it, or it is not there as a retired one any more since it was seen, without the lock.
+async fn drop_unread(tx: &Transaction<'_>, build: i64) -> Result<bool, Error> {
+    let sql = "SELECT build, name, version, namespace, state FROM millstream_model_build
+        WHERE build = $1 AND state = 'retired'";
+    let Some(retired) = tx.query_opt(sql, &[&build]).await? else {
+        return Ok(false);
+    };
+    let row = row(&retired)?;
     let locked = format!("SELECT pg_try_advisory_xact_lock({READ_LOCK})");
     if !tx.query_one(&locked, &[&row.place]).await?.try_get(0)? {
         return Ok(false);
     }
     tx.batch_execute(SWEEP_PATIENCE).await?;
-    drop_build(tx, row).await.map(|()| true)
+    drop_build(tx, &row).await.map(|()| true)
 }
 
 async fn drop_build(tx: &Transaction<'_>, row: &BuildRow) -> Result<(), Error> {

@@ -27,8 +27,10 @@
 //!
 //! In reading order: `projection` (what the user writes), `options`, `tables`, `list` (which builds there are, and which
 //! serves), `rows` (one build), `link` (the connection), `hand` (the projection between its transactions), `step` (one transaction), `keeper` (who
-//! has them made), `readers`, `shared` and `rebuild`, `models` and `model` (the handles); and `view` (documents by key, a use of all this).
+//! has them made), `readers`, `shared`, `claim` (whose the model is) and `rebuild`, `models` and
+//! `model` (the handles); and `view` (documents by key, a use of all this).
 
+mod claim;
 mod hand;
 mod keeper;
 mod link;

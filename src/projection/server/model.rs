@@ -96,7 +96,7 @@ impl ServerModel {
     }
 
     /// The schema in the log's database that the tables are in which serve now, for whoever reads them with other programs:
-    /// `SELECT * FROM "millstream_balances_1".balance`. A rebuild and a new version have schemas of their own.
+    /// `SELECT * FROM "millstream_balances_1_7".balance`. A rebuild and a new version have schemas of their own.
     ///
     /// # Errors
     /// Nothing serves, because it was removed; the server cannot be reached.
@@ -249,8 +249,8 @@ impl ServerModel {
     /// ```
     ///
     /// # Errors
-    /// A rebuild is under way already; another version serves; the log was pruned; the server cannot be reached, or refuses. What goes wrong later
-    /// says [`finished`](Rebuild::finished).
+    /// A rebuild is under way already; another version serves; another owner took the model over; the log was pruned; the server cannot be
+    /// reached, or refuses. What goes wrong later says [`finished`](Rebuild::finished).
     ///
     /// # Cancel safety
     /// When the future is dropped there is no rebuild. A schema may be left behind, which goes with the next rebuild or registration.

@@ -198,7 +198,7 @@ impl ServerModels {
             Wish::WriteWithStream => Fence::Stream(Arc::downgrade(self.store.registry())),
             Wish::Look | Wish::WriteAlone => Fence::Row,
         };
-        let row = opened.row.clone();
+        let (row, owner) = (opened.row.clone(), opened.owner);
         let hand = Hand::new(opened, projection, position);
         Ok(Parts {
             position: hand.shown(),
@@ -210,6 +210,7 @@ impl ServerModels {
             },
             options: options.model().clone(),
             row,
+            owner,
         })
     }
 

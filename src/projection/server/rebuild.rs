@@ -13,6 +13,7 @@ use crate::error::{ReadModelError, StorageError};
 use crate::fault::FaultPoint;
 use crate::log::postgres::beside::Purpose;
 use crate::projection::rebuilding::{Course, LAST_STEP_EVENTS, Rebuild};
+use crate::projection::server::claim::holds_stream;
 use crate::projection::server::hand::Hand;
 use crate::projection::server::keeper::{Tries, Writer};
 use crate::projection::server::list;
@@ -49,8 +50,9 @@ async fn make(shared: &Shared) -> Result<Opened, ReadModelError> {
         head: extent.head,
         pruned_through: extent.pruned_through,
     };
+    let claim = shared.claim()?;
     let mut client = shared.desk().connect(Purpose::Write).await?;
-    rows::make_beside(shared.desk(), &mut client, &shared.plan().spec, origin).await
+    rows::make_beside(shared.desk(), &mut client, &shared.plan().spec, origin, claim).await
 }
 
 /// A build that is not wanted unless it comes to serve.
@@ -219,6 +221,8 @@ impl Switch {
             Err(error) => Some(error),
         };
         if let Some(error) = refused {
+            // The stream goes on meanwhile.
+            drop(self.built);
             self.attempt.give_up().await;
             return Err(error);
         }
@@ -250,7 +254,8 @@ impl Terms {
         let mut tries = Tries::begin();
         loop {
             let epoch = self.shared.keeper.work().epoch()?;
-            match self.switch(epoch).await {
+            let tried = self.shared.desk().answer(SWITCH, self.switch(epoch)).await;
+            match tried.flatten() {
                 Err(error) if error.is_retryable() && !tries.are_over(self.shared.desk().limit()) => {
                     tracing::debug!(name = self.shared.name(), %error, "the last step of a rebuild is tried again");
                 }
@@ -309,9 +314,6 @@ impl Terms {
 
     /// Whether the stream is this store's still. From here on whoever takes it over waits for the commit.
     async fn is_owner(&self, tx: &Transaction<'_>, epoch: Option<u64>) -> Result<bool, Error> {
-        let Some(epoch) = epoch else { return Ok(true) };
-        let (stream, epoch) = (&*self.shared.plan().stream, epoch as i64);
-        let fence = "SELECT true FROM cursor WHERE name = $1 AND epoch = $2 FOR SHARE";
-        Ok(tx.query_opt(fence, &[&stream, &epoch]).await?.is_some())
+        holds_stream(tx, &self.shared.plan().stream, epoch).await
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::Timestamp;
 use crate::error::ReadModelError;
 use crate::log::postgres::beside::{ServerDesk, quoted};
 use crate::projection::resume::refuse_pruned;
+use crate::projection::server::claim::Claim;
 use crate::projection::server::list;
 use crate::projection::server::tables::OWNED_WITH_STREAM;
 use crate::projection::spec::Spec;
@@ -13,7 +14,7 @@ use crate::projection::standing::{BuildRow, BuildState, goes_on, older, serving}
 
 /// Bytes of a name that PostgreSQL does not cut off.
 const NAME_BYTES_MAX: usize = 63;
-/// How many names are tried for a schema.
+/// How many numbers of builds, and with them names, are tried for a schema.
 const TRIES_MAX: usize = 100;
 /// A number that says whose a build is that no stream owns.
 const NEW_OWNER: &str = "1 + (random() * 9e15)::bigint";
@@ -76,12 +77,14 @@ pub(super) async fn open(
     Ok(opened)
 }
 
-/// Makes a build of a version beside the one that there is, for a rebuild. What an earlier rebuild left is not wanted any more.
+/// Makes a build of a version beside the one that there is, for a rebuild. What an earlier rebuild left is not wanted any more. Whoever lost
+/// the model, or has an older version than the one that serves, is refused, and nothing is changed.
 pub(super) async fn make_beside(
     desk: &ServerDesk,
     client: &mut Client,
     spec: &Spec,
     origin: Origin<'_>,
+    claim: Claim<'_>,
 ) -> Result<Opened, ReadModelError> {
     let failed = desk.failed("begin to rebuild a read model on the server");
     if origin.pruned_through > 0 {
@@ -91,8 +94,21 @@ pub(super) async fn make_beside(
             pruned_through: origin.pruned_through,
         });
     }
+    let lost = || ReadModelError::OwnershipLost {
+        name: spec.name.clone(),
+        version: spec.version,
+    };
     let tx = list::begin_made(desk, client).await?;
+    let known = list::known(&tx, &spec.name).await.map_err(&failed)?;
+    goes_on(&known, spec.version).map_err(|serving| older(&spec.name, spec.version, serving))?;
+    if !claim.has_serving(&tx).await.map_err(&failed)? {
+        return Err(lost());
+    }
     let mut opened = make(desk, &tx, spec, origin, BuildState::Beside).await?;
+    // Behind what the user's statements do: the stream's row is held for as short as can be.
+    if !claim.holds_stream(&tx).await.map_err(&failed)? {
+        return Err(lost());
+    }
     take(&tx, &mut opened, Wish::WriteAlone).await.map_err(&failed)?;
     tx.commit().await.map_err(&failed)?;
     Ok(opened)
@@ -203,8 +219,9 @@ async fn make(
             error: told(&error).into(),
         },
     };
-    let place = free_name(desk, tx, spec).await?;
-    let build = insert(tx, spec, origin, &place, state).await.map_err(&refused)?;
+    let (build, place) = free_place(desk, tx, spec).await?;
+    let inserted = insert(tx, spec, origin, (build, &place), state).await;
+    inserted.map_err(&refused)?;
     let namespace = quoted(&place);
     let enter = format!("CREATE SCHEMA {namespace}; SET LOCAL search_path TO {namespace}");
     tx.batch_execute(&enter).await.map_err(&failed)?;
@@ -241,16 +258,17 @@ async fn insert(
     tx: &Transaction<'_>,
     spec: &Spec,
     origin: Origin<'_>,
-    namespace: &str,
+    (build, namespace): (i64, &str),
     state: BuildState,
-) -> Result<i64, Error> {
+) -> Result<(), Error> {
     let (version, now) = (i64::from(spec.version), Timestamp::now().as_micros());
-    let sql = "INSERT INTO millstream_model_build (name, version, namespace, state, created_at)
-        VALUES ($1, $2, $3, $4, $5) RETURNING build";
-    let row = tx
-        .query_one(sql, &[&spec.name, &version, &namespace, &state.as_str(), &now])
-        .await?;
-    let build: i64 = row.try_get(0)?;
+    let sql = "INSERT INTO millstream_model_build (build, name, version, namespace, state, created_at)
+        OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6)";
+    tx.execute(
+        sql,
+        &[&build, &spec.name, &version, &namespace, &state.as_str(), &now],
+    )
+    .await?;
     let sql = "INSERT INTO millstream_model
         (build, log_id, query, schema, position, owner, rebuilt_through, is_applying, updated_at)
         VALUES ($1, $2, $3, $4, 0, $5, 0, true, $6)";
@@ -266,7 +284,7 @@ async fn insert(
         ],
     )
     .await?;
-    Ok(build)
+    Ok(())
 }
 
 /// What the server says, or else the driver.
@@ -277,35 +295,50 @@ fn told(error: &Error) -> String {
     }
 }
 
-/// The first name for a schema that nobody has.
-async fn free_name(desk: &ServerDesk, tx: &Transaction<'_>, spec: &Spec) -> Result<String, ReadModelError> {
+/// A number for a build with which its schema has a name that nobody has. Neither is ever given again: whoever removes a schema by its name
+/// removes no other one.
+async fn free_place(
+    desk: &ServerDesk,
+    tx: &Transaction<'_>,
+    spec: &Spec,
+) -> Result<(i64, String), ReadModelError> {
+    let failed = desk.failed("name the schema of a read model");
     let taken = tx.query("SELECT nspname::text FROM pg_namespace", &[]).await;
     let taken = taken.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-    let taken: Vec<String> = taken.map_err(desk.failed("look for schemas"))?;
-    let name = names(desk.schema(), spec).find(|name| !taken.contains(name));
-    name.ok_or_else(|| ReadModelError::Refused {
+    let taken: Vec<String> = taken.map_err(&failed)?;
+    let mut last = String::new();
+    for _ in 0..TRIES_MAX {
+        let build = next_build(desk, tx).await.map_err(&failed)?;
+        let place = place(desk.schema(), spec, build);
+        if !taken.contains(&place) {
+            return Ok((build, place));
+        }
+        last = place;
+    }
+    Err(ReadModelError::Refused {
         name: spec.name.clone(),
         problem: format!(
-            "the schema {:?} and {TRIES_MAX} like it are there already; remove what is not needed",
-            names(desk.schema(), spec).next().unwrap_or_default()
+            "the schema {last:?} and all of {TRIES_MAX} like it are there already; remove what is not needed"
         ),
     })
 }
 
-/// Names for the schema of a model, each within what PostgreSQL tells apart.
-fn names(log: &str, spec: &Spec) -> impl Iterator<Item = String> {
-    let (base, version) = (format!("{log}_{}", spec.name), spec.version);
-    (0..TRIES_MAX).map(move |number| {
-        let end = match number {
-            0 => format!("_{version}"),
-            number => format!("_{version}_{number}"),
-        };
-        let mut length = base.len().min(NAME_BYTES_MAX - end.len());
-        while !base.is_char_boundary(length) {
-            length -= 1;
-        }
-        format!("{}{end}", &base[..length])
-    })
+/// The number of a build that is yet to be made.
+async fn next_build(desk: &ServerDesk, tx: &Transaction<'_>) -> Result<i64, Error> {
+    let sql =
+        "SELECT nextval(pg_get_serial_sequence(format('%I.millstream_model_build', $1::text), 'build'))";
+    tx.query_one(sql, &[&desk.schema()]).await?.try_get(0)
+}
+
+/// The name of a build's schema, within what PostgreSQL tells apart. No other build of the log has it.
+fn place(log: &str, spec: &Spec, build: i64) -> String {
+    let base = format!("{log}_{}", spec.name);
+    let end = format!("_{}_{build}", spec.version);
+    let mut length = base.len().min(NAME_BYTES_MAX - end.len());
+    while !base.is_char_boundary(length) {
+        length -= 1;
+    }
+    format!("{}{end}", &base[..length])
 }
 
 #[cfg(test)]
@@ -321,15 +354,14 @@ mod tests {
             schema: String::new(),
         };
         let balances = spec("balances", 3);
-        let mut found = names("shop", &balances);
-        assert_eq!(found.next().as_deref(), Some("shop_balances_3"));
-        assert_eq!(found.next().as_deref(), Some("shop_balances_3_1"));
+        assert_eq!(place("shop", &balances, 7), "shop_balances_3_7");
         for name in ["ä".repeat(100), "x".repeat(200)] {
             for schema in ["s", &"y".repeat(63)] {
-                let found: Vec<String> = names(schema, &spec(&name, u32::MAX)).collect();
+                let builds = [1, 2, 12, i64::MAX - 1, i64::MAX];
+                let found = builds.map(|build| place(schema, &spec(&name, u32::MAX), build));
                 assert!(found.iter().all(|name| name.len() <= NAME_BYTES_MAX), "{found:?}");
                 let different: std::collections::BTreeSet<&String> = found.iter().collect();
-                assert_eq!(different.len(), TRIES_MAX);
+                assert_eq!(different.len(), builds.len());
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
 use crate::projection::options::{ModelOptions, Promotion};
 use crate::projection::promotion::end_older_streams;
+use crate::projection::server::claim::Claim;
 use crate::projection::server::keeper::{Keeper, Tries, Writer};
 use crate::projection::server::list;
 use crate::projection::server::readers::{Readers, Serving};
@@ -19,12 +20,17 @@ use crate::projection::server::step::Plan;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 use crate::store::Store;
 
+/// What is done, for whoever reads an error.
+const PROMOTE: &str = "let a read model serve";
+
 /// The parts of a model.
 pub(super) struct Parts {
     pub(super) keeper: Keeper,
     pub(super) catch_up: CatchUp,
     pub(super) options: ModelOptions,
     pub(super) row: BuildRow,
+    /// Whose the build is.
+    pub(super) owner: i64,
     /// How far the build is that is kept here.
     pub(super) position: Arc<AtomicU64>,
 }
@@ -36,6 +42,8 @@ pub(super) struct Shared {
     pub(super) readers: Readers,
     /// The build that is kept here.
     pub(super) row: watch::Sender<BuildRow>,
+    /// Whose it is, also when a rebuild has taken its place.
+    owner: i64,
     is_rebuilding: AtomicBool,
     position: Arc<AtomicU64>,
 }
@@ -63,6 +71,7 @@ impl Shared {
             catch_up: parts.catch_up,
             options: parts.options,
             row: watch::Sender::new(parts.row),
+            owner: parts.owner,
             is_rebuilding: AtomicBool::new(false),
             position: parts.position,
         })
@@ -124,6 +133,16 @@ impl Shared {
         })
     }
 
+    /// What whoever rebuilds it has.
+    pub(super) fn claim(&self) -> Result<Claim<'_>, ReadModelError> {
+        Ok(Claim {
+            build: self.row.borrow().build,
+            owner: self.owner,
+            stream: &self.plan().stream,
+            epoch: self.keeper.work().epoch()?,
+        })
+    }
+
     /// This build serves from now on.
     pub(super) fn serves(&self, row: BuildRow) {
         self.row.send_replace(BuildRow {
@@ -181,7 +200,8 @@ impl Shared {
     async fn promote_row(&self, row: &BuildRow) -> Result<Promoted, StorageError> {
         let mut tries = Tries::begin();
         loop {
-            match self.try_promote(row).await {
+            let tried = self.desk().answer(PROMOTE, self.try_promote(row)).await;
+            match tried.flatten() {
                 Err(error) if error.is_retryable() && !tries.are_over(self.desk().limit()) => {
                     tracing::debug!(name = self.name(), %error, "the promotion of a read model is tried again");
                 }
@@ -192,7 +212,7 @@ impl Shared {
     }
 
     async fn try_promote(&self, row: &BuildRow) -> Result<Promoted, StorageError> {
-        let failed = self.desk().failed("let a read model serve");
+        let failed = self.desk().failed(PROMOTE);
         let mut client = self.desk().connect(Purpose::Write).await?;
         let tx = list::begin(self.desk(), &mut client).await?;
         let promoted = list::promote(&tx, row).await.map_err(&failed)?;
