@@ -259,3 +259,38 @@ async fn r2_the_last_step_waits_for_a_server_that_says_nothing_no_longer_than_th
     proxy.set(Mode::Passes);
     assert_eq!(rows(&model).await["a"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_the_stream_does_not_wait_until_a_rebuild_that_failed_is_removed() {
+    let Some(place) = Place::new() else { return };
+    let tries = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&tries);
+    let builder = place.database.builder().server_limit(Duration::from_secs(5));
+    let builder = with_faults(builder, move |point| {
+        // The answer is that the server is busy, each time that the step would come to its end.
+        let is_last_step = point == FaultPoint::BeforeSwitch;
+        counted.fetch_add(u64::from(is_last_step), Ordering::SeqCst);
+        is_last_step
+    });
+    let store = builder.connect(&*place.database.address).await.unwrap();
+    append_types(&store, &["a"]).await;
+    let model = models(&store).project(Counts::new(1)).await.unwrap();
+    in_time("it is at the head", model.caught_up()).await.unwrap();
+    let rebuild = model.rebuild().await.unwrap();
+    eventually("its last step has begun", || tries.load(Ordering::SeqCst) > 0).await;
+    // From here on neither that step nor what removes the build gets the list.
+    let list = client(&place).await;
+    let lock = format!(
+        "SELECT pg_advisory_lock(hashtext('millstream-model'), hashtext('{}'))",
+        place.database.schema
+    );
+    list.batch_execute(&lock).await.unwrap();
+    let last = append_types(&store, &["b"]).await;
+    in_time("the stream goes on", model.wait_for(last)).await.unwrap();
+    assert!(model.status().is_rebuilding, "what was built is not removed yet");
+    list.batch_execute("SELECT pg_advisory_unlock_all()")
+        .await
+        .unwrap();
+    let failed = in_time("it is given up", rebuild.finished()).await;
+    assert!(matches!(failed, Err(ReadModelError::Storage(_))), "{failed:?}");
+}
