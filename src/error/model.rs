@@ -179,6 +179,17 @@ pub enum ReadModelError {
         /// The read model.
         name: String,
     },
+    /// A dead letter that the rebuild could not apply, and had left out, was retried or discarded before its end. What served before serves still,
+    /// with the letter as it was settled.
+    #[error(
+        "the rebuild of the read model {name:?} had left out the dead letter at {first_sequence}, which was settled meanwhile; rebuild it again"
+    )]
+    LetterSettled {
+        /// The read model.
+        name: String,
+        /// The sequence of the letter's first event.
+        first_sequence: u64,
+    },
     /// The version is kept beside the one that serves, and waits to be promoted.
     #[error(
         "version {version} of the read model {name:?} has caught up, and version {serving} serves; promote it, or read what serves"

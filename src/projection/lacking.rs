@@ -22,9 +22,12 @@ impl Lacking {
         }
     }
 
-    /// What was set aside meanwhile.
-    pub(crate) fn replace(&mut self, letters: Vec<DeadLetter>) {
+    /// What is set aside now. Gives the first event of a letter that was given up and waits no more: it was applied to the build that serves,
+    /// or discarded, and nothing would ever apply it to the new one.
+    pub(crate) fn replace(&mut self, letters: Vec<DeadLetter>) -> Option<u64> {
         self.letters = letters;
+        let waits = |first: u64| self.letters.iter().any(|letter| letter.first_sequence == first);
+        self.given_up().into_iter().find(|first| !waits(*first))
     }
 
     /// Leaves out what the letters stand for that some of this batch is, and all later ones of their keys, so that nothing is
@@ -160,5 +163,14 @@ mod tests {
         assert_eq!(left(&lacking, batch(7, 1)), [0; 0]);
         assert_eq!(lacking.applied(8).collect::<Vec<_>>(), [3, 6]);
         assert!(!lacking.give_up(&batch(11, 2)));
+    }
+
+    #[test]
+    fn a_letter_that_was_given_up_is_missed_when_it_waits_no_more() {
+        let mut lacking = Lacking::new(vec![letter(&[2], None), letter(&[5], None), letter(&[7], None)]);
+        assert!(lacking.give_up_event(5));
+        let still_there = vec![letter(&[5], None), letter(&[9], None)];
+        assert_eq!(lacking.replace(still_there), None);
+        assert_eq!(lacking.replace(vec![letter(&[9], None)]), Some(5));
     }
 }

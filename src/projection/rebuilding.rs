@@ -76,7 +76,7 @@ impl Rebuild {
     /// Waits until the new build serves.
     ///
     /// # Errors
-    /// The log was pruned, so that it lacks what the model was built from; the projection failed on a batch that is no dead letter; a newer version took over meanwhile; the log or the storage failed;
+    /// The log was pruned, so that it lacks what the model was built from; the projection failed on a batch that is no dead letter; a dead letter that it had left out was settled meanwhile; a newer version took over meanwhile; the log or the storage failed;
     /// it was cancelled. What served before serves still.
     ///
     /// # Cancel safety
@@ -185,7 +185,12 @@ impl Course {
     pub(crate) async fn run<T: Target>(&mut self, mut writer: T, through: u64) -> Result<T, ReadModelError> {
         self.note_total(through);
         let letters = letters(&self.catch_up.store, &self.stream).await?;
-        self.lacking.replace(letters);
+        if let Some(first_sequence) = self.lacking.replace(letters) {
+            return Err(ReadModelError::LetterSettled {
+                name: self.name.clone(),
+                first_sequence,
+            });
+        }
         loop {
             // In portions: whoever writes the build says how large they are, and why.
             let step_through = through.min(writer.position() + writer.portion_events());
