@@ -51,7 +51,7 @@ const AT_POINT: &str = "at point";
 const KILLS_PER_FILE: u32 = 25;
 const KILL_WITHIN: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_millis(8);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// The points to be killed at, and among how many passes of a point the fatal one is chosen.
 const POINTS: [(FaultPoint, u64); 9] = [

@@ -79,16 +79,14 @@ impl ServerProjection for Counted {
     }
 
     async fn apply(&mut self, tx: &Transaction<'_>, batch: &EventBatch) -> Result<(), BoxError> {
-        for event in batch {
-            let (sequence, name) = (event.sequence() as i64, event.event_type());
-            let seen = "INSERT INTO seen VALUES ($1)";
-            tx.execute_typed(seen, &[(&sequence, Type::INT8)]).await?;
-            let count = "INSERT INTO counted VALUES ($1, 1)
-                ON CONFLICT (type) DO UPDATE SET count = counted.count + 1";
-            tx.execute_typed(count, &[(&name, Type::TEXT)]).await?;
-            self.health.check(name)?;
-        }
-        Ok(())
+        let sequences: Vec<i64> = batch.iter().map(|event| event.sequence() as i64).collect();
+        let types: Vec<&str> = batch.iter().map(|event| event.event_type()).collect();
+        let sql = "WITH seen AS (INSERT INTO seen SELECT unnest($1))
+            INSERT INTO counted SELECT type, count(*) FROM unnest($2) type GROUP BY type
+            ON CONFLICT (type) DO UPDATE SET count = counted.count + excluded.count";
+        tx.execute_typed(sql, &[(&sequences, Type::INT8_ARRAY), (&types, Type::TEXT_ARRAY)])
+            .await?;
+        types.iter().try_for_each(|name| self.health.check(name))
     }
 }
 
@@ -137,6 +135,8 @@ async fn work(orders: Orders) {
         finish(&store, &model).await;
         return;
     }
+    let is_awaited = [Some(FaultPoint::BeforeSwitch), Some(FaultPoint::AfterSwitch)]
+        .contains(&fatal.map(|(point, _)| point));
     let end = Instant::now() + LIFETIME;
     while Instant::now() < end {
         append(&store, &dice, 1 + dice.below(12)).await;
@@ -145,8 +145,8 @@ async fn work(orders: Orders) {
             0 if health == Health::Fair => {
                 if let Ok(rebuild) = model.rebuild().await {
                     match dice.below(3) {
-                        0 => rebuild.cancel(),
-                        1 => rebuild.detach(),
+                        0 if !is_awaited => rebuild.cancel(),
+                        1 if !is_awaited => rebuild.detach(),
                         _ => rebuild.finished().await.expect("it is rebuilt"),
                     }
                 }
