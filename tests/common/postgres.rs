@@ -144,6 +144,14 @@ impl Database {
              END $$",
             self.schema
         );
+        // A projection of the test may hang in its transaction.
+        let hanging = format!(
+            "SELECT pg_terminate_backend(held.pid)
+             FROM pg_locks held JOIN pg_class ON pg_class.oid = held.relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE starts_with(nspname, '{}_') AND held.pid <> pg_backend_pid()",
+            self.schema
+        );
+        let _ = self.execute(&hanging);
         // A test that fails leaves them behind where they cannot be removed.
         let _ = self.execute(&sql);
     }
