@@ -294,3 +294,56 @@ async fn r2_the_stream_does_not_wait_until_a_rebuild_that_failed_is_removed() {
     let failed = in_time("it is given up", rebuild.finished()).await;
     assert!(matches!(failed, Err(ReadModelError::Storage(_))), "{failed:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_the_list_while_one_waits_for_a_transaction_of_the_earlier_owner() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    append_types(&store, &["a"]).await;
+    drop(models(&store).on_demand(Counts::new(1)).await.unwrap());
+    let earlier = client(&place).await;
+    let lock = "BEGIN; SELECT FROM millstream_model FOR UPDATE";
+    earlier.batch_execute(lock).await.unwrap();
+    let opened = tokio::spawn({
+        let store = store.clone();
+        async move { models(&store).on_demand(Counts::new(1)).await }
+    });
+    let other = Counts {
+        name: "others",
+        ..Counts::new(1)
+    };
+    for _ in 0..3 {
+        let other = models(&store).on_demand(other.clone()).await.unwrap();
+        in_time("it is at the head", other.catch_up()).await.unwrap();
+    }
+    assert!(!opened.is_finished());
+    earlier.batch_execute("COMMIT").await.unwrap();
+    let model = in_time("it is opened", opened).await.unwrap().unwrap();
+    in_time("it is at the head", model.catch_up()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_whose_tables_are_locked_is_not_removed_and_the_list_is_free_soon() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    append_types(&store, &["a"]).await;
+    let model = models(&store).on_demand(Counts::new(1)).await.unwrap();
+    in_time("it is at the head", model.catch_up()).await.unwrap();
+    let locked = format!("BEGIN; SELECT FROM \"{}\".counted", model.schema().await.unwrap());
+    drop(model);
+    let reader = client(&place).await;
+    reader.batch_execute(&locked).await.unwrap();
+    let refused = in_time("it is refused", models(&store).remove("counts", 1)).await;
+    assert!(
+        matches!(&refused, Err(ReadModelError::Storage(error)) if error.is_busy()),
+        "{refused:?}"
+    );
+    let model = models(&store).on_demand(Counts::new(1)).await.unwrap();
+    assert_eq!(rows(&model).await.len(), 1);
+    drop(model);
+    reader.batch_execute("COMMIT").await.unwrap();
+    in_time("it is removed", models(&store).remove("counts", 1))
+        .await
+        .unwrap();
+    assert_eq!(place.builds(), 0);
+}

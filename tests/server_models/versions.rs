@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use millstream::{
-    EventQuery, Promotion, Prune, ReadModelError, Retry, ServerModelOptions, StopCause, View, ViewError,
+    DurableStream, EventQuery, Promotion, Prune, ReadModelError, Retry, ServerModelOptions, StopCause, View,
+    ViewError,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::common::{eventually, in_time};
+use crate::common::{eventually, in_time, takes_all};
 use crate::fixture::{Counts, Place, Sabotage, append_types, folded, in_memory, models, rows};
 
 fn by_hand() -> ServerModelOptions {
@@ -309,4 +310,20 @@ async fn r2_views_are_rebuilt_and_their_readers_follow_versions_and_say_what_doe
         ),
         "{unreadable:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_what_ended_between_a_promotion_and_the_older_stream_is_made_good_on_demand_too() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    append_types(&store, &["a"]).await;
+    let second = models(&store).on_demand(Counts::new(2)).await.unwrap();
+    in_time("it is at the head", second.catch_up()).await.unwrap();
+    drop(second);
+    // What the process left that promoted the second version.
+    let older = DurableStream::new("counts@1");
+    drop(store.stream_all_durable(&older, takes_all()).await.unwrap());
+    assert_eq!(store.streams().await.unwrap().len(), 1);
+    let _second = models(&store).on_demand(Counts::new(2)).await.unwrap();
+    assert!(store.streams().await.unwrap().is_empty());
 }

@@ -8,8 +8,8 @@ use crate::log::postgres::beside::{Purpose, ServerDesk, quoted};
 use crate::projection::server::tables::TABLES;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 
-/// For how long the removal of a retired build waits for those who have its tables locked. It is tried again later.
-const SWEEP_PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
+/// For how long whoever has the lock on the list waits for those who have something else locked: everybody else waits for the list.
+pub(super) const LOCK_PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
 /// What is done, for whoever reads an error.
 const SWEEP: &str = "remove retired read models from the server";
 
@@ -181,7 +181,7 @@ async fn drop_unread(tx: &Transaction<'_>, build: i64) -> Result<bool, Error> {
     if !tx.query_one(&locked, &[&row.place]).await?.try_get(0)? {
         return Ok(false);
     }
-    tx.batch_execute(SWEEP_PATIENCE).await?;
+    tx.batch_execute(LOCK_PATIENCE).await?;
     drop_build(tx, &row).await.map(|()| true)
 }
 
@@ -218,6 +218,7 @@ pub(super) async fn remove(
 ) -> Result<(), StorageError> {
     let failed = desk.failed("remove a read model from the server");
     let tx = begin(desk, client).await?;
+    tx.batch_execute(LOCK_PATIENCE).await.map_err(&failed)?;
     let known = known(&tx, name).await.map_err(&failed)?;
     for row in known.iter().filter(|row| row.version == version) {
         drop_build(&tx, row).await.map_err(&failed)?;

@@ -10,7 +10,7 @@ use tokio_postgres::{Error, Transaction};
 use crate::error::{ReadModelError, StopCause, StreamError, WaitError};
 use crate::projection::options::Promotion;
 use crate::projection::own::Owned;
-use crate::projection::promotion::{caught_up, end_older_streams};
+use crate::projection::promotion::caught_up;
 use crate::projection::rebuilding::Rebuild;
 use crate::projection::server::keeper::Keeper;
 use crate::projection::server::readers::Serving;
@@ -44,9 +44,7 @@ pub struct ServerModel {
 impl ServerModel {
     pub(super) async fn continuous(parts: Parts, owned: Owned) -> Result<Self, ReadModelError> {
         let shared = Shared::of(parts);
-        if shared.is_serving() {
-            end_older_streams(shared.store(), shared.name(), shared.version()).await?;
-        }
+        shared.end_older_streams().await?;
         let position = shared.position();
         let durable = shared.options.stream(&shared.plan().stream, position);
         let handler = handler(&shared.keeper).retry(shared.catch_up.retry);
@@ -75,14 +73,16 @@ impl ServerModel {
         })
     }
 
-    pub(super) fn on_demand(parts: Parts, reserved: Reservation) -> Self {
-        Self {
-            shared: Shared::of(parts),
+    pub(super) async fn on_demand(parts: Parts, reserved: Reservation) -> Result<Self, ReadModelError> {
+        let shared = Shared::of(parts);
+        shared.end_older_streams().await?;
+        Ok(Self {
+            shared,
             stream: None,
             promoter: None,
             is_detached: false,
             _reserved: Some(reserved),
-        }
+        })
     }
 
     /// The name of the read model.

@@ -9,12 +9,12 @@ use crate::projection::catch_up::CatchUp;
 use crate::projection::own::{own, reserve};
 use crate::projection::resume::behind_letters;
 use crate::projection::server::hand::Hand;
-use crate::projection::server::keeper::{Fence, Keeper, Work};
+use crate::projection::server::keeper::{Fence, Keeper, Tries, Work};
 use crate::projection::server::list::{self, sweep};
 use crate::projection::server::model::ServerModel;
 use crate::projection::server::options::ServerModelOptions;
 use crate::projection::server::projection::ServerProjection;
-use crate::projection::server::rows::{self, Origin, Wish};
+use crate::projection::server::rows::{self, Opened, Origin, Wish};
 use crate::projection::server::shared::Parts;
 use crate::projection::server::step::Plan;
 use crate::projection::spec::{Spec, check, runtime, stream_name};
@@ -159,7 +159,7 @@ impl ServerModels {
         let spec = spec(&projection)?;
         let reserved = reserve(&self.store, &spec)?;
         let parts = self.open(projection, spec, options, Wish::WriteAlone).await?;
-        Ok(ServerModel::on_demand(parts, reserved))
+        ServerModel::on_demand(parts, reserved).await
     }
 
     /// Finds or makes the build of a version, to write it.
@@ -177,9 +177,7 @@ impl ServerModels {
             head: extent.head,
             pruned_through: extent.pruned_through,
         };
-        let mut client = self.desk.connect(Purpose::Write).await?;
-        let opened = rows::open(&self.desk, &mut client, &spec, origin, wish).await?;
-        drop(client);
+        let opened = self.open_rows(&spec, origin, wish).await?;
         sweep(&self.desk).await;
         // A model that has nothing yet begins with what is left, as a stream does.
         let position = opened.position.max(extent.pruned_through);
@@ -212,6 +210,23 @@ impl ServerModels {
             row,
             owner,
         })
+    }
+
+    /// Tried for as long as the server is waited for while whoever wrote the build so far is in the middle of a transaction.
+    async fn open_rows(&self, spec: &Spec, origin: Origin<'_>, wish: Wish) -> Result<Opened, ReadModelError> {
+        let mut client = self.desk.connect(Purpose::Write).await?;
+        let mut tries = Tries::begin();
+        loop {
+            match rows::open(&self.desk, &mut client, spec, origin, wish).await {
+                Err(ReadModelError::Storage(error))
+                    if error.is_busy() && !tries.are_over(self.desk.limit()) =>
+                {
+                    tracing::debug!(name = %spec.name, %error, "a read model is opened again");
+                }
+                outcome => return outcome,
+            }
+            tries.pause().await;
+        }
     }
 
     /// Refuses what would be refused when the model is opened: a take-over ends the earlier owner.

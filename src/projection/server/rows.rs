@@ -7,7 +7,7 @@ use crate::error::ReadModelError;
 use crate::log::postgres::beside::{ServerDesk, quoted};
 use crate::projection::resume::refuse_pruned;
 use crate::projection::server::claim::Claim;
-use crate::projection::server::list;
+use crate::projection::server::list::{self, LOCK_PATIENCE};
 use crate::projection::server::tables::OWNED_WITH_STREAM;
 use crate::projection::spec::Spec;
 use crate::projection::standing::{BuildRow, BuildState, goes_on, older, serving};
@@ -120,6 +120,8 @@ async fn take(tx: &Transaction<'_>, opened: &mut Opened, wish: Wish) -> Result<(
         build, name, version, ..
     } = &opened.row;
     list::retire_beside(tx, name, *version, *build).await?;
+    // Whoever wrote it so far may be in the middle of a transaction.
+    tx.batch_execute(LOCK_PATIENCE).await?;
     if wish == Wish::WriteAlone {
         let take =
             format!("UPDATE millstream_model SET owner = {NEW_OWNER} WHERE build = $1 RETURNING owner");

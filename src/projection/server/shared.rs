@@ -168,6 +168,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Ends what kept older versions, when this one serves: whoever promoted it may have ended before that.
+    pub(super) async fn end_older_streams(&self) -> Result<(), ReadModelError> {
+        match self.is_serving() {
+            true => end_older_streams(self.store(), self.name(), self.version()).await,
+            false => Ok(()),
+        }
+    }
+
     /// Lets the build serve, and ends what kept older versions.
     pub(super) async fn promote(&self) -> Result<(), ReadModelError> {
         let row = self.row.borrow().clone();
@@ -191,7 +199,7 @@ impl Shared {
         }
         self.plan().faults.hit(FaultPoint::AfterSwitch);
         self.serves(row);
-        end_older_streams(self.store(), self.name(), self.version()).await?;
+        self.end_older_streams().await?;
         list::sweep(self.desk()).await;
         Ok(())
     }
