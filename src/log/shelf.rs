@@ -5,7 +5,8 @@
 //! - a page is given out only for a position inside the stretch that was examined for it;
 //! - no batch is cut in two: stretches begin and end where batches do;
 //! - of those who want the same page one reads it, and the others wait for as long as that run lasts, and no longer;
-//! - the pages weigh no more than the budget, and what was taken goes before what is still to be taken.
+//! - the pages weigh no more than the budget, and what was taken goes before what is still to be taken;
+//! - what nobody comes to take is let go after a while, so that it is in nobody's way.
 
 #[cfg(all(test, not(millstream_loom)))]
 mod tests;
@@ -27,6 +28,8 @@ pub(crate) struct Shelf {
     untaken_bytes: usize,
     /// Counts what was shelved or taken: the age of a page.
     uses: u64,
+    /// What all pages weighed that were ever shelved.
+    shelved_bytes: u64,
     runs_begun: u64,
     /// How many sequences the last page reached over that was full, or seemed to be.
     page_span: u64,
@@ -36,6 +39,8 @@ struct Shelved {
     page: Arc<Page>,
     bytes: usize,
     last_use: u64,
+    /// What had been shelved before it.
+    shelved_at: u64,
     is_taken: bool,
 }
 
@@ -84,6 +89,7 @@ impl Shelf {
             bytes_max,
             untaken_bytes: 0,
             uses: 0,
+            shelved_bytes: 0,
             runs_begun: 0,
             page_span: PAGE_SPAN_FIRST,
         }
@@ -171,6 +177,11 @@ impl Shelf {
         {
             evicted.push(page);
         }
+        while self.untaken_bytes >= self.untaken_bytes_max()
+            && let Some(page) = self.let_go_forgotten()
+        {
+            evicted.push(page);
+        }
         if is_over || self.untaken_bytes >= self.untaken_bytes_max() {
             More::No
         } else {
@@ -242,10 +253,13 @@ impl Shelf {
         self.uses += 1;
         self.bytes += bytes;
         self.untaken_bytes += bytes;
+        let shelved_at = self.shelved_bytes;
+        self.shelved_bytes += bytes as u64;
         let shelved = Shelved {
             page,
             bytes,
             last_use: self.uses,
+            shelved_at,
             is_taken: false,
         };
         self.pages.insert(after, shelved);
@@ -255,7 +269,21 @@ impl Shelf {
     fn evict(&mut self) -> Option<Arc<Page>> {
         let oldest = |(_, shelved): &(&u64, &Shelved)| (!shelved.is_taken, shelved.last_use);
         let (after, _) = self.pages.iter().min_by_key(oldest)?;
-        let after = *after;
+        self.let_go(*after)
+    }
+
+    /// Takes out the page that waits longest to be taken, if the shelf was filled twice since. It was read ahead of a stream that has gone,
+    /// or that was given what is live before it came there; or its stream is so slow that to read it again costs little.
+    fn let_go_forgotten(&mut self) -> Option<Arc<Page>> {
+        let untaken = self.pages.iter().filter(|(_, shelved)| !shelved.is_taken);
+        let (after, oldest) = untaken.min_by_key(|(_, shelved)| shelved.shelved_at)?;
+        if self.shelved_bytes - oldest.shelved_at < 2 * self.bytes_max as u64 {
+            return None;
+        }
+        self.let_go(*after)
+    }
+
+    fn let_go(&mut self, after: u64) -> Option<Arc<Page>> {
         let shelved = self.pages.remove(&after)?;
         self.bytes -= shelved.bytes;
         if !shelved.is_taken {

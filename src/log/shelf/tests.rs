@@ -255,6 +255,55 @@ fn what_is_read_ahead_of_a_stream_fits_and_is_not_let_go_before_it_is_taken() {
 }
 
 #[test]
+fn what_nobody_comes_to_take_is_not_for_ever_in_the_way_of_others() {
+    const EVENTS: u64 = 4_000;
+    let log = log(&[(1, false); EVENTS as usize]);
+    let bytes = PAGE_BYTES + 4 * batch(&log[0]).weight_bytes();
+    let mut shelf = Shelf::new(PAGES_MIN * bytes);
+    shelf.page_span = 4;
+    let shelve = |shelf: &mut Shelf, run: Run| {
+        let mut left = run.left;
+        shelf.align(run.id, left.through);
+        loop {
+            let page = Arc::new(read(&log, left, 4));
+            left.after = page.through;
+            if shelf.shelve(run.id, &page, &mut Vec::new()) == More::No {
+                break;
+            }
+        }
+        shelf.finish(run.id);
+    };
+    // Read ahead of two streams that take nothing more.
+    for after in [EVENTS - 400, EVENTS - 200] {
+        let end = Range {
+            after,
+            through: EVENTS,
+        };
+        while let Some(run) = shelf.ahead(end) {
+            shelve(&mut shelf, run);
+        }
+    }
+    let (mut after, mut runs) = (0, 0);
+    while after < EVENTS / 2 {
+        let range = Range {
+            after,
+            through: EVENTS,
+        };
+        match shelf.find(range) {
+            Found::Page(page) => after = page.through,
+            Found::Missing(run) => {
+                runs += 1;
+                shelve(&mut shelf, run);
+            }
+            Found::Underway => panic!("each run is over"),
+        }
+    }
+    let enough = EVENTS / 2 / (RUN_PAGES * 4);
+    let in_the_way = 2 * PAGES_MIN as u64;
+    assert!(runs <= enough + in_the_way, "{runs} runs where {enough} would do");
+}
+
+#[test]
 fn a_small_rest_at_the_end_of_a_run_does_not_make_the_next_runs_small() {
     const EVENTS: u64 = 10_000;
     const PAGE: usize = 100;
