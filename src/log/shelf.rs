@@ -52,6 +52,8 @@ pub(crate) struct Run {
     pub(crate) left: Range,
     /// Whether the stretch ends where a batch does, so that another one may begin there.
     is_aligned: bool,
+    /// Whether its next page goes straight to whoever wants it, and so is taken when it is shelved.
+    is_awaited: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub(crate) enum Found {
     Page(Arc<Page>),
     /// Somebody is reading it, or what lies a little before it; look again when a page is shelved or the run is finished.
     Underway,
-    /// Nobody is. Whoever is told so has to read, and to finish the run.
+    /// Nobody is. Whoever is told so has to read, to take the first page as it comes, and to finish the run.
     Missing(Run),
 }
 
@@ -118,7 +120,7 @@ impl Shelf {
         if self.runs.iter().any(|run| run.covers(range.after)) || self.is_followed(range.after) {
             return Found::Underway;
         }
-        Found::Missing(self.begin(range))
+        Found::Missing(self.begin(range, true))
     }
 
     /// The run that should be begun now for one who has taken what lies up to `range.after`: the first stretch that is
@@ -143,7 +145,7 @@ impl Shelf {
                 after = run.left.through;
             } else {
                 let through = range.through;
-                return Some(self.begin(Range { after, through }));
+                return Some(self.begin(Range { after, through }, false));
             }
         }
         None
@@ -165,13 +167,14 @@ impl Shelf {
         };
         let after = run.left.after;
         run.left.after = page.through;
+        let is_taken = std::mem::take(&mut run.is_awaited);
         let is_over = page.through >= run.left.through;
         let span = page.through.saturating_sub(after).max(1);
         // A page that ends with its run may be a small rest of it, which says nothing of how much a page holds.
         if !is_over || span > self.page_span {
             self.page_span = span;
         }
-        self.put(after, page);
+        self.put(after, page, is_taken);
         while self.bytes > self.bytes_max
             && let Some(page) = self.evict()
         {
@@ -211,7 +214,7 @@ impl Shelf {
     }
 
     /// A run over the first few pages of the range, as far as they are not there.
-    fn begin(&mut self, range: Range) -> Run {
+    fn begin(&mut self, range: Range, is_awaited: bool) -> Run {
         let span = self.page_span.saturating_mul(RUN_PAGES);
         let next = self.pages.range(range.after + 1..).next();
         let limit = next.map_or(range.through, |(after, _)| range.through.min(*after));
@@ -223,12 +226,13 @@ impl Shelf {
                 through: limit.min(range.after.saturating_add(span)),
             },
             is_aligned: false,
+            is_awaited,
         };
         self.runs.push(run);
         run
     }
 
-    fn put(&mut self, after: u64, page: &Arc<Page>) {
+    fn put(&mut self, after: u64, page: &Arc<Page>, is_taken: bool) {
         // Who begins inside a batch has a part of it, which is of use to nobody else.
         let is_cut = page
             .batches
@@ -252,7 +256,9 @@ impl Shelf {
                 .sum::<usize>();
         self.uses += 1;
         self.bytes += bytes;
-        self.untaken_bytes += bytes;
+        if !is_taken {
+            self.untaken_bytes += bytes;
+        }
         let shelved_at = self.shelved_bytes;
         self.shelved_bytes += bytes as u64;
         let shelved = Shelved {
@@ -260,7 +266,7 @@ impl Shelf {
             bytes,
             last_use: self.uses,
             shelved_at,
-            is_taken: false,
+            is_taken,
         };
         self.pages.insert(after, shelved);
     }
