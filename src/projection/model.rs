@@ -166,14 +166,6 @@ impl Shared {
         });
     }
 
-    /// Ends what kept older versions, when this one serves: whoever promoted it may have ended before that.
-    async fn end_older_streams(&self) -> Result<(), ReadModelError> {
-        match self.is_serving() {
-            true => end_older_streams(self.store(), &self.name, self.version).await,
-            false => Ok(()),
-        }
-    }
-
     /// Lets the build serve, and ends what kept older versions.
     async fn promote(self: &Arc<Self>) -> Result<(), ReadModelError> {
         let shared = Arc::clone(self);
@@ -200,7 +192,7 @@ impl Shared {
                 tracing::info!(name = %self.name, version = self.version, "a read model serves, older versions are retired");
             }
         }
-        self.end_older_streams().await?;
+        end_older_streams(self.store(), &self.name, self.version).await?;
         let catalog = Arc::clone(&self.catalog);
         blocking(move || catalog.sweep()).await
     }
@@ -247,7 +239,9 @@ impl ReadModel {
     pub(crate) async fn continuous(mut parts: Parts) -> Result<Self, ReadModelError> {
         let owned = parts.owned.take();
         let shared = Self::share(parts);
-        shared.end_older_streams().await?;
+        if shared.is_serving() {
+            end_older_streams(shared.store(), &shared.name, shared.version).await?;
+        }
         let position = shared.applier.lock().await.build.position();
         let durable = shared.options.stream(&shared.stream_name, position);
         let handler = {
@@ -291,7 +285,6 @@ impl ReadModel {
 
     pub(crate) async fn on_demand(parts: Parts) -> Result<Self, ReadModelError> {
         let shared = Self::share(parts);
-        shared.end_older_streams().await?;
         shared.attendance.add(&shared.catalog, &shared);
         Ok(Self {
             shared,

@@ -19,7 +19,7 @@ use crate::stream::budget::{Budget, OUTCOMES};
 use crate::stream::checkpoint::Checkpointer;
 use crate::stream::core::StreamCore;
 use crate::stream::dispose::{self, Attempts, Disposal, Part};
-use crate::stream::failure::{Failure, FailurePolicies, Trouble};
+use crate::stream::failure::{Failure, FailurePolicies};
 use crate::stream::handler::panic_text;
 use crate::stream::machine::Input;
 use crate::stream::patience::{pause, stored};
@@ -134,21 +134,13 @@ impl Care {
         self.keys = keys;
     }
 
-    /// What becomes of a batch whose handling failed for good. Whatever the policy says, nothing is set aside when the read model is gone
-    /// that would have kept it: what has taken its place may hold it already.
+    /// What becomes of a batch whose handling failed for good.
     pub(crate) fn dispose(
         &self,
         batch: &EventBatch,
         failure: &Failure,
         attempts: Attempts,
     ) -> Result<(Disposal, LetterLimits), StopCause> {
-        match failure.trouble {
-            Some(Trouble::OwnershipLost) => return Err(StopCause::OwnershipLost),
-            Some(Trouble::Removed) => {
-                return Err(stop_cause(failure, batch.last_sequence(), attempts.count));
-            }
-            Some(Trouble::TookTooLong) | None => {}
-        }
         let policy = self.policies.of(failure.category);
         let disposal = guarded(|| dispose::dispose(batch, &policy.action, failure, attempts))
             .map_err(StopCause::KeyPanicked)?;

@@ -7,8 +7,6 @@ use thiserror::Error;
 
 #[cfg(feature = "sqlite")]
 use crate::error::InLogError;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-use crate::error::ReadModelError;
 #[cfg(feature = "postgres")]
 use crate::error::ServerModelError;
 use crate::error::{BoxError, DecodeError, FailureCategory, UndecodableEvent, causes};
@@ -230,19 +228,6 @@ pub(crate) struct Failure {
     pub(crate) at: Option<u64>,
     /// Whether another attempt would end in the same way.
     pub(crate) is_final: bool,
-    /// What a read model has run into.
-    pub(crate) trouble: Option<Trouble>,
-}
-
-/// What a read model runs into that no event is to blame for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It had the log's file, or a transaction on its server, for longer than it might.
-    TookTooLong,
-    /// Somebody else keeps it.
-    OwnershipLost,
-    /// Its tables are gone.
-    Removed,
 }
 
 impl Failure {
@@ -252,23 +237,20 @@ impl Failure {
             text: text.into(),
             at: None,
             is_final: false,
-            trouble: None,
         }
     }
 
     pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let named = causes(error).find_map(|error| error.downcast_ref::<HandlerError>());
-        let trouble = causes(error).find_map(trouble);
         Self {
             category: match DecodeError::is_behind(error) {
                 true => FailureCategory::Undecodable,
-                false if trouble == Some(Trouble::TookTooLong) => FailureCategory::Timeout,
+                false if took_too_long(error) => FailureCategory::Timeout,
                 false => FailureCategory::Error,
             },
             text: describe(error),
             at: named.map(HandlerError::sequence),
             is_final: false,
-            trouble,
         }
     }
 
@@ -282,26 +264,29 @@ impl Failure {
     }
 }
 
-/// What a read model says in a cause.
-#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), expect(unused_variables))]
-fn trouble(cause: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
-    #[cfg(feature = "sqlite")]
-    match cause.downcast_ref() {
-        Some(InLogError::OverBudget { .. }) => return Some(Trouble::TookTooLong),
-        Some(InLogError::Removed) => return Some(Trouble::Removed),
-        _ => {}
-    }
-    #[cfg(feature = "postgres")]
-    match cause.downcast_ref() {
-        Some(ServerModelError::TookTooLong { .. }) => return Some(Trouble::TookTooLong),
-        Some(ServerModelError::Removed) => return Some(Trouble::Removed),
-        _ => {}
-    }
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    if let Some(ReadModelError::OwnershipLost { .. }) = cause.downcast_ref() {
-        return Some(Trouble::OwnershipLost);
-    }
-    None
+/// A read model had the log's file, or a transaction on its server, for longer than it might.
+fn took_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    causes(error).any(|cause| is_over_budget(cause) || is_over_timeout(cause))
+}
+
+#[cfg(feature = "sqlite")]
+fn is_over_budget(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(InLogError::OverBudget { .. }))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn is_over_budget(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
+}
+
+#[cfg(feature = "postgres")]
+fn is_over_timeout(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(ServerModelError::TookTooLong { .. }))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn is_over_timeout(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
 }
 
 /// The error with all its causes, in one line.

@@ -148,7 +148,8 @@ impl Database {
         let hanging = format!(
             "SELECT pg_terminate_backend(held.pid)
              FROM pg_locks held JOIN pg_class ON pg_class.oid = held.relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
-             WHERE starts_with(nspname, '{}_') AND held.pid <> pg_backend_pid()",
+             WHERE starts_with(nspname, '{}_') AND held.pid <> pg_backend_pid()
+                 AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             self.schema
         );
         let _ = self.execute(&hanging);

@@ -361,28 +361,3 @@ async fn s4_an_append_inside_a_projection_fails_and_waits_for_nothing() {
     log.execute_batch("ROLLBACK").unwrap();
     assert_eq!(in_time("it goes on", appended).await.unwrap().first_sequence, 2);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d5_nothing_is_parked_because_the_model_is_gone_from_the_logs_file() {
-    let place = Place::new();
-    let store = place.store();
-    let options = InLogOptions::default()
-        .retry(Retry::never())
-        .on_failure(FailurePolicy::park());
-    let models = ReadModels::in_log(&store).unwrap();
-    let model = models.project_with(Counts::new(1), &options).await.unwrap();
-    let last = append_types(&store, &["a"]).await;
-    in_time("it has it", model.wait_for(last)).await.unwrap();
-    let log = millstream::rusqlite::Connection::open(place.path("log.db")).unwrap();
-    log.execute_batch("DELETE FROM millstream_model").unwrap();
-    append_types(&store, &["b"]).await;
-    let cause = in_time("it stops", model.stopped()).await;
-    assert!(
-        matches!(&cause, StopCause::HandlerFailed { error, .. } if error.contains("register it anew")),
-        "{cause}"
-    );
-    assert_eq!(
-        number(&place.path("log.db"), "SELECT count(*) FROM dead_letter"),
-        0
-    );
-}

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
-use millstream::{
-    FailurePolicy, ModelOptions, Ownership, ReadModelError, Retry, StopCause, StreamError, rusqlite,
-};
+use millstream::{ModelOptions, Ownership, ReadModelError, StopCause, StreamError};
 
 use crate::common::in_time;
 use crate::fixture::{Counts, Place, append_types, folded, rows};
@@ -179,30 +176,6 @@ async fn d6_who_lost_a_read_model_to_another_process_writes_nothing_more() {
     assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
     other.wait_for(last).await.unwrap();
     assert_eq!(rows(&other).await["a"], 4);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d5_nothing_is_parked_because_somebody_else_writes_the_file() {
-    let place = Place::new();
-    let (store, models) = (place.store(), place.models());
-    let options = ModelOptions::default()
-        .retry(Retry::never())
-        .on_failure(FailurePolicy::park());
-    let model = models
-        .project_with(&store, Counts::new(1), &options)
-        .await
-        .unwrap();
-    append_types(&store, &["a"]).await;
-    in_time("it is at the head", model.caught_up()).await.unwrap();
-    let build = place.path(&place.builds()[0]);
-    let build = rusqlite::Connection::open(build).unwrap();
-    build
-        .execute_batch("UPDATE millstream_build SET owner = owner + 1")
-        .unwrap();
-    append_types(&store, &["b"]).await;
-    let cause = in_time("it stops", model.stopped()).await.unwrap();
-    assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
-    assert!(store.dead_letters("counts@1").list().next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

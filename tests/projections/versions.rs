@@ -8,11 +8,11 @@ use std::sync::mpsc::channel;
 use futures::StreamExt;
 use millstream::internals::{FaultPoint, with_faults};
 use millstream::{
-    DurableStream, FailureCategory, FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError,
-    RequestState, Retry, StopCause, Store,
+    FailureCategory, FailurePolicy, ModelOptions, Projection, Promotion, ReadModelError, RequestState, Retry,
+    StopCause, Store,
 };
 
-use crate::common::{append, eventually, in_time, takes_all};
+use crate::common::{append, eventually, in_time};
 use crate::fixture::{Counts, Place, append_types, folded, rows};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,20 +301,4 @@ async fn r2_a_rebuild_that_is_cancelled_as_it_switches_leaves_a_model_that_goes_
     assert_eq!(rows(&model).await, folded(&store, &query).await);
     let requests = models.requests().await.unwrap();
     assert_eq!(requests[0].state, RequestState::Done, "{requests:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r2_what_ended_between_a_promotion_and_the_older_stream_is_made_good_on_demand_too() {
-    let place = Place::new();
-    let (store, models) = (place.store(), place.models());
-    append_types(&store, &["a"]).await;
-    let second = models.on_demand(&store, Counts::new(2)).await.unwrap();
-    in_time("it is at the head", second.catch_up()).await.unwrap();
-    drop(second);
-    // What the process left that promoted the second version.
-    let older = DurableStream::new("counts@1");
-    drop(store.stream_all_durable(&older, takes_all()).await.unwrap());
-    assert_eq!(store.streams().await.unwrap().len(), 1);
-    let _second = models.on_demand(&store, Counts::new(2)).await.unwrap();
-    assert!(store.streams().await.unwrap().is_empty());
 }

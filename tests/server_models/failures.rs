@@ -225,31 +225,3 @@ async fn r1_a_projection_that_ends_the_transaction_is_refused_and_leaves_nothing
         );
     }
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d5_nothing_is_parked_because_the_model_is_somebody_elses_or_gone() {
-    let takes = "UPDATE millstream_model SET owner = owner + 100";
-    let removes = "DELETE FROM millstream_model_build";
-    for (sql, is_taken) in [(takes, true), (removes, false)] {
-        let Some(place) = Place::new() else { return };
-        let store = place.store().await;
-        append_types(&store, &["a"]).await;
-        let options = ServerModelOptions::default()
-            .retry(Retry::never())
-            .on_failure(FailurePolicy::park());
-        let model = models(&store).project_with(Counts::new(1), &options).await;
-        let model = model.unwrap();
-        in_time("it is at the head", model.caught_up()).await.unwrap();
-        place.database.execute(sql).unwrap();
-        append_types(&store, &["b"]).await;
-        let cause = in_time("it stops", model.stopped()).await.unwrap();
-        match cause {
-            StopCause::OwnershipLost => assert!(is_taken),
-            StopCause::HandlerFailed { error, .. } => {
-                assert!(!is_taken && error.contains("register it anew"), "{error}")
-            }
-            other => panic!("{other:?}"),
-        }
-        assert!(letters(&store).await.is_empty(), "{sql}");
-    }
-}

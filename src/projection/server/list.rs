@@ -8,7 +8,7 @@ use crate::log::postgres::beside::{Purpose, ServerDesk, quoted};
 use crate::projection::server::tables::TABLES;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 
-/// For how long whoever has the lock on the list waits for those who have something else locked: everybody else waits for the list.
+/// For how long whoever has the lock on the list waits for those who have rows or tables of a build locked: everybody else waits for the list.
 pub(super) const LOCK_PATIENCE: &str = "SET LOCAL lock_timeout = '1s'";
 /// What is done, for whoever reads an error.
 const SWEEP: &str = "remove retired read models from the server";

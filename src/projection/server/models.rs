@@ -2,14 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::error::{ReadModelError, SteerError};
+use crate::log::Extent;
 use crate::log::postgres::beside::{Purpose, ServerDesk};
 use crate::projection::catch_up::CatchUp;
 use crate::projection::own::{own, reserve};
 use crate::projection::resume::behind_letters;
 use crate::projection::server::hand::Hand;
-use crate::projection::server::keeper::{Fence, Keeper, Tries, Work};
+use crate::projection::server::keeper::{Fence, Keeper, Work};
 use crate::projection::server::list::{self, sweep};
 use crate::projection::server::model::ServerModel;
 use crate::projection::server::options::ServerModelOptions;
@@ -19,6 +23,9 @@ use crate::projection::server::shared::Parts;
 use crate::projection::server::step::Plan;
 use crate::projection::spec::{Spec, check, runtime, stream_name};
 use crate::store::Store;
+
+/// The pause between two tries to take a build over.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The read models on a log's PostgreSQL server: rows in the database that the log lies in, kept by projections whose SQL is asynchronous.
 ///
@@ -171,13 +178,7 @@ impl ServerModels {
         wish: Wish,
     ) -> Result<Parts, ReadModelError> {
         let query = projection.query();
-        let extent = self.store.log().extent().await?;
-        let origin = Origin {
-            log_id: self.store.log_id(),
-            head: extent.head,
-            pruned_through: extent.pruned_through,
-        };
-        let opened = self.open_rows(&spec, origin, wish).await?;
+        let (opened, extent) = self.open_rows(&spec, wish).await?;
         sweep(&self.desk).await;
         // A model that has nothing yet begins with what is left, as a stream does.
         let position = opened.position.max(extent.pruned_through);
@@ -212,20 +213,29 @@ impl ServerModels {
         })
     }
 
-    /// Tried for as long as the server is waited for while whoever wrote the build so far is in the middle of a transaction.
-    async fn open_rows(&self, spec: &Spec, origin: Origin<'_>, wish: Wish) -> Result<Opened, ReadModelError> {
+    /// Gives the log as it was just before, too. Tried for as long as the server is waited for, while whoever wrote the build so far is in the middle
+    /// of a transaction.
+    async fn open_rows(&self, spec: &Spec, wish: Wish) -> Result<(Opened, Extent), ReadModelError> {
         let mut client = self.desk.connect(Purpose::Write).await?;
-        let mut tries = Tries::begin();
+        let begun = Instant::now();
         loop {
+            // Anew each time: meanwhile the build may have got beyond what was the head.
+            let extent = self.store.log().extent().await?;
+            let origin = Origin {
+                log_id: self.store.log_id(),
+                head: extent.head,
+                pruned_through: extent.pruned_through,
+            };
             match rows::open(&self.desk, &mut client, spec, origin, wish).await {
                 Err(ReadModelError::Storage(error))
-                    if error.is_busy() && !tries.are_over(self.desk.limit()) =>
+                    if error.is_busy() && begun.elapsed() < self.desk.limit() =>
                 {
                     tracing::debug!(name = %spec.name, %error, "a read model is opened again");
                 }
-                outcome => return outcome,
+                outcome => return outcome.map(|opened| (opened, extent)),
             }
-            tries.pause().await;
+            // Short, because whoever writes the build begins its next transaction soon.
+            sleep(PAUSE).await;
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) async fn open(
     };
     refuse_pruned(&opened.row, opened.position, origin.pruned_through)?;
     if wish != Wish::Look {
+        // Whoever wrote it so far may be in the middle of a transaction.
+        tx.batch_execute(LOCK_PATIENCE).await.map_err(&failed)?;
         take(&tx, &mut opened, wish).await.map_err(&failed)?;
     }
     tx.commit().await.map_err(&failed)?;
@@ -120,8 +122,6 @@ async fn take(tx: &Transaction<'_>, opened: &mut Opened, wish: Wish) -> Result<(
         build, name, version, ..
     } = &opened.row;
     list::retire_beside(tx, name, *version, *build).await?;
-    // Whoever wrote it so far may be in the middle of a transaction.
-    tx.batch_execute(LOCK_PATIENCE).await?;
     if wish == Wish::WriteAlone {
         let take =
             format!("UPDATE millstream_model SET owner = {NEW_OWNER} WHERE build = $1 RETURNING owner");
