@@ -52,11 +52,19 @@ pub(crate) enum Expects {
 /// How long a thread that has worked looks for work before it sleeps.
 const LOOK_FOR: Duration = Duration::from_micros(50);
 /// How long a thread sleeps that need not watch the time. Then it sees whether anybody does.
-const NAP: Duration = Duration::from_millis(250);
+const NAP: Duration = unless_modelled(Duration::from_millis(250));
 /// A thread that was not needed for so many naps in a row ends.
 const NAPS_MAX: u32 = 40;
 /// How long a member keeps a thread to itself while it has something to do. Then it is looked whose time has come.
-const TURNS_FOR: Duration = Duration::from_millis(5);
+const TURNS_FOR: Duration = unless_modelled(Duration::from_millis(5));
+
+/// In a model no time passes, however long it takes: all its runs are to go the same way.
+const fn unless_modelled(time: Duration) -> Duration {
+    match cfg!(millstream_loom) {
+        true => Duration::from_secs(3600),
+        false => time,
+    }
+}
 
 /// Threads, and who may run on them. They end with the last member, once the crew is dropped.
 pub(crate) struct Crew {
