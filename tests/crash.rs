@@ -22,18 +22,16 @@ mod keyed;
 mod models;
 #[path = "crash/once.rs"]
 mod once;
+#[path = "crash/process.rs"]
+mod process;
 #[path = "crash/server_models.rs"]
 mod server_models;
 #[path = "crash/source.rs"]
 mod source;
 
-use std::env;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use millstream::internals::FaultPoint;
@@ -42,16 +40,13 @@ use tempfile::TempDir;
 
 use crate::check::{Checker, End, Repeats};
 use crate::common::postgres::{Database, database};
+use crate::process::{Process, Task, number, obey};
 use crate::source::Place;
 
 const ORDERS: &str = "MILLSTREAM_CRASH_ORDERS";
-/// What the child says when it stands at the failure point.
-const AT_POINT: &str = "at point";
 /// After so many kills the next series begins, over a new file.
 const KILLS_PER_FILE: u32 = 25;
 const KILL_WITHIN: Duration = Duration::from_millis(250);
-const LINGER: Duration = Duration::from_millis(8);
-const PATIENCE: Duration = Duration::from_secs(50);
 
 /// The points to be killed at, and among how many passes of a point the fatal one is chosen.
 const POINTS: [(FaultPoint, u64); 9] = [
@@ -121,16 +116,6 @@ struct Orders {
     task: Task,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Task {
-    /// Goes on until it is killed.
-    GoOn,
-    /// Goes on, and stops one thread for ever at the given pass of an entry of [`POINTS`].
-    StopAt { point: usize, pass: u64 },
-    /// Lets every stream handle everything, closes the store, and ends.
-    Finish,
-}
-
 /// A random generator that several threads can share.
 struct Dice(AtomicU64);
 
@@ -163,9 +148,7 @@ fn digest<'a>(event_type: &str, tags: impl Iterator<Item = &'a str>, payload: &s
 /// Not a test of its own: what the killed process runs.
 #[test]
 fn child() {
-    if let Ok(orders) = env::var(ORDERS) {
-        child::obey(&serde_json::from_str(&orders).expect("the orders are those of the parent"));
-    }
+    obey(ORDERS, 4, child::work);
 }
 
 #[test]
@@ -180,8 +163,7 @@ fn killed_processes_of_a_server_lose_nothing_and_repeat_no_more_than_the_checkpo
 
 /// Kills so often by default. Without a log there is nothing to kill for.
 fn kill_processes(kills: u64, begin: impl Fn() -> Option<Series>) {
-    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(kills);
+    let kills = number("MILLSTREAM_KILLS").unwrap_or(kills);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     let mut summary = Summary::default();
     for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
@@ -274,21 +256,17 @@ impl Series {
             is_quiet: occasion == Occasion::QuietCatchUp,
             task: occasion.task(&self.dice),
         };
-        let task = orders.task;
         let mut process = Process::spawn("child", ORDERS, &orders);
-        let end = match task {
-            Task::Finish => process.finished().map(|()| End::Closed),
-            Task::StopAt { .. } => process.stopped_at_point(self.pause(LINGER)).map(|()| End::Killed),
-            Task::GoOn => process.lives_for(self.pause(KILL_WITHIN)).map(|()| End::Killed),
-        };
+        let lived = process.live(orders.task, KILL_WITHIN, &self.dice);
         drop(process);
-        end.map_err(Into::into)
-            .and_then(|end| self.checker.check(run, end))
+        let end = match orders.task {
+            Task::Finish => End::Closed,
+            Task::StopAt { .. } | Task::GoOn => End::Killed,
+        };
+        lived
+            .map_err(Into::into)
+            .and_then(|()| self.checker.check(run, end))
             .unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
-    }
-
-    fn pause(&self, longest: Duration) -> Duration {
-        Duration::from_micros(self.dice.below(longest.as_micros() as u64))
     }
 }
 
@@ -298,77 +276,4 @@ fn directory() -> TempDir {
     // A panic leaves the files behind for a look.
     dir.disable_cleanup(true);
     dir
-}
-
-/// A child, which does not outlive this value. Dropping it is the kill.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    /// Runs a function of this binary with orders, which it finds under a name.
-    fn spawn(function: &str, name: &str, orders: &impl Serialize) -> Self {
-        let mut child = Command::new(env::current_exe().expect("the path of this binary"))
-            .args(["--exact", function, "--nocapture"])
-            .env(name, serde_json::to_string(orders).expect("orders are JSON"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let (send, lines) = sync_channel(16);
-        std::thread::spawn(move || {
-            let lines = stdout.lines().map_while(Result::ok);
-            lines.for_each(|line| drop(send.send(line)));
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for the failure point, and then a little, while the rest of the process goes on as far as it can.
-    fn stopped_at_point(&mut self, linger: Duration) -> Result<(), String> {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line == AT_POINT => return self.lives_for(linger),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return Err("the point was never reached".to_owned()),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
-            }
-        }
-    }
-
-    fn lives_for(&mut self, time: Duration) -> Result<(), String> {
-        let end = std::time::Instant::now() + time;
-        loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return Ok(()),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
-            }
-        }
-    }
-
-    /// Waits until the process has done what it was told and ended.
-    fn finished(&mut self) -> Result<(), String> {
-        match self.lives_for(PATIENCE) {
-            Ok(()) => Err(format!("the process did not finish within {PATIENCE:?}")),
-            Err(_) if self.child.wait().is_ok_and(|status| status.success()) => Ok(()),
-            Err(problem) => Err(problem),
-        }
-    }
-
-    fn ended(&mut self) -> String {
-        match self.child.wait() {
-            Ok(status) => format!("the process ended by itself: {status}"),
-            Err(error) => format!("the process is lost: {error}"),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Fails only for a process that has ended, which is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

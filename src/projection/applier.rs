@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::error::{BoxError, ReadModelError};
+use crate::error::ReadModelError;
 use crate::event::batch::EventBatch;
 use crate::projection::build::{Build, NotApplied, TransactionLimits};
 use crate::projection::catch_up::Target;
@@ -106,10 +106,9 @@ impl Applier {
     /// Applies what a handler was given, on a thread that may block.
     ///
     /// A call that is dropped meanwhile comes to its end all the same; the position says then that it did.
-    pub(crate) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), BoxError> {
+    pub(crate) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), NotApplied> {
         let mut writer = self.lock().await;
-        let applied = blocking(move || writer.call(&batches, call)).await?;
-        applied.map_err(NotApplied::into_handler_error)
+        blocking(move || writer.call(&batches, call)).await?
     }
 }
 

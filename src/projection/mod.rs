@@ -32,6 +32,7 @@ mod catch_up;
 mod fit;
 #[cfg(feature = "sqlite")]
 pub(crate) mod in_log;
+mod keeping;
 mod lacking;
 #[cfg(feature = "sqlite")]
 pub(crate) mod model;

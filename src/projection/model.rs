@@ -3,20 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::error::{ReadModelError, StopCause, WaitError};
-use crate::event::batch::EventBatch;
 use crate::fault::{FaultPoint, Faults};
-use crate::projection::applier::{Applier, Call, Writer, blocking};
+use crate::projection::applier::{Applier, Writer, blocking};
 use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::{CatchUp, CaughtUp};
+use crate::projection::keeping::KeepingStream;
 use crate::projection::lacking::Lacking;
 use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
@@ -28,8 +27,6 @@ use crate::projection::standing::{BuildRow, BuildState, Promoted};
 use crate::projection::status::ReadModelStatus;
 use crate::store::Store;
 use crate::stream::handle::EventStream;
-use crate::stream::handler::HandleStream;
-use crate::stream::inside;
 use crate::stream::wait::Until;
 
 /// A read model that is kept: got with [`ReadModels::project`](crate::ReadModels::project) or
@@ -82,9 +79,6 @@ impl Drop for UnderWay {
         self.0.is_rebuilding.store(false, Ordering::Release);
     }
 }
-
-/// More batches are not in one handler call. What a transaction has is bounded by events and time.
-const GROUP_BATCHES_MAX: u32 = 1_024;
 
 impl Shared {
     pub(crate) fn name(&self) -> &str {
@@ -247,22 +241,15 @@ impl ReadModel {
         let handler = {
             // The registration lasts as long as a call may be under way.
             let (applier, active) = (shared.applier.clone(), Arc::clone(&shared.active));
-            HandleStream::group(
-                GROUP_BATCHES_MAX,
-                Duration::ZERO,
-                move |batches: Vec<EventBatch>| {
-                    let (applier, active) = (applier.clone(), Arc::clone(&active));
-                    let call = match inside::is_letter() {
-                        true => Call::Letter,
-                        false => Call::Next,
-                    };
-                    async move {
-                        let applied = applier.handle(batches, call).await;
-                        drop(active);
-                        applied
-                    }
-                },
-            )
+            let stream = KeepingStream::of(shared.store(), &shared.stream_name);
+            stream.handler(move |batches, call| {
+                let (applier, active) = (applier.clone(), Arc::clone(&active));
+                async move {
+                    let applied = applier.handle(batches, call).await;
+                    drop(active);
+                    applied
+                }
+            })
         };
         let handler = handler.retry(shared.catch_up.retry);
         let stream = shared
@@ -312,20 +299,12 @@ impl ReadModel {
     /// The read model as it is now.
     pub fn status(&self) -> ReadModelStatus {
         let stream = self.stream.as_ref().map(EventStream::status);
-        let applied = self.shared.applier.position();
-        let position = stream
-            .as_ref()
-            .map_or(applied, |stream| stream.position.max(applied));
-        let head = self.shared.store().head().max(position);
+        let of = (self.name(), self.version());
+        let (applied, head) = (self.shared.applier.position(), self.shared.store().head());
         ReadModelStatus {
-            name: self.shared.name.clone(),
-            version: self.shared.version,
             is_serving: self.shared.is_serving(),
-            position,
-            head,
-            lag: head - position,
             is_rebuilding: self.shared.is_rebuilding.load(Ordering::Relaxed),
-            stream,
+            ..ReadModelStatus::serving(of, applied, head, stream)
         }
     }
 

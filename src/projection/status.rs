@@ -40,3 +40,28 @@ pub struct ReadModelStatus {
     /// The stream that keeps it; nothing, for a read model on demand.
     pub stream: Option<StreamStatus>,
 }
+
+impl ReadModelStatus {
+    /// Of a model that serves and is not being rebuilt. What is applied, and how far the log goes, are looked up apart from what
+    /// its stream says, which may be further by now.
+    pub(crate) fn serving(
+        (name, version): (&str, u32),
+        applied: u64,
+        head: u64,
+        stream: Option<StreamStatus>,
+    ) -> Self {
+        let handled = stream.as_ref().map_or(0, |stream| stream.position);
+        let position = applied.max(handled);
+        let head = head.max(position);
+        Self {
+            name: name.to_owned(),
+            version,
+            is_serving: true,
+            position,
+            head,
+            lag: head - position,
+            is_rebuilding: false,
+            stream,
+        }
+    }
+}

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millstream::internals::{FaultPoint, with_faults, with_small_index};
@@ -15,21 +14,15 @@ use millstream::{
 use serde_json::json;
 
 use crate::common::postgres::with_parameter;
+use crate::process::{LIFETIME, Task, stop_at};
 use crate::source::Place;
-use crate::{AT_POINT, Dice, Orders, POINTS, Task, digest, keyed};
+use crate::{Dice, Orders, POINTS, digest, keyed};
 
 const APPENDERS: u64 = 4;
 const BATCH_EVENTS_MAX: u64 = 8;
-/// A child whose parent died must not work for ever.
-const LIFETIME: Duration = Duration::from_secs(60);
 
-pub(crate) fn obey(orders: &Orders) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async { Worker::new(orders).await.work(orders).await });
+pub(crate) async fn work(orders: Orders) {
+    Worker::new(&orders).await.work(&orders).await;
 }
 
 /// Opens the log that a killed process left.
@@ -63,7 +56,7 @@ impl Worker {
         let builder = Store::builder()
             .durability(durability)
             .window_bytes(1 << (12 + dice.below(12)));
-        let mut builder = with_faults(builder, hook(orders.task));
+        let mut builder = with_faults(builder, stop_at(orders.task.fatal(&POINTS)));
         // Mostly the index is so small that it is spilled and merged all the time. A larger one would not get to a late pass
         // of its upkeep.
         if dice.below(4) > 0 || stops_in_upkeep(orders.task) {
@@ -291,38 +284,6 @@ fn journal(orders: &Orders, name: &str) -> File {
 
 fn stops_in_upkeep(task: Task) -> bool {
     let upkeep = [FaultPoint::BeforeUpkeep, FaultPoint::AfterUpkeep];
-    matches!(task, Task::StopAt { point, .. } if upkeep.contains(&POINTS[point].0))
-}
-
-fn hook(task: Task) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
-    stop_at(match task {
-        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
-        Task::GoOn | Task::Finish => None,
-    })
-}
-
-/// Says on stdout that a point is passed for the given time, and stops the thread there.
-pub(crate) fn stop_at(
-    fatal: Option<(FaultPoint, u64)>,
-) -> impl Fn(FaultPoint) -> bool + Send + Sync + 'static {
-    let passes = AtomicU64::new(0);
-    move |at| {
-        let Some((_, pass)) = fatal.filter(|(point, _)| *point == at) else {
-            return false;
-        };
-        if passes.fetch_add(1, Ordering::Relaxed) + 1 != pass {
-            return false;
-        }
-        let mut stdout = io::stdout();
-        // The test harness may have left a line unfinished.
-        write!(stdout, "\n{AT_POINT}\n")
-            .and_then(|()| stdout.flush())
-            .expect("the parent listens");
-        let end = Instant::now() + LIFETIME;
-        // Whoever has work for the thread wakes it.
-        while Instant::now() < end {
-            std::thread::park_timeout(LIFETIME);
-        }
-        std::process::abort();
-    }
+    task.fatal(&POINTS)
+        .is_some_and(|(point, _)| upkeep.contains(&point))
 }

@@ -2,7 +2,6 @@
 //! serves are a fold over the log up to where the model says it is, and no event was applied twice (R1, R2).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,14 +15,13 @@ use millstream::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::child::stop_at;
 use crate::inside::Inside;
-use crate::{Dice, LINGER, Process, inside};
+use crate::process::{LIFETIME, Points, Process, Task, number, obey, stop_at};
+use crate::{Dice, inside};
 
 const ORDERS: &str = "MILLSTREAM_MODEL_CRASH_ORDERS";
 const KILLS_PER_FILE: u64 = 40;
 const KILL_WITHIN: Duration = Duration::from_millis(120);
-const LIFETIME: Duration = Duration::from_secs(60);
 /// Every so many processes the program is a newer one.
 pub(crate) const RUNS_PER_VERSION: u32 = 9;
 
@@ -42,17 +40,6 @@ struct Orders {
     version: u32,
     seed: u64,
     task: Task,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Task {
-    GoOn,
-    StopAt {
-        point: usize,
-        pass: u64,
-    },
-    /// Has every dead letter applied, catches up, and ends.
-    Finish,
 }
 
 /// Counts events by type, and remembers which it has seen: one that comes twice violates the primary key.
@@ -74,6 +61,16 @@ pub(crate) enum Health {
 }
 
 impl Health {
+    /// Of the process that is told to do this.
+    pub(crate) fn of(task: Task, points: &Points, dice: &Dice) -> Self {
+        match (task, task.fatal(points)) {
+            (Task::Finish, _) => Self::Well,
+            (_, Some((FaultPoint::BeforeLetter, _))) => Self::Ill,
+            (_, Some(_)) => Self::Fair,
+            (_, None) => [Self::Ill, Self::Fair][dice.below(2) as usize],
+        }
+    }
+
     /// Refuses what cannot be applied.
     pub(crate) fn check(self, event_type: &str) -> Result<(), BoxError> {
         let needed = match event_type {
@@ -133,14 +130,7 @@ impl Projection for Counted {
 /// Not a test of its own: what the killed process runs.
 #[test]
 fn child() {
-    let Ok(orders) = env::var(ORDERS) else { return };
-    let orders: Orders = serde_json::from_str(&orders).expect("the orders are those of the parent");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(work(orders));
+    obey(ORDERS, 2, work);
 }
 
 async fn work(orders: Orders) {
@@ -148,7 +138,7 @@ async fn work(orders: Orders) {
     let builder = Store::builder()
         .durability(Durability::Relaxed)
         .window_bytes(1 << (12 + dice.below(10)));
-    let store = with_faults(builder, stop_at(fatal(orders.task)))
+    let store = with_faults(builder, stop_at(orders.task.fatal(&POINTS)))
         .open(orders.dir.join("log.db"))
         .expect("the file opens after a crash");
     let models = ReadModels::open(orders.dir.join("views.db")).expect("the list opens after a crash");
@@ -156,7 +146,7 @@ async fn work(orders: Orders) {
         .retry(Retry::never())
         .transaction_events_max(1 + dice.below(60) as usize)
         .on_failure(FailurePolicy::park().letters_max(1_000_000));
-    let health = health(orders.task, &dice);
+    let health = Health::of(orders.task, &POINTS, &dice);
     let counted = |name, version| Counted {
         name,
         version,
@@ -196,16 +186,7 @@ async fn work(orders: Orders) {
     panic!("nobody came to kill this process");
 }
 
-fn health(task: Task, dice: &Dice) -> Health {
-    match task {
-        Task::Finish => Health::Well,
-        Task::StopAt { point, .. } if POINTS[point].0 == FaultPoint::BeforeLetter => Health::Ill,
-        Task::StopAt { .. } => Health::Fair,
-        Task::GoOn => [Health::Ill, Health::Fair][dice.below(2) as usize],
-    }
-}
-
-fn stream(version: u32) -> String {
+pub(crate) fn stream(version: u32) -> String {
     format!("counted@{version}")
 }
 
@@ -239,18 +220,9 @@ pub(crate) async fn append(store: &Store, dice: &Dice, batches: u64) {
     }
 }
 
-/// Where the process is to be stopped.
-fn fatal(task: Task) -> Option<(FaultPoint, u64)> {
-    match task {
-        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
-        Task::GoOn | Task::Finish => None,
-    }
-}
-
 #[test]
 fn killed_processes_leave_read_models_that_equal_a_fold_over_the_log() {
-    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(200);
+    let kills = number("MILLSTREAM_KILLS").unwrap_or(200);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(1));
     let mut seen = Seen::default();
     for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
@@ -276,13 +248,7 @@ fn series(seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
     let dice = Dice::new(seed);
     let mut run = 0;
     for kill in kills {
-        let task = match (kill % 10) as usize {
-            point if point < POINTS.len() => Task::StopAt {
-                point,
-                pass: 1 + dice.below(POINTS[point].1),
-            },
-            _ => Task::GoOn,
-        };
+        let task = Task::of(kill, 10, &POINTS, &dice);
         live_and_check(dir.path(), run, task, &dice, seen);
         run += 1;
     }
@@ -307,12 +273,7 @@ fn live_and_check(dir: &Path, run: u32, task: Task, dice: &Dice, seen: &mut Seen
         task,
     };
     let mut process = Process::spawn("models::child", ORDERS, &orders);
-    let pause = |longest: Duration| Duration::from_micros(dice.below(longest.as_micros() as u64));
-    let lived = match task {
-        Task::Finish => process.finished(),
-        Task::StopAt { .. } => process.stopped_at_point(pause(LINGER)),
-        Task::GoOn => process.lives_for(pause(KILL_WITHIN)),
-    };
+    let lived = process.live(task, KILL_WITHIN, dice);
     drop(process);
     lived.unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
     if let Some(inside) = Inside::read(dir) {

@@ -4,7 +4,6 @@
 //! Often two processes work at once, and go through the same keys.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -18,15 +17,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::child::{open, stop_at};
+use crate::Dice;
+use crate::child::open;
 use crate::common::postgres::{Database, database};
+use crate::process::{LIFETIME, Process, Task, number, obey, stop_at};
 use crate::source::{Place, Source};
-use crate::{Dice, LINGER, Process};
 
 const ORDERS: &str = "MILLSTREAM_ONCE_CRASH_ORDERS";
 const KILLS_PER_FILE: u64 = 30;
 const KILL_WITHIN: Duration = Duration::from_millis(150);
-const LIFETIME: Duration = Duration::from_secs(60);
 const WRITERS: u64 = 4;
 
 const POINTS: [(FaultPoint, u64); 3] = [
@@ -42,17 +41,6 @@ struct Orders {
     place: Place,
     seed: u64,
     task: Task,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Task {
-    GoOn,
-    StopAt {
-        point: usize,
-        pass: u64,
-    },
-    /// Asks for what was on its way again, and ends.
-    Finish,
 }
 
 /// The journals: which keys were begun, and what was answered.
@@ -75,22 +63,12 @@ fn events_of(writer: u64, number: u64) -> impl Iterator<Item = NewEvent> {
 /// Not a test of its own: what the killed process runs.
 #[test]
 fn child() {
-    let Ok(orders) = env::var(ORDERS) else { return };
-    let orders: Orders = serde_json::from_str(&orders).expect("the orders are those of the parent");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(work(orders));
+    obey(ORDERS, 2, work);
 }
 
 async fn work(orders: Orders) {
     let dice = Dice::new(orders.seed);
-    let fatal = match orders.task {
-        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
-        Task::GoOn | Task::Finish => None,
-    };
+    let fatal = orders.task.fatal(&POINTS);
     let builder = Store::builder().durability(Durability::Relaxed);
     let store = open(with_faults(builder, stop_at(fatal)), &orders.place).await;
     let begun = read_begun(&orders.dir);
@@ -197,8 +175,7 @@ fn appends_under_keys_on_a_server_are_made_once_whatever_is_killed_and_asked_for
 
 /// Kills so often by default. Without a log there is nothing to kill for.
 fn kill_writers(kills: u64, begin: impl Fn(&Path) -> Option<(Place, Option<Database>)>) {
-    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(kills);
+    let kills = number("MILLSTREAM_KILLS").unwrap_or(kills);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(2));
     let mut seen = Seen::default();
     for first in (0..kills).step_by(KILLS_PER_FILE as usize) {
@@ -226,13 +203,7 @@ struct Seen {
 fn series(dir: &Path, place: &Place, seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen) {
     let dice = Dice::new(seed);
     for kill in kills {
-        let task = match (kill % 5) as usize {
-            point if point < POINTS.len() => Task::StopAt {
-                point,
-                pass: 1 + dice.below(POINTS[point].1),
-            },
-            _ => Task::GoOn,
-        };
+        let task = Task::of(kill, 5, &POINTS, &dice);
         live(dir, place, task, &dice);
         seen.got_through += check(dir, place, task);
     }
@@ -254,12 +225,7 @@ fn live(dir: &Path, place: &Place, task: Task, dice: &Dice) {
     let other =
         (!is_last && dice.below(2) == 0).then(|| Process::spawn("once::child", ORDERS, &orders(Task::GoOn)));
     let mut process = Process::spawn("once::child", ORDERS, &told);
-    let pause = |longest: Duration| Duration::from_micros(dice.below(longest.as_micros() as u64));
-    let lived = match task {
-        Task::Finish => process.finished(),
-        Task::StopAt { .. } => process.stopped_at_point(pause(LINGER)),
-        Task::GoOn => process.lives_for(pause(KILL_WITHIN)),
-    };
+    let lived = process.live(task, KILL_WITHIN, dice);
     drop(other);
     drop(process);
     lived.unwrap_or_else(|problem| panic!("{problem}\nafter {told:?}"));

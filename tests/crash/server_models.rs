@@ -3,7 +3,6 @@
 //! wanted any more (R1, R2).
 
 use std::collections::BTreeMap;
-use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -15,16 +14,16 @@ use millstream::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::child::{open, stop_at};
+use crate::Dice;
+use crate::child::open;
 use crate::common::postgres::database;
-use crate::models::{Checked, Health, RUNS_PER_VERSION, append, selected};
+use crate::models::{Checked, Health, RUNS_PER_VERSION, append, selected, stream};
+use crate::process::{LIFETIME, Process, Task, number, obey, stop_at};
 use crate::source::{Place, Server, Source};
-use crate::{Dice, LINGER, Process};
 
 const ORDERS: &str = "MILLSTREAM_SERVER_MODEL_CRASH_ORDERS";
 const KILLS_PER_LOG: u64 = 24;
 const KILL_WITHIN: Duration = Duration::from_millis(400);
-const LIFETIME: Duration = Duration::from_secs(60);
 
 const POINTS: [(FaultPoint, u64); 5] = [
     (FaultPoint::BeforeModel, 40),
@@ -40,17 +39,6 @@ struct Orders {
     version: u32,
     seed: u64,
     task: Task,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Task {
-    GoOn,
-    StopAt {
-        point: usize,
-        pass: u64,
-    },
-    /// Has every dead letter applied, catches up, rebuilds, and ends.
-    Finish,
 }
 
 /// Counts events by type, and remembers which it has seen: one that comes twice violates the primary key.
@@ -93,34 +81,19 @@ impl ServerProjection for Counted {
 /// Not a test of its own: what the killed process runs.
 #[test]
 fn child() {
-    let Ok(orders) = env::var(ORDERS) else { return };
-    let orders: Orders = serde_json::from_str(&orders).expect("the orders are those of the parent");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(work(orders));
+    obey(ORDERS, 2, work);
 }
 
 async fn work(orders: Orders) {
     let dice = Dice::new(orders.seed);
-    let fatal = match orders.task {
-        Task::StopAt { point, pass } => Some((POINTS[point].0, pass)),
-        Task::GoOn | Task::Finish => None,
-    };
+    let fatal = orders.task.fatal(&POINTS);
     let builder = Store::builder().window_bytes(1 << (12 + dice.below(10)));
     let store = open(with_faults(builder, stop_at(fatal)), &orders.place).await;
     let options = ServerModelOptions::default()
         .retry(Retry::never())
         .transaction_events_max(20 + dice.below(100) as usize)
         .on_failure(FailurePolicy::park().letters_max(1_000_000));
-    let health = match orders.task {
-        Task::Finish => Health::Well,
-        Task::StopAt { point, .. } if POINTS[point].0 == FaultPoint::BeforeLetter => Health::Ill,
-        Task::StopAt { .. } => Health::Fair,
-        Task::GoOn => [Health::Ill, Health::Fair][dice.below(2) as usize],
-    };
+    let health = Health::of(orders.task, &POINTS, &dice);
     append(&store, &dice, dice.below(60)).await;
     let counted = Counted {
         version: orders.version,
@@ -159,10 +132,6 @@ async fn work(orders: Orders) {
     panic!("nobody came to kill this process");
 }
 
-fn stream(version: u32) -> String {
-    format!("counted@{version}")
-}
-
 async fn finish(store: &Store, model: &ServerModel) {
     model.caught_up().await.expect("it catches up and serves");
     let letters = store.dead_letters(model.stream().unwrap().name().unwrap());
@@ -180,8 +149,7 @@ async fn finish(store: &Store, model: &ServerModel) {
 
 #[test]
 fn killed_processes_leave_read_models_on_a_server_that_equal_a_fold_over_the_log() {
-    let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let kills: u64 = number("MILLSTREAM_KILLS").unwrap_or(24);
+    let kills = number("MILLSTREAM_KILLS").unwrap_or(24);
     let seed = number("MILLSTREAM_SEED").unwrap_or_else(|| RandomState::new().hash_one(3));
     let mut seen = Seen::default();
     for first in (0..kills).step_by(KILLS_PER_LOG as usize) {
@@ -209,13 +177,7 @@ fn series(place: &Place, seed: u64, kills: std::ops::Range<u64>, seen: &mut Seen
     let dice = Dice::new(seed);
     let mut run = 0;
     for kill in kills {
-        let task = match (kill % 8) as usize {
-            point if point < POINTS.len() => Task::StopAt {
-                point,
-                pass: 1 + dice.below(POINTS[point].1),
-            },
-            _ => Task::GoOn,
-        };
+        let task = Task::of(kill, 8, &POINTS, &dice);
         live_and_check(place, run, task, &dice, seen);
         run += 1;
     }
@@ -240,12 +202,7 @@ fn live_and_check(place: &Place, run: u32, task: Task, dice: &Dice, seen: &mut S
         task,
     };
     let mut process = Process::spawn("server_models::child", ORDERS, &orders);
-    let pause = |longest: Duration| Duration::from_micros(dice.below(longest.as_micros() as u64));
-    let lived = match task {
-        Task::Finish => process.finished(),
-        Task::StopAt { .. } => process.stopped_at_point(pause(LINGER)),
-        Task::GoOn => process.lives_for(pause(KILL_WITHIN)),
-    };
+    let lived = process.live(task, KILL_WITHIN, dice);
     drop(process);
     lived.unwrap_or_else(|problem| panic!("{problem}\nafter {orders:?}"));
     let Some(mut source) = source(place) else { return };

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use millstream::{AppendError, Checkpoint, DurableStream, EventStream, Ownership, Store};
+use millstream::{AppendError, Checkpoint, DurableStream, EventStream, Ownership, Store, StreamState};
 use tokio::sync::oneshot;
 
 use crate::common::postgres::{Database, cluster, database, new_schema, on_connection};
 use crate::common::{Recorder, append, events, eventually, in_time};
+use crate::proxy::{Mode, Proxy};
 
 /// Appends until the server is in the way, and says how many events were committed until then.
 async fn append_until_refused(store: &Store) -> (u64, millstream::StorageError) {
@@ -212,4 +213,44 @@ fn check(name: &str, sequences: &[u64], head: u64) {
         newest = newest.max(sequence);
     }
     assert_eq!(newest, head, "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_who_is_back_first_when_a_server_starts_again_takes_no_stream_from_its_owner() {
+    let Some(cluster) = cluster() else { return };
+    let (proxy, schema) = (Proxy::to(cluster.port()).await, new_schema());
+    let open = async |address| Store::builder().schema(&schema).connect(address).await.unwrap();
+    let (late, early) = (open(proxy.address()).await, open(cluster.address()).await);
+    let name = DurableStream::new("ledger").ownership(Ownership::Standby);
+    let (handled, others) = (Recorder::new(), Recorder::new());
+    let stream = late.stream_all_durable(&name, handled.handler()).await.unwrap();
+    let waiting = early.stream_all_durable(&name, others.handler()).await.unwrap();
+    let first = append(&late, "a", 1).await.1;
+    in_time("it is handled", stream.wait_for(first)).await.unwrap();
+    proxy.set(Mode::IsClosed);
+    cluster.stop();
+    cluster.start_again();
+    let beats = || {
+        let sql = format!("SELECT coalesce(max(beats), 0) FROM {schema}.beat");
+        on_connection(&cluster.address(), async move |client| {
+            let row = client.query_one(&sql, &[]).await.expect("it is there");
+            row.get::<_, i64>(0)
+        })
+    };
+    let before = beats();
+    // The first two come with its session.
+    eventually("the early one has looked twice", || beats() >= before + 4).await;
+    proxy.set(Mode::Passes);
+    append_patiently(&late).await;
+    let last = append_patiently(&early).await;
+    in_time("its owner goes on", stream.wait_for(last)).await.unwrap();
+    assert!(
+        matches!(waiting.status().state, StreamState::Standby),
+        "{:?}",
+        waiting.status()
+    );
+    assert_eq!(
+        (handled.sequences(), others.sequences()),
+        ((1..=last).collect(), vec![])
+    );
 }

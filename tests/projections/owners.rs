@@ -4,13 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use futures::StreamExt;
 use millstream::{
-    FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModelError, ReadModels,
-    StreamError,
+    ExpectedCursor, FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModelError,
+    ReadModels, Reset, Retry, StopCause, StreamError,
 };
 
 use crate::common::in_time;
-use crate::fixture::{Counts, Place, append_types};
+use crate::fixture::{Counts, Place, append_types, rows};
 use crate::in_log::number;
 
 /// Takes a registration so far that its stream is claimed, and no further.
@@ -154,4 +155,49 @@ async fn d6_a_take_over_in_the_logs_file_that_is_refused_ends_nobody() {
         other.streams().await.unwrap()[0].owner.is_some(),
         "it is owned still"
     );
+}
+
+/// What it set aside, whoever retries it would apply a second time: the other one has applied it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_stream_whose_build_was_taken_on_demand_ends_and_sets_nothing_aside() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let parks = ModelOptions::default()
+        .retry(Retry::never())
+        .on_failure(FailurePolicy::park());
+    let models = place.models();
+    let kept = models.project_with(&store, Counts::new(1), &parks).await;
+    let kept = kept.unwrap();
+    let last = append_types(&store, &["a"]).await;
+    kept.wait_for(last).await.unwrap();
+    let taken = place.models().on_demand(&other, Counts::new(1)).await.unwrap();
+    let last = append_types(&store, &["b"]).await;
+    let cause = in_time("it stops", kept.stopped()).await.unwrap();
+    assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
+    taken.wait_for(last).await.unwrap();
+    assert_eq!(store.dead_letters("counts@1").list().count().await, 0);
+    let rows = rows(&taken).await;
+    assert_eq!((rows["a"], rows["b"]), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_stream_that_another_process_resets_goes_on_and_applies_nothing_twice() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let parks = ModelOptions::default()
+        .retry(Retry::never())
+        .on_failure(FailurePolicy::park());
+    let models = place.models();
+    let kept = models.project_with(&store, Counts::new(1), &parks).await;
+    let kept = kept.unwrap();
+    for _ in 0..3 {
+        append_types(&store, &["a"]).await;
+        let control = other.stream("counts@1").await.unwrap();
+        let anywhere = ExpectedCursor::anywhere();
+        control.reset(Reset::Beginning, anywhere).await.unwrap();
+        let last = append_types(&other, &["a"]).await;
+        in_time("it goes on", kept.wait_for(last)).await.unwrap();
+    }
+    assert_eq!(rows(&kept).await["a"], 6);
+    assert_eq!(store.dead_letters("counts@1").list().count().await, 0);
 }

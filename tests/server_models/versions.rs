@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::StreamExt;
 use millstream::{
-    DurableStream, EventQuery, Promotion, Prune, ReadModelError, Retry, ServerModelOptions, StopCause, View,
-    ViewError,
+    DurableStream, EventQuery, ExpectedCursor, FailurePolicy, Promotion, Prune, ReadModelError, Reset, Retry,
+    ServerModelOptions, StopCause, View, ViewError,
 };
 use serde::{Deserialize, Serialize};
 
@@ -220,6 +221,49 @@ async fn d6_on_demand_who_registered_last_writes_and_nobody_else() {
         matches!(lost, Err(ReadModelError::OwnershipLost { .. })),
         "{lost:?}"
     );
+}
+
+fn parking() -> ServerModelOptions {
+    ServerModelOptions::default()
+        .retry(Retry::never())
+        .on_failure(FailurePolicy::park())
+}
+
+/// What it set aside, whoever retries it would apply a second time: the other one has applied it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_stream_whose_build_was_taken_on_demand_ends_and_sets_nothing_aside() {
+    let Some(place) = Place::new() else { return };
+    let (store, other) = (place.store().await, place.store().await);
+    let kept = models(&store).project_with(Counts::new(1), &parking()).await;
+    let kept = kept.unwrap();
+    let last = append_types(&store, &["a"]).await;
+    in_time("it is at the head", kept.wait_for(last)).await.unwrap();
+    let taken = models(&other).on_demand(Counts::new(1)).await.unwrap();
+    let last = append_types(&store, &["b"]).await;
+    let cause = in_time("it stops", kept.stopped()).await.unwrap();
+    assert!(matches!(cause, StopCause::OwnershipLost), "{cause}");
+    in_time("it is at the head", taken.wait_for(last)).await.unwrap();
+    assert_eq!(store.dead_letters("counts@1").list().count().await, 0);
+    let rows = rows(&taken).await;
+    assert_eq!((rows["a"], rows["b"]), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_stream_that_another_process_resets_goes_on_and_applies_nothing_twice() {
+    let Some(place) = Place::new() else { return };
+    let (store, other) = (place.store().await, place.store().await);
+    let kept = models(&store).project_with(Counts::new(1), &parking()).await;
+    let kept = kept.unwrap();
+    for _ in 0..3 {
+        append_types(&store, &["a"]).await;
+        let control = other.stream("counts@1").await.unwrap();
+        let anywhere = ExpectedCursor::anywhere();
+        control.reset(Reset::Beginning, anywhere).await.unwrap();
+        let last = append_types(&other, &["a"]).await;
+        in_time("it goes on", kept.wait_for(last)).await.unwrap();
+    }
+    assert_eq!(rows(&kept).await["a"], 6);
+    assert_eq!(store.dead_letters("counts@1").list().count().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,9 +120,14 @@ impl ClaimWriter for PostgresWriter {
     }
 
     fn sign(&mut self, instance: &str) -> Result<Sign, StorageError> {
-        self.with("look for the owner of a stream", async |session| {
-            presence::sign(session, instance).await
-        })
+        let may_be_late = self.presence().others_may_be_late();
+        self.with(
+            "look for the owner of a stream",
+            async |session| match may_be_late {
+                true => presence::sign_of_late(session, instance).await,
+                false => presence::sign(session, instance).await,
+            },
+        )
     }
 
     fn leave(&mut self) {

@@ -3,7 +3,7 @@
 //! The beats stand in a table that is not logged: a beat costs the disk nothing, and a server that crashed has ended all sessions anyway.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::StorageError;
 use crate::log::owner::{InstanceId, Sign};
@@ -34,6 +34,10 @@ const FORGET: &str = "DELETE FROM beat WHERE instance = $1";
 /// How long a sign of life may take: the committer waits for it. Then the connection counts as lost.
 const BEAT_MAX: Duration = Duration::from_secs(1);
 
+/// Whose own session was lost takes nobody else for gone until so long after it was made anew: a server that is started again has ended
+/// the sessions of all, and some are back sooner than others.
+const OTHERS_BACK_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the own store is seen to live by.
 pub(super) struct Presence {
     server: Arc<Server>,
@@ -45,6 +49,8 @@ struct Held {
     id: InstanceId,
     /// Nothing: it was lost, and the lock with it.
     session: Option<Session>,
+    /// When it was made anew.
+    back_since: Option<Instant>,
 }
 
 impl Presence {
@@ -76,13 +82,19 @@ impl Presence {
         let held = Held {
             id: id.into(),
             session: Some(session),
+            back_since: None,
         };
         Ok(Arc::clone(&self.held.insert(held).id))
     }
 
     /// A session that was lost is made anew. Whoever saw the lock free meanwhile has taken over, which the epochs tell.
     pub(super) fn beat(&mut self) -> Result<(), StorageError> {
-        let Some(Held { id, session }) = &mut self.held else {
+        let Some(Held {
+            id,
+            session,
+            back_since,
+        }) = &mut self.held
+        else {
             return Ok(());
         };
         let server = &self.server;
@@ -91,6 +103,7 @@ impl Presence {
                 let mut made = server.connect(Role::Presence, None).await?;
                 hold(&mut made, id).await?;
                 *session = Some(made);
+                *back_since = Some(Instant::now());
             }
             if let Some(session) = session {
                 session.execute(BEAT, &[&&**id]).await?;
@@ -104,10 +117,18 @@ impl Presence {
         outcome.map_err(self.failed("give a sign of life"))
     }
 
+    /// Whether the server may have ended the sessions of others as well, a moment ago.
+    pub(super) fn others_may_be_late(&self) -> bool {
+        let is_late = |since: &Instant| since.elapsed() < OTHERS_BACK_WITHIN;
+        let held = self.held.as_ref();
+        held.is_some_and(|held| held.session.is_none() || held.back_since.as_ref().is_some_and(is_late))
+    }
+
     pub(super) fn leave(&mut self) {
         let Some(Held {
             id,
             session: Some(mut session),
+            ..
         }) = self.held.take()
         else {
             return;
@@ -146,10 +167,20 @@ async fn hold(session: &mut Session, id: &str) -> Result<(), Trouble> {
 
 /// Looks for a sign of life of another instance.
 pub(super) async fn sign(session: &mut Session, instance: &str) -> Result<Sign, Trouble> {
-    let row = session.one(IS_FREE, &[&instance]).await?;
-    if row.try_get(0)? {
-        return Ok(Sign::Gone);
+    match look(session, instance).await? {
+        (true, _) => Ok(Sign::Gone),
+        (false, beat) => Ok(beat),
     }
+}
+
+/// The same, of one that may be late: its lock may be free although it lives.
+pub(super) async fn sign_of_late(session: &mut Session, instance: &str) -> Result<Sign, Trouble> {
+    look(session, instance).await.map(|(_, beat)| beat)
+}
+
+/// Whether its lock is free, and its newest beat.
+async fn look(session: &mut Session, instance: &str) -> Result<(bool, Sign), Trouble> {
+    let row = session.one(IS_FREE, &[&instance]).await?;
     let beats: i64 = row.try_get(1)?;
-    Ok(Sign::Beat(beats.into()))
+    Ok((row.try_get(0)?, Sign::Beat(beats.into())))
 }

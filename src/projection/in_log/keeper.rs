@@ -1,10 +1,10 @@
 //! The handler of the stream that keeps a read model in the log's file.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::{Mutex, oneshot};
 
-use crate::error::{BoxError, ReadModelError};
+use crate::error::ReadModelError;
 use crate::event::batch::EventBatch;
 use crate::log::beside;
 use crate::log::cursor::CursorCell;
@@ -14,17 +14,15 @@ use crate::projection::applier::Call;
 use crate::projection::build::NotApplied;
 use crate::projection::in_log::step::{Hand, Plan, Progress, Step};
 use crate::projection::in_log::task::unanswered;
-use crate::projection::models::stream_name;
+use crate::projection::keeping::KeepingStream;
 use crate::projection::projection::Kept;
-use crate::stream::registry::Registry;
 
 /// Has the committer apply what the stream gives. Cloning gives another handle of the same. It does not keep the store open.
 #[derive(Clone)]
 pub(super) struct Keeper {
     plan: Arc<Plan>,
     hand: Arc<Mutex<Hand>>,
-    stream: Arc<str>,
-    registry: Weak<Registry>,
+    stream: KeepingStream,
     queue: Arc<Queue<Request>>,
 }
 
@@ -32,17 +30,16 @@ impl Keeper {
     pub(super) fn new(
         plan: Plan,
         projection: Box<dyn Kept>,
-        registry: &Arc<Registry>,
+        stream: KeepingStream,
         queue: &Arc<Queue<Request>>,
     ) -> Self {
         Self {
-            stream: stream_name(&plan.spec.name, plan.spec.version).into(),
             plan: Arc::new(plan),
             hand: Arc::new(Mutex::new(Hand {
                 projection,
                 is_under_way: false,
             })),
-            registry: Arc::downgrade(registry),
+            stream,
             queue: Arc::clone(queue),
         }
     }
@@ -50,11 +47,10 @@ impl Keeper {
     /// Applies what a handler was given, in as few transactions as the limits allow. Appends go on between two of them.
     ///
     /// A call that is dropped meanwhile comes to the end of its transaction all the same; the position says then that it did.
-    pub(super) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), BoxError> {
+    pub(super) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), NotApplied> {
         let mut left = batches;
         while !left.is_empty() {
-            let applied = self.step(left.clone(), call).await;
-            let applied = applied.map_err(NotApplied::into_handler_error)?;
+            let applied = self.step(left.clone(), call).await?;
             left.drain(..applied);
         }
         Ok(())
@@ -92,9 +88,6 @@ impl Keeper {
 
     /// Where the stream leaves its position, under the epoch of now.
     fn cell(&self) -> Result<Arc<CursorCell>, ReadModelError> {
-        let registry = self.registry.upgrade();
-        let core = registry.and_then(|registry| registry.named(&self.stream));
-        let cell = core.and_then(|core| core.cursor());
-        cell.ok_or_else(|| unanswered().into())
+        self.stream.cell().ok_or_else(|| unanswered().into())
     }
 }

@@ -50,19 +50,8 @@ impl InLogModel {
 
     /// The read model as it is now. It serves from its first event on.
     pub fn status(&self) -> ReadModelStatus {
-        let stream = self.stream.status();
-        let position = stream.position;
-        let head = self.store.head().max(position);
-        ReadModelStatus {
-            name: self.spec.name.clone(),
-            version: self.spec.version,
-            is_serving: true,
-            position,
-            head,
-            lag: head - position,
-            is_rebuilding: false,
-            stream: Some(stream),
-        }
+        let of = (&*self.spec.name, self.spec.version);
+        ReadModelStatus::serving(of, 0, self.store.head(), Some(self.stream.status()))
     }
 
     /// Reads the log's file: one transaction, on a connection that cannot write, and on a thread that may block. At most four reads are

@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::{ReadModelError, SteerError, StreamError};
 use crate::log::sqlite::connection::storage;
 use crate::meter::ModelMeter;
-use crate::projection::applier::Call;
 use crate::projection::build::Spec;
 use crate::projection::in_log::keeper::Keeper;
 use crate::projection::in_log::model::InLogModel;
@@ -16,15 +14,11 @@ use crate::projection::in_log::readers::Readers;
 use crate::projection::in_log::rows;
 use crate::projection::in_log::step::Plan;
 use crate::projection::in_log::task::ask;
+use crate::projection::keeping::KeepingStream;
 use crate::projection::models::{ReadModels, check, runtime, stream_name};
 use crate::projection::own::own;
 use crate::projection::projection::{self, Projection};
 use crate::store::Store;
-use crate::stream::handler::HandleStream;
-use crate::stream::inside;
-
-/// More batches are not in one handler call. What a transaction has is bounded by events and time.
-const GROUP_BATCHES_MAX: u32 = 1_024;
 
 /// The read models in the log's own file, got with [`ReadModels::in_log`].
 ///
@@ -153,14 +147,19 @@ impl InLogModels {
             faults: self.store.faults().clone(),
             meter: ModelMeter::new(&stream_name),
         };
+        let stream = KeepingStream::of(&self.store, &stream_name);
         let keeper = Keeper::new(
             plan,
             Box::new(projection::Keeper::new(projection)),
-            self.store.registry(),
+            stream.clone(),
             &self.store.log().queue,
         );
         let durable = options.model().stream(&stream_name, position);
-        let handler = handler(keeper).retry(options.model().retry_policy());
+        let handler = stream.handler(move |batches, call| {
+            let keeper = keeper.clone();
+            async move { keeper.handle(batches, call).await }
+        });
+        let handler = handler.retry(options.model().retry_policy());
         let stream = self.store.stream_to_durable(&durable, &query, handler).await;
         let stream = stream.map_err(|error| match error {
             StreamError::NameActive { .. } => ReadModelError::Active {
@@ -270,17 +269,6 @@ impl InLogModels {
         })
         .await
     }
-}
-
-fn handler(keeper: Keeper) -> HandleStream {
-    HandleStream::group(GROUP_BATCHES_MAX, Duration::ZERO, move |batches| {
-        let keeper = keeper.clone();
-        let call = match inside::is_letter() {
-            true => Call::Letter,
-            false => Call::Next,
-        };
-        async move { keeper.handle(batches, call).await }
-    })
 }
 
 impl fmt::Debug for InLogModels {

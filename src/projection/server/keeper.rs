@@ -3,20 +3,20 @@
 
 use std::ops::DerefMut;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep};
 
-use crate::error::{BoxError, ReadModelError};
+use crate::error::ReadModelError;
 use crate::event::batch::EventBatch;
 use crate::projection::catch_up::Target;
+use crate::projection::keeping::KeepingStream;
 use crate::projection::server::hand::Hand;
 use crate::projection::server::step::{Order, Plan, Stumble, step};
 use crate::projection::spec::{Call, NotApplied};
-use crate::stream::registry::Registry;
 
 /// The pauses between two tries to reach the server.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -40,8 +40,8 @@ pub(super) struct Work {
 
 /// What keeps everybody else from writing.
 pub(super) enum Fence {
-    /// The epoch of the stream, which the store of this registry runs.
-    Stream(Weak<Registry>),
+    /// The stream's epoch.
+    Stream(KeepingStream),
     /// The owner that the build's row names.
     Row,
 }
@@ -67,13 +67,12 @@ impl Keeper {
     ///
     /// A call that is dropped meanwhile has its transaction rolled back, unless the server has it that it is committed: the position
     /// says which.
-    pub(super) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), BoxError> {
+    pub(super) async fn handle(&self, batches: Vec<EventBatch>, call: Call) -> Result<(), NotApplied> {
         let mut hand = self.hand.lock().await;
-        let applied = match call {
+        match call {
             Call::Next => self.work.apply(&mut hand, &batches).await,
             Call::Letter => self.work.letters(&mut hand, &batches).await,
-        };
-        applied.map_err(NotApplied::into_handler_error)
+        }
     }
 }
 
@@ -130,14 +129,10 @@ impl Work {
 
     /// The epoch of now, under which the stream runs. Nothing: there is no stream.
     pub(super) fn epoch(&self) -> Result<Option<u64>, ReadModelError> {
-        let Fence::Stream(registry) = &self.fence else {
+        let Fence::Stream(stream) = &self.fence else {
             return Ok(None);
         };
-        let core = registry
-            .upgrade()
-            .and_then(|registry| registry.named(&self.plan.stream));
-        let cell = core.and_then(|core| core.cursor());
-        match cell {
+        match stream.cell() {
             Some(cell) => Ok(Some(cell.epoch)),
             None => Err(self.plan.lost()),
         }

@@ -2,31 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio_postgres::{Error, Transaction};
 
 use crate::error::{ReadModelError, StopCause, StreamError, WaitError};
+use crate::projection::keeping::KeepingStream;
 use crate::projection::options::Promotion;
 use crate::projection::own::Owned;
 use crate::projection::promotion::caught_up;
 use crate::projection::rebuilding::Rebuild;
-use crate::projection::server::keeper::Keeper;
 use crate::projection::server::readers::Serving;
 use crate::projection::server::rebuild;
 use crate::projection::server::shared::{Parts, Shared};
-use crate::projection::spec::Call;
 use crate::projection::standing::BuildState;
 use crate::projection::status::ReadModelStatus;
 use crate::stream::handle::EventStream;
-use crate::stream::handler::HandleStream;
-use crate::stream::inside;
 use crate::stream::reservation::Reservation;
 use crate::stream::wait::Until;
-
-/// More batches are not in one handler call. What a transaction has is bounded by events and time.
-const GROUP_BATCHES_MAX: u32 = 1_024;
 
 /// A read model that is kept on the log's PostgreSQL server: got with [`ServerModels::project`](crate::ServerModels::project) or
 /// [`on_demand`](crate::ServerModels::on_demand). Dropping it ends its stream; [`detach`](Self::detach) leaves it running.
@@ -47,7 +40,13 @@ impl ServerModel {
         shared.end_older_streams().await?;
         let position = shared.position();
         let durable = shared.options.stream(&shared.plan().stream, position);
-        let handler = handler(&shared.keeper).retry(shared.catch_up.retry);
+        let keeper = shared.keeper.clone();
+        let stream = KeepingStream::of(shared.store(), &shared.plan().stream);
+        let handler = stream.handler(move |batches, call| {
+            let keeper = keeper.clone();
+            async move { keeper.handle(batches, call).await }
+        });
+        let handler = handler.retry(shared.catch_up.retry);
         let registered = shared
             .store()
             .stream_to_durable(&durable, &shared.catch_up.query, handler)
@@ -115,20 +114,12 @@ impl ServerModel {
     /// The read model as it is now.
     pub fn status(&self) -> ReadModelStatus {
         let stream = self.stream.as_ref().map(EventStream::status);
-        let applied = self.shared.position();
-        let position = stream
-            .as_ref()
-            .map_or(applied, |stream| stream.position.max(applied));
-        let head = self.shared.store().head().max(position);
+        let of = (self.name(), self.version());
+        let (applied, head) = (self.shared.position(), self.shared.store().head());
         ReadModelStatus {
-            name: self.name().to_owned(),
-            version: self.version(),
             is_serving: self.shared.is_serving(),
-            position,
-            head,
-            lag: head - position,
             is_rebuilding: self.shared.is_rebuilding(),
-            stream,
+            ..ReadModelStatus::serving(of, applied, head, stream)
         }
     }
 
@@ -298,18 +289,6 @@ impl ServerModel {
             stream.detach();
         }
     }
-}
-
-fn handler(keeper: &Keeper) -> HandleStream {
-    let keeper = keeper.clone();
-    HandleStream::group(GROUP_BATCHES_MAX, Duration::ZERO, move |batches| {
-        let keeper = keeper.clone();
-        let call = match inside::is_letter() {
-            true => Call::Letter,
-            false => Call::Next,
-        };
-        async move { keeper.handle(batches, call).await }
-    })
 }
 
 /// Lets the model serve as soon as it has caught up.

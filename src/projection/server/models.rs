@@ -1,7 +1,6 @@
 //! The read models on a log's server, and how they are registered.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -10,6 +9,7 @@ use crate::error::{ReadModelError, SteerError};
 use crate::log::Extent;
 use crate::log::postgres::beside::{Purpose, ServerDesk};
 use crate::projection::catch_up::CatchUp;
+use crate::projection::keeping::KeepingStream;
 use crate::projection::own::{own, reserve};
 use crate::projection::resume::behind_letters;
 use crate::projection::server::hand::Hand;
@@ -194,7 +194,7 @@ impl ServerModels {
             faults: self.store.faults().clone(),
         };
         let fence = match wish {
-            Wish::WriteWithStream => Fence::Stream(Arc::downgrade(self.store.registry())),
+            Wish::WriteWithStream => Fence::Stream(KeepingStream::of(&self.store, &stream)),
             Wish::Look | Wish::WriteAlone => Fence::Row,
         };
         let (row, owner) = (opened.row.clone(), opened.owner);
