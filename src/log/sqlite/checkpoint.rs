@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
 
-use crate::log::sqlite::connection;
+use crate::log::sqlite::turns::be_patient;
 
 /// How many pages are moved at once, at least. A portion costs two syncs, and holds the next group up for as long as it takes.
 const PORTION: usize = 250;
@@ -114,7 +114,7 @@ impl Checkpoints {
 fn force(writer: &mut Connection) -> rusqlite::Result<()> {
     writer.busy_timeout(FORCE_WITHIN)?;
     let outcome = checkpoint(writer, CheckpointMode::RESTART);
-    connection::be_patient(writer)?;
+    be_patient(writer)?;
     outcome
 }
 

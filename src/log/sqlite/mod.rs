@@ -33,6 +33,7 @@ mod schema;
 mod statement;
 mod statistics;
 mod survey;
+mod turns;
 mod verify;
 mod write;
 

@@ -23,6 +23,7 @@ use crate::log::sqlite::insert::{self, ROWS_AT_ONCE, Row};
 use crate::log::sqlite::names::TypeNames;
 use crate::log::sqlite::pages::Source;
 use crate::log::sqlite::presence::Presence;
+use crate::log::sqlite::turns::Turns;
 use crate::log::sqlite::{beside, once, prune, read};
 use crate::log::{LogWriter, Pace, Sync, Tail};
 
@@ -47,6 +48,7 @@ pub(crate) struct SqliteWriter {
     checkpoints: Option<Checkpoints>,
     /// By what others see that this opening lives. A log without a file has none.
     presence: Option<Presence>,
+    turns: Turns,
 }
 
 impl SqliteWriter {
@@ -71,6 +73,7 @@ impl SqliteWriter {
             sync: Sync::Durable,
             checkpoints,
             presence: None,
+            turns: Turns::new(),
         }
     }
 
@@ -211,7 +214,9 @@ impl SqliteWriter {
 
 impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
-        self.set_sync(sync)
+        self.turns.give_way();
+        let tail = self
+            .set_sync(sync)
             .and_then(|()| self.execute("BEGIN IMMEDIATE"))
             .and_then(|()| {
                 let tail = self.read_tail()?;
@@ -219,7 +224,9 @@ impl LogWriter for SqliteWriter {
                 self.index.begin(&self.connection, tail.head, stand)?;
                 Ok(tail)
             })
-            .map_err(storage("begin a transaction"))
+            .map_err(storage("begin a transaction"))?;
+        self.turns.begins(tail.head);
+        Ok(tail)
     }
 
     fn tail(&mut self) -> Result<Tail, StorageError> {
@@ -316,6 +323,7 @@ impl LogWriter for SqliteWriter {
     fn commit(&mut self) -> Result<(), StorageError> {
         self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
+        self.turns.ends(self.appended_through);
         for (name, version, id) in self.new_types.drain(..) {
             self.type_ids.entry(name).or_default().push((version, id));
         }
@@ -337,6 +345,7 @@ impl LogWriter for SqliteWriter {
         {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
+        self.turns.ends(0);
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
