@@ -232,7 +232,8 @@ impl StoreBuilder {
     ///
     /// A store that owns streams gives eight signs within its own limit, so choose the same for all stores of a log. An owner that was
     /// only slow writes nothing any more once it was taken over; what it had handled beyond its cursor is handled twice (D3). An
-    /// owner whose process has died is not waited for: it is taken over within a quarter of a second.
+    /// owner whose process has died is not waited for: it is taken over within a quarter of a second; on a server, by a store
+    /// that has lost its own connection to it, not before five seconds after that was made anew.
     pub fn owner_silence_max(mut self, time: Duration) -> Self {
         self.owner_silence_max = time;
         self

@@ -15,7 +15,7 @@ use crate::projection::attend::Attendance;
 use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::{CatchUp, CaughtUp};
-use crate::projection::keeping::KeepingStream;
+use crate::projection::keeping::handler;
 use crate::projection::lacking::Lacking;
 use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
@@ -241,8 +241,7 @@ impl ReadModel {
         let handler = {
             // The registration lasts as long as a call may be under way.
             let (applier, active) = (shared.applier.clone(), Arc::clone(&shared.active));
-            let stream = KeepingStream::of(shared.store(), &shared.stream_name);
-            stream.handler(move |batches, call| {
+            handler(move |batches, call| {
                 let (applier, active) = (applier.clone(), Arc::clone(&active));
                 async move {
                     let applied = applier.handle(batches, call).await;

@@ -16,7 +16,7 @@ use crate::projection::catch_up::CatchUp;
 use crate::projection::fit;
 use crate::projection::model::{Parts, ReadModel};
 use crate::projection::options::ModelOptions;
-use crate::projection::own::own;
+use crate::projection::own::{oust, own};
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::{behind_letters, refuse_pruned};
@@ -189,6 +189,9 @@ impl ReadModels {
 
     /// Keeps a read model on demand: nothing runs, and [`catch_up`](ReadModel::catch_up) brings it to the head before it is read.
     ///
+    /// Whoever registered the version last writes it. A stream of another store that keeps it ends with
+    /// [`OwnershipLost`](crate::StopCause::OwnershipLost).
+    ///
     /// # Errors
     /// As [`project`](Self::project).
     ///
@@ -255,12 +258,14 @@ impl ReadModels {
         };
         let active = self.inner.active.claim(&name, version).await?;
         let stream = stream_name(&name, version);
+        // First, so that who is refused has ended nobody.
+        fit::check(store, &self.inner.catalog, &spec, options).await?;
         let owned = match kept {
-            Kept::Continuously => {
-                fit::check(store, &self.inner.catalog, &spec, options).await?;
-                Some(own(store, &spec, options.ownership_of_stream()).await?)
+            Kept::Continuously => Some(own(store, &spec, options.ownership_of_stream()).await?),
+            Kept::OnDemand => {
+                oust(store, &spec).await?;
+                None
             }
-            Kept::OnDemand => None,
         };
         let extent = store.log().extent().await?;
         let catalog = Arc::clone(&self.inner.catalog);

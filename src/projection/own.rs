@@ -46,10 +46,35 @@ fn reserve_stream(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reser
     let registry = store.registry();
     let reserved = registry.reservations.reserve(stream);
     let reserved = reserved.filter(|_| registry.running(stream).is_none());
-    reserved.ok_or_else(|| ReadModelError::Active {
+    reserved.ok_or_else(|| active(spec))
+}
+
+/// Ends the stream of another store that keeps the model, before its build is taken to be brought up on demand: in the log everything is refused
+/// to it from then on. A dead letter as well, which it would make of what it cannot apply any more, and which would be applied twice once
+/// somebody retried it.
+pub(crate) async fn oust(store: &Store, spec: &Spec) -> Result<(), ReadModelError> {
+    let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
+    if store.registry().running(&stream).is_some() {
+        return Err(active(spec));
+    }
+    let log = store.log();
+    let asked = Arc::clone(&stream);
+    let claims = log.read(move |reader| Ok(reader.claims(Some(&asked))?)).await?;
+    if !claims.iter().any(|claim| claim.role.holds()) {
+        return Ok(());
+    }
+    let lets_go = LetsGo::of(&stream, log);
+    if let Claimed::Before = log.claim(&stream, Ownership::TakeOver).await? {
+        lets_go.keep();
+    }
+    Ok(())
+}
+
+fn active(spec: &Spec) -> ReadModelError {
+    ReadModelError::Active {
         name: spec.name.clone(),
         version: spec.version,
-    })
+    }
 }
 
 /// Claims the stream of a read model, and waits for it when that is wanted. Of two who do that in one store at once, the second is refused.

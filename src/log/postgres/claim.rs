@@ -120,14 +120,13 @@ impl ClaimWriter for PostgresWriter {
     }
 
     fn sign(&mut self, instance: &str) -> Result<Sign, StorageError> {
-        let may_be_late = self.presence().others_may_be_late();
-        self.with(
-            "look for the owner of a stream",
-            async |session| match may_be_late {
-                true => presence::sign_of_late(session, instance).await,
-                false => presence::sign(session, instance).await,
-            },
-        )
+        let (is_free, beat) = self.with("look for the owner of a stream", async |session| {
+            presence::look(session, instance).await
+        })?;
+        Ok(match is_free && !self.presence().others_may_be_late() {
+            true => Sign::Gone,
+            false => beat,
+        })
     }
 
     fn leave(&mut self) {

@@ -117,8 +117,10 @@ impl Presence {
         outcome.map_err(self.failed("give a sign of life"))
     }
 
-    /// Whether the server may have ended the sessions of others as well, a moment ago.
-    pub(super) fn others_may_be_late(&self) -> bool {
+    /// Whether the server may have ended the sessions of others as well, a moment ago: a free lock says nothing then.
+    pub(super) fn others_may_be_late(&mut self) -> bool {
+        // Otherwise it would not be known here that the own one was lost, and with which the lock was seen free.
+        let _ = self.beat();
         let is_late = |since: &Instant| since.elapsed() < OTHERS_BACK_WITHIN;
         let held = self.held.as_ref();
         held.is_some_and(|held| held.session.is_none() || held.back_since.as_ref().is_some_and(is_late))
@@ -173,13 +175,8 @@ pub(super) async fn sign(session: &mut Session, instance: &str) -> Result<Sign, 
     }
 }
 
-/// The same, of one that may be late: its lock may be free although it lives.
-pub(super) async fn sign_of_late(session: &mut Session, instance: &str) -> Result<Sign, Trouble> {
-    look(session, instance).await.map(|(_, beat)| beat)
-}
-
 /// Whether its lock is free, and its newest beat.
-async fn look(session: &mut Session, instance: &str) -> Result<(bool, Sign), Trouble> {
+pub(super) async fn look(session: &mut Session, instance: &str) -> Result<(bool, Sign), Trouble> {
     let row = session.one(IS_FREE, &[&instance]).await?;
     let beats: i64 = row.try_get(1)?;
     Ok((row.try_get(0)?, Sign::Beat(beats.into())))

@@ -19,9 +19,10 @@ const LOOK_EVERY: Duration = Duration::from_micros(10);
 const PAUSE_PART: u32 = 32;
 const PAUSE_MAX: Duration = Duration::from_millis(5);
 
-/// The file is left free for at least so long, and for a part of the time for which it was held.
-const FREE_MIN: Duration = Duration::from_micros(100);
+/// The file is left free for a part of the time for which it was held, within bounds: longer than whoever waited meanwhile pauses.
 const FREE_PART: u32 = 16;
+const FREE_MIN: Duration = Duration::from_micros(100);
+const FREE_MAX: Duration = Duration::from_millis(10);
 /// Another process that has not written for so long is not thought of any more.
 const OTHERS_FOR: Duration = Duration::from_millis(50);
 
@@ -76,10 +77,11 @@ fn stay_awake(time: Duration) {
 pub(super) struct Turns {
     /// The last sequence that is known here.
     head: u64,
-    /// When somebody else was found to have appended.
-    others_at: Option<Instant>,
     began_at: Instant,
     ended_at: Instant,
+    /// The end of the last transaction that found what somebody else had appended.
+    others_at: Option<Instant>,
+    finds_others: bool,
 }
 
 impl Turns {
@@ -87,21 +89,20 @@ impl Turns {
         let now = Instant::now();
         Self {
             head: 0,
-            others_at: None,
             began_at: now,
             ended_at: now,
+            others_at: None,
+            finds_others: false,
         }
     }
 
     /// Before a transaction: lets another process go first, if there is one.
     pub(super) fn give_way(&self) {
-        let now = Instant::now();
-        let is_alone = self.others_at.is_none_or(|at| now - at > OTHERS_FOR);
-        if is_alone {
+        if self.others_at.is_none_or(|at| at.elapsed() > OTHERS_FOR) {
             return;
         }
         let free_until = self.ended_at + left_free(self.ended_at - self.began_at);
-        // Who is woken by another request goes on waiting.
+        // It may come back early.
         while let left = free_until.saturating_duration_since(Instant::now())
             && !left.is_zero()
         {
@@ -109,25 +110,30 @@ impl Turns {
         }
     }
 
-    /// A transaction has begun, and this is the last sequence that it sees.
-    pub(super) fn begins(&mut self, head: u64) {
+    /// A transaction begins.
+    pub(super) fn begins(&mut self) {
         self.began_at = Instant::now();
-        if head > self.head {
-            self.head = head;
-            self.others_at = Some(self.began_at);
-        }
+    }
+
+    /// This is the last sequence that it finds in the log.
+    pub(super) fn sees(&mut self, head: u64) {
+        self.finds_others = head > self.head;
+        self.head = self.head.max(head);
     }
 
     /// The file is free. The transaction has appended up to here, if it appended something.
     pub(super) fn ends(&mut self, appended_through: u64) {
         self.ended_at = Instant::now();
         self.head = self.head.max(appended_through);
+        if std::mem::take(&mut self.finds_others) {
+            self.others_at = Some(self.ended_at);
+        }
     }
 }
 
 /// For how long the file is left free after it was held for so long.
 fn left_free(held: Duration) -> Duration {
-    (held / FREE_PART).max(FREE_MIN)
+    (held / FREE_PART).clamp(FREE_MIN, FREE_MAX)
 }
 
 #[cfg(test)]
@@ -175,16 +181,16 @@ mod tests {
     fn who_is_alone_waits_for_nobody() {
         let mut turns = Turns::new();
         // What was there before counts as somebody else's, for a moment.
-        turns.begins(7);
+        turns.sees(7);
         turns.ends(9);
-        assert!(turns.others_at.is_some());
-        turns.others_at = None;
+        assert!(turns.others_at.take().is_some());
         for head in 9..20 {
-            turns.begins(head);
+            turns.sees(head);
             turns.ends(head + 1);
         }
         assert_eq!(turns.others_at, None);
-        turns.begins(21);
+        turns.sees(21);
+        turns.ends(0);
         assert!(turns.others_at.is_some(), "one event more than was appended here");
     }
 }

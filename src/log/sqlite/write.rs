@@ -225,7 +225,8 @@ impl LogWriter for SqliteWriter {
                 Ok(tail)
             })
             .map_err(storage("begin a transaction"))?;
-        self.turns.begins(tail.head);
+        self.turns.begins();
+        self.turns.sees(tail.head);
         Ok(tail)
     }
 
@@ -317,7 +318,11 @@ impl LogWriter for SqliteWriter {
     fn beside(&mut self, work: &mut dyn BesideWork) -> Result<Written, StorageError> {
         self.set_sync(Sync::Ordered)
             .map_err(storage("write beside the log"))?;
-        beside::transact(&mut self.connection, work)
+        self.turns.give_way();
+        self.turns.begins();
+        let written = beside::transact(&mut self.connection, work);
+        self.turns.ends(0);
+        written
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {

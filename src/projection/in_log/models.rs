@@ -14,7 +14,7 @@ use crate::projection::in_log::readers::Readers;
 use crate::projection::in_log::rows;
 use crate::projection::in_log::step::Plan;
 use crate::projection::in_log::task::ask;
-use crate::projection::keeping::KeepingStream;
+use crate::projection::keeping::{KeepingStream, handler};
 use crate::projection::models::{ReadModels, check, runtime, stream_name};
 use crate::projection::own::own;
 use crate::projection::projection::{self, Projection};
@@ -147,15 +147,14 @@ impl InLogModels {
             faults: self.store.faults().clone(),
             meter: ModelMeter::new(&stream_name),
         };
-        let stream = KeepingStream::of(&self.store, &stream_name);
         let keeper = Keeper::new(
             plan,
             Box::new(projection::Keeper::new(projection)),
-            stream.clone(),
+            KeepingStream::of(&self.store, &stream_name),
             &self.store.log().queue,
         );
         let durable = options.model().stream(&stream_name, position);
-        let handler = stream.handler(move |batches, call| {
+        let handler = handler(move |batches, call| {
             let keeper = keeper.clone();
             async move { keeper.handle(batches, call).await }
         });

@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::{Error, Transaction};
 
 use crate::error::{ReadModelError, StopCause, StreamError, WaitError};
-use crate::projection::keeping::KeepingStream;
+use crate::projection::keeping::handler;
 use crate::projection::options::Promotion;
 use crate::projection::own::Owned;
 use crate::projection::promotion::caught_up;
@@ -41,8 +41,7 @@ impl ServerModel {
         let position = shared.position();
         let durable = shared.options.stream(&shared.plan().stream, position);
         let keeper = shared.keeper.clone();
-        let stream = KeepingStream::of(shared.store(), &shared.plan().stream);
-        let handler = stream.handler(move |batches, call| {
+        let handler = handler(move |batches, call| {
             let keeper = keeper.clone();
             async move { keeper.handle(batches, call).await }
         });

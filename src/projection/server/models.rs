@@ -10,7 +10,7 @@ use crate::log::Extent;
 use crate::log::postgres::beside::{Purpose, ServerDesk};
 use crate::projection::catch_up::CatchUp;
 use crate::projection::keeping::KeepingStream;
-use crate::projection::own::{own, reserve};
+use crate::projection::own::{oust, own, reserve};
 use crate::projection::resume::behind_letters;
 use crate::projection::server::hand::Hand;
 use crate::projection::server::keeper::{Fence, Keeper, Work};
@@ -139,7 +139,8 @@ impl ServerModels {
 
     /// Keeps a read model on demand: nothing runs, and [`catch_up`](ServerModel::catch_up) brings it to the head before it is read.
     ///
-    /// It has no stream, and its own row says who may write it: whoever registered the version last, here or elsewhere.
+    /// It has no stream, and its own row says who may write it: whoever registered the version last, here or elsewhere. A stream of another store
+    /// that keeps it ends with [`OwnershipLost`](crate::StopCause::OwnershipLost).
     ///
     /// # Errors
     /// As [`project`](Self::project).
@@ -165,6 +166,8 @@ impl ServerModels {
     ) -> Result<ServerModel, ReadModelError> {
         let spec = spec(&projection)?;
         let reserved = reserve(&self.store, &spec)?;
+        self.check_fit(&spec, options).await?;
+        oust(&self.store, &spec).await?;
         let parts = self.open(projection, spec, options, Wish::WriteAlone).await?;
         ServerModel::on_demand(parts, reserved).await
     }
