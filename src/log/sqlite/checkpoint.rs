@@ -3,7 +3,8 @@
 //! SQLite would do that inside the commit that makes the log long, a thousand pages at once, while the callers of that
 //! commit wait. Here it is done in small portions between two groups, when the callers have their answers. The log can only
 //! start again when all of it was moved and nobody reads from it; when readers that overlap keep it from that, the
-//! committer waits for them as soon as the log has become too long.
+//! committer waits for them as soon as the log has become too long. Another process that writes would have committed more
+//! before a portion is moved, each time, and each sync of a log whose file grows takes longer; so it is held up meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
 
-use crate::log::sqlite::turns::be_patient;
+use crate::log::sqlite::turns::{be_patient, be_patient_for};
 
 /// How many pages are moved at once, at least. A portion costs two syncs, and holds the next group up for as long as it takes.
 const PORTION: usize = 250;
@@ -25,6 +26,8 @@ const PORTION_MAX: usize = 1_000;
 const FORCE_AT: usize = 2_000;
 /// How long it waits for readers. Then the log may become twice as long before it waits again.
 const FORCE_WITHIN: Duration = Duration::from_millis(100);
+/// How long a portion waits for another process, and for readers, when others write as well.
+const MOVE_WITHIN: Duration = Duration::from_millis(3);
 /// What the file of the log is cut to when it starts again after it had become longer.
 const FILE_BYTES_MAX: i64 = 16 << 20;
 
@@ -98,11 +101,12 @@ impl Checkpoints {
     }
 
     /// Does what is due, between two transactions of the writer. Mostly nothing.
-    pub(super) fn step(&mut self, writer: &mut Connection) {
+    pub(super) fn step(&mut self, writer: &mut Connection, has_others: bool) {
         let outcome = match self.plan.step(self.pages.load(Ordering::Relaxed)) {
             Step::Nothing => return,
+            Step::Move if has_others => checkpoint_within(MOVE_WITHIN, writer, CheckpointMode::FULL),
             Step::Move => checkpoint(writer, CheckpointMode::PASSIVE),
-            Step::Force => force(writer),
+            Step::Force => checkpoint_within(FORCE_WITHIN, writer, CheckpointMode::RESTART),
         };
         if let Err(error) = outcome {
             // Another process may be at it. The next portion tries again.
@@ -111,9 +115,10 @@ impl Checkpoints {
     }
 }
 
-fn force(writer: &mut Connection) -> rusqlite::Result<()> {
-    writer.busy_timeout(FORCE_WITHIN)?;
-    let outcome = checkpoint(writer, CheckpointMode::RESTART);
+/// Waits for those who are in the way, and moves what can be moved without them when they stay there for so long.
+fn checkpoint_within(time: Duration, writer: &mut Connection, mode: CheckpointMode) -> rusqlite::Result<()> {
+    be_patient_for(writer, time)?;
+    let outcome = checkpoint(writer, mode);
     be_patient(writer)?;
     outcome
 }

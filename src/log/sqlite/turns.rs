@@ -1,8 +1,9 @@
 //! How processes that write to one file take turns: SQLite has no queue for them.
 //!
-//! Whoever waits looks again and again whether the file is free. Whoever has just written, and is back at once, would nearly always
-//! come before the next look: a busy process would leave another one standing for hundreds of commits. So whoever knows of another
-//! one that writes leaves the file free for a moment after each commit, for longer than those who wait pause between two looks.
+//! Whoever waits looks again and again whether the file is free, and comes in between two commits of the one who writes, or not.
+//! Looking often does not pay: two processes that took turns at every commit would each find the other one's pages in the place of its
+//! own, and the processor that looks is missing where the disk is served. So whoever waits sleeps through a few commits; and whoever
+//! has had the file for a turn, and knows of another one that writes, leaves it free for longer than those who wait sleep.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,129 +12,120 @@ use rusqlite::Connection;
 
 /// How long a connection waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// For so long whoever waits stays awake: on a fast disk a commit takes no longer.
-const AWAKE_MAX: Duration = Duration::from_micros(150);
-const LOOK_EVERY: Duration = Duration::from_micros(10);
-/// Later the pauses are a part of what was waited until then, up to a bound. The system makes each of them some fifty microseconds longer.
+/// The pauses between two looks are a part of what was waited until then, within bounds: the shortest is as long as a commit or two.
 /// SQLite itself would sleep for a millisecond at first and for a hundred later.
-const PAUSE_PART: u32 = 32;
+const PAUSE_PART: u32 = 8;
+const PAUSE_MIN: Duration = Duration::from_micros(400);
 const PAUSE_MAX: Duration = Duration::from_millis(5);
 
-/// The file is left free for a part of the time for which it was held, within bounds: longer than whoever waited meanwhile pauses.
-const FREE_PART: u32 = 16;
-const FREE_MIN: Duration = Duration::from_micros(100);
-const FREE_MAX: Duration = Duration::from_millis(10);
+/// For so long, and for as long as the commit takes that is then under way, a process writes before it lets another one go first.
+const TURN: Duration = Duration::from_millis(2);
+/// By so much longer than those who wait mean to sleep the file is left free: the system wakes them late.
+const LATE: Duration = Duration::from_micros(150);
 /// Another process that has not written for so long is not thought of any more.
 const OTHERS_FOR: Duration = Duration::from_millis(50);
 
 /// Has a connection wait for those who hold the file, for as long as one waits.
 pub(super) fn be_patient(connection: &mut Connection) -> rusqlite::Result<()> {
+    be_patient_for(connection, BUSY_TIMEOUT)
+}
+
+/// The same for so long at most.
+pub(super) fn be_patient_for(connection: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
     let mut waits_since = Instant::now();
     // SQLite counts the calls for what it waits for.
     let look_again = move |calls: i32| {
         if calls == 0 {
             waits_since = Instant::now();
         }
-        match rest(waits_since.elapsed()) {
-            Rest::Awake => stay_awake(LOOK_EVERY),
+        let waited = waits_since.elapsed();
+        if waited < patience {
             // Nobody says when another process has let go of the file. Whoever is woken by something else looks once more.
-            Rest::Asleep(pause) => thread::park_timeout(pause),
-            Rest::Over => return false,
+            thread::park_timeout(pause(waited));
         }
-        true
+        waited < patience
     };
     connection.busy_handler(Some(look_again))
 }
 
-/// What is done between two looks whether the file is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
-    Awake,
-    Asleep(Duration),
-    /// It was waited for long enough.
-    Over,
-}
-
-/// What to do after one has waited for so long.
-fn rest(waited: Duration) -> Rest {
-    if waited < AWAKE_MAX {
-        Rest::Awake
-    } else if waited < BUSY_TIMEOUT {
-        Rest::Asleep((waited / PAUSE_PART).min(PAUSE_MAX))
-    } else {
-        Rest::Over
-    }
-}
-
-/// Leaves the processor to others who need it.
-fn stay_awake(time: Duration) {
-    let began = Instant::now();
-    while began.elapsed() < time {
-        thread::yield_now();
-    }
+/// How long to sleep before the next look when one has waited for so long.
+fn pause(waited: Duration) -> Duration {
+    (waited / PAUSE_PART).clamp(PAUSE_MIN, PAUSE_MAX)
 }
 
 /// What a writer knows of others who write to the file.
 pub(super) struct Turns {
-    /// The last sequence that is known here.
-    head: u64,
-    began_at: Instant,
+    /// As of the last transaction: SQLite gives the file another version when somebody else has written.
+    version: Option<i64>,
+    /// Since when the file is this writer's, and when its last transaction ended.
+    since: Instant,
     ended_at: Instant,
-    /// The end of the last transaction that found what somebody else had appended.
+    /// When a transaction found last what somebody else had written.
     others_at: Option<Instant>,
-    finds_others: bool,
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
-            head: 0,
-            began_at: now,
+            version: None,
+            since: now,
             ended_at: now,
             others_at: None,
-            finds_others: false,
         }
     }
 
-    /// Before a transaction: lets another process go first, if there is one.
-    pub(super) fn give_way(&self) {
-        if self.others_at.is_none_or(|at| at.elapsed() > OTHERS_FOR) {
+    /// Before a transaction: lets another process go first, if there is one and it is its turn.
+    pub(super) fn give_way(&mut self) {
+        let began = Instant::now();
+        let Some(free_for) = self.leave_free(began) else {
             return;
-        }
-        let free_until = self.ended_at + left_free(self.ended_at - self.began_at);
+        };
         // It may come back early.
-        while let left = free_until.saturating_duration_since(Instant::now())
+        while let left = free_for.saturating_sub(began.elapsed())
             && !left.is_zero()
         {
             thread::park_timeout(left);
         }
+        self.since = Instant::now();
     }
 
-    /// A transaction begins.
-    pub(super) fn begins(&mut self) {
-        self.began_at = Instant::now();
+    /// For how long to leave the file free now that a turn is over.
+    fn leave_free(&mut self, now: Instant) -> Option<Duration> {
+        let others_at = self.others_at?;
+        let turn = self.ended_at.saturating_duration_since(self.since);
+        if turn < TURN {
+            return None;
+        }
+        if now - others_at > OTHERS_FOR.max(turn) {
+            self.others_at = None;
+            return None;
+        }
+        let was_free = now - self.ended_at;
+        Some((pause(turn) + LATE).saturating_sub(was_free))
     }
 
-    /// This is the last sequence that it finds in the log.
-    pub(super) fn sees(&mut self, head: u64) {
-        self.finds_others = head > self.head;
-        self.head = self.head.max(head);
-    }
-
-    /// The file is free. The transaction has appended up to here, if it appended something.
-    pub(super) fn ends(&mut self, appended_through: u64) {
-        self.ended_at = Instant::now();
-        self.head = self.head.max(appended_through);
-        if std::mem::take(&mut self.finds_others) {
-            self.others_at = Some(self.ended_at);
+    /// The version of the file in a transaction.
+    pub(super) fn finds(&mut self, version: i64) {
+        if self
+            .version
+            .replace(version)
+            .is_some_and(|known| known != version)
+        {
+            self.since = Instant::now();
+            self.others_at = Some(self.since);
         }
     }
-}
 
-/// For how long the file is left free after it was held for so long.
-fn left_free(held: Duration) -> Duration {
-    (held / FREE_PART).clamp(FREE_MIN, FREE_MAX)
+    /// The transaction is over: the file is free.
+    pub(super) fn ends(&mut self) {
+        self.ended_at = Instant::now();
+    }
+
+    /// Another process writes as well.
+    pub(super) fn has_others(&self) -> bool {
+        self.others_at.is_some()
+    }
 }
 
 #[cfg(test)]
@@ -141,56 +133,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_looks_often_at_first_and_gives_up_after_its_time() {
-        let (mut waited, mut looks_awake, mut looks) = (Duration::ZERO, 0, 0);
-        loop {
-            match rest(waited) {
-                Rest::Awake => {
-                    waited += LOOK_EVERY;
-                    looks_awake += 1;
-                }
-                Rest::Asleep(pause) => {
-                    assert!(pause <= PAUSE_MAX, "{pause:?}");
-                    waited += pause;
-                    looks += 1;
-                }
-                Rest::Over => break,
+    fn who_waits_looks_often_at_first_and_rarely_later() {
+        let (mut waited, mut looks) = (Duration::ZERO, 0);
+        let mut looks_within = |time| {
+            while waited < time {
+                waited += pause(waited);
+                looks += 1;
             }
-        }
-        assert_eq!(looks_awake, 15, "while commits of others take their time");
-        assert!(
-            waited >= BUSY_TIMEOUT && looks < 1_500,
-            "{looks} looks in {waited:?}"
-        );
+            looks
+        };
+        assert_eq!(looks_within(Duration::from_millis(4)), 10);
+        assert!(looks_within(BUSY_TIMEOUT) < 1_100);
+    }
+
+    /// Of a writer that has just found what somebody else had written.
+    fn beside_others() -> Turns {
+        let mut turns = Turns::new();
+        turns.finds(1);
+        turns.finds(2);
+        turns
     }
 
     #[test]
-    fn the_file_is_left_free_for_longer_than_those_who_wait_pause() {
-        // What the system adds to a pause.
-        let added = Duration::from_micros(60);
-        let mut held = Duration::from_micros(50);
-        while held < BUSY_TIMEOUT {
-            if let Rest::Asleep(pause) = rest(held) {
-                assert!(left_free(held) >= pause + added.min(pause), "held for {held:?}");
-            }
-            held *= 2;
+    fn the_file_is_left_free_for_longer_than_those_who_wait_sleep() {
+        for held in [2, 3, 10, 100, 5_000].map(Duration::from_millis) {
+            let mut turns = beside_others();
+            turns.ended_at = turns.since + TURN / 2;
+            assert_eq!(turns.leave_free(turns.ended_at), None, "the turn is not over");
+            turns.ended_at = turns.since + held;
+            let free_for = turns.leave_free(turns.ended_at).expect("the turn is over");
+            assert!(free_for > pause(held), "{free_for:?} after {held:?}");
+            let idle_until = turns.ended_at + free_for;
+            assert_eq!(turns.leave_free(idle_until), Some(Duration::ZERO), "it was free");
         }
     }
 
     #[test]
     fn who_is_alone_waits_for_nobody() {
         let mut turns = Turns::new();
-        // What was there before counts as somebody else's, for a moment.
-        turns.sees(7);
-        turns.ends(9);
-        assert!(turns.others_at.take().is_some());
-        for head in 9..20 {
-            turns.sees(head);
-            turns.ends(head + 1);
+        turns.finds(7);
+        turns.finds(7);
+        turns.ended_at = turns.since + 2 * TURN;
+        assert!(!turns.has_others());
+        assert_eq!(turns.leave_free(turns.ended_at), None);
+    }
+
+    #[test]
+    fn who_does_not_write_any_more_is_forgotten() {
+        let mut turns = beside_others();
+        let mut left_free = 0;
+        while turns.has_others() {
+            turns.ended_at = turns.since + TURN;
+            if turns.leave_free(turns.ended_at).is_some() {
+                left_free += 1;
+                turns.since = turns.ended_at;
+            }
         }
-        assert_eq!(turns.others_at, None);
-        turns.sees(21);
-        turns.ends(0);
-        assert!(turns.others_at.is_some(), "one event more than was appended here");
+        assert_eq!(left_free, 25, "once a turn for {OTHERS_FOR:?}");
+        turns.finds(3);
+        assert!(turns.has_others());
     }
 }

@@ -176,6 +176,12 @@ impl SqliteWriter {
         Ok(())
     }
 
+    /// Is another one when another connection has committed.
+    fn version(&self) -> rusqlite::Result<i64> {
+        self.statement("PRAGMA data_version")?
+            .query_row([], |row| row.get(0))
+    }
+
     fn read_tail(&self) -> rusqlite::Result<Tail> {
         let mut statement = self.statement(
             "SELECT max(removed_through, pruned_through), (SELECT max(sequence) FROM event),
@@ -219,15 +225,14 @@ impl LogWriter for SqliteWriter {
             .set_sync(sync)
             .and_then(|()| self.execute("BEGIN IMMEDIATE"))
             .and_then(|()| {
+                let version = self.version()?;
+                self.turns.finds(version);
                 let tail = self.read_tail()?;
                 let stand = run::stand(&self.connection)?;
                 self.index.begin(&self.connection, tail.head, stand)?;
                 Ok(tail)
-            })
-            .map_err(storage("begin a transaction"))?;
-        self.turns.begins();
-        self.turns.sees(tail.head);
-        Ok(tail)
+            });
+        tail.map_err(storage("begin a transaction"))
     }
 
     fn tail(&mut self) -> Result<Tail, StorageError> {
@@ -319,16 +324,15 @@ impl LogWriter for SqliteWriter {
         self.set_sync(Sync::Ordered)
             .map_err(storage("write beside the log"))?;
         self.turns.give_way();
-        self.turns.begins();
         let written = beside::transact(&mut self.connection, work);
-        self.turns.ends(0);
+        self.turns.ends();
         written
     }
 
     fn commit(&mut self) -> Result<(), StorageError> {
         self.flush().map_err(storage("append"))?;
         self.execute("COMMIT").map_err(storage("commit"))?;
-        self.turns.ends(self.appended_through);
+        self.turns.ends();
         for (name, version, id) in self.new_types.drain(..) {
             self.type_ids.entry(name).or_default().push((version, id));
         }
@@ -350,7 +354,7 @@ impl LogWriter for SqliteWriter {
         {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
-        self.turns.ends(0);
+        self.turns.ends();
     }
 
     fn page(&mut self, range: Range, bounds: PageBounds) -> Result<Page, ReadError> {
@@ -377,13 +381,11 @@ impl LogWriter for SqliteWriter {
 
     fn tidy(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.step(&mut self.connection);
+            checkpoints.step(&mut self.connection, self.turns.has_others());
         }
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {
-        self.statement("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(storage("look for commits of others"))
+        self.version().map_err(storage("look for commits of others"))
     }
 }
