@@ -382,6 +382,7 @@ impl LogWriter for SqliteWriter {
     fn tidy(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.step(&mut self.connection, self.turns.has_others());
+            self.turns.ends();
         }
     }
 
