@@ -83,20 +83,18 @@ pub use crate::projection::view::{
 };
 #[cfg(feature = "sqlite")]
 pub use crate::projection::{
-    catalog::requests::Cancelled,
     in_log::{model::InLogModel, models::InLogModels, options::InLogOptions},
     model::ReadModel,
     models::ReadModels,
     options::ModelOptions,
     projection::Projection,
-    request::{ModelRequest, RequestReport, RequestState},
-    status::ReadModelVersion,
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use crate::projection::{
     options::Promotion,
     rebuilding::{Rebuild, RebuildProgress},
-    status::ReadModelStatus,
+    request::{Cancelled, ModelRequest, RequestReport, RequestState},
+    status::{ReadModelStatus, ReadModelVersion},
 };
 pub use crate::store::fold::{FoldError, Folded};
 pub use crate::store::{QueryResult, Store};

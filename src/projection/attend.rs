@@ -7,55 +7,71 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::error::ReadModelError;
-use crate::projection::applier::blocking;
-use crate::projection::catalog::Catalog;
-use crate::projection::model::Shared;
 use crate::projection::rebuilding::Rebuild;
-use crate::projection::request::{ModelRequest, RequestReport};
+use crate::projection::request::{ModelRequest, RequestList, RequestReport, Version};
 use crate::sync::Mutex;
 
 /// How often the list is looked at for requests.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The models that are kept here, and the task that looks for requests as long as there are any.
-pub(crate) struct Attendance {
-    state: Mutex<State>,
+/// A read model that is kept here, and does what is asked of it.
+pub(crate) trait Attended: Send + Sync + 'static {
+    type List: RequestList;
+
+    fn name(&self) -> &str;
+    fn version(&self) -> u32;
+
+    /// Whether anything can still be asked of it.
+    fn is_open(&self) -> bool;
+
+    fn rebuild(
+        self: &Arc<Self>,
+        request: u64,
+    ) -> impl Future<Output = Result<Rebuild, ReadModelError>> + Send;
+
+    fn promote_if_caught_up(self: &Arc<Self>) -> impl Future<Output = Result<(), ReadModelError>> + Send;
 }
 
-#[derive(Default)]
-struct State {
-    models: HashMap<(String, u32), Weak<Shared>>,
+/// The models that are kept here, and the task that looks for requests as long as there are any.
+pub(crate) struct Attendance<M> {
+    state: Mutex<State<M>>,
+}
+
+struct State<M> {
+    models: HashMap<Version, Weak<M>>,
     task: Option<AbortHandle>,
     /// Somebody was added since the list was looked at.
     has_grown: bool,
 }
 
-impl Attendance {
+impl<M: Attended> Attendance<M> {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                models: HashMap::new(),
+                task: None,
+                has_grown: false,
+            }),
         }
     }
 
     /// From now on requests for the model are heard.
-    pub(crate) fn add(self: &Arc<Self>, catalog: &Arc<Catalog>, shared: &Arc<Shared>) {
+    pub(crate) fn add(self: &Arc<Self>, list: &Arc<M::List>, model: &Arc<M>) {
         let mut state = self.state.lock();
-        state.models.insert(
-            (shared.name().to_owned(), shared.version()),
-            Arc::downgrade(shared),
-        );
+        state.models.insert(version(&**model), Arc::downgrade(model));
         // Something may have been asked of it before.
         state.has_grown = true;
         if state.task.as_ref().is_none_or(AbortHandle::is_finished) {
-            let (attendance, catalog) = (Arc::downgrade(self), Arc::downgrade(catalog));
-            state.task = Some(tokio::spawn(attend(attendance, catalog)).abort_handle());
+            let (attendance, list) = (Arc::downgrade(self), Arc::downgrade(list));
+            state.task = Some(tokio::spawn(attend(attendance, list)).abort_handle());
         }
     }
 
     /// The models that are still kept. Nothing: there are none, and whoever adds one begins another task.
-    fn models(&self) -> Option<Vec<Arc<Shared>>> {
+    fn models(&self) -> Option<Vec<Arc<M>>> {
         let mut state = self.state.lock();
-        let models: Vec<_> = state.models.values().filter_map(Weak::upgrade).collect();
+        let models = state.models.values().filter_map(Weak::upgrade);
+        let models: Vec<_> = models.filter(|model| model.is_open()).collect();
         state.models.retain(|_, model| model.strong_count() > 0);
         if models.is_empty() {
             state.task = None;
@@ -70,60 +86,48 @@ impl Attendance {
 }
 
 /// Ends when the list, or the last of its models, is gone.
-async fn attend(attendance: Weak<Attendance>, catalog: Weak<Catalog>) {
+async fn attend<M: Attended>(attendance: Weak<Attendance<M>>, list: Weak<M::List>) {
+    let mut fails = false;
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let (Some(attendance), Some(catalog)) = (attendance.upgrade(), catalog.upgrade()) else {
+        let (Some(attendance), Some(list)) = (attendance.upgrade(), list.upgrade()) else {
             return;
         };
         let Some(models) = attendance.models() else {
             return;
         };
-        let names = models.iter().map(|model| model.name().to_owned()).collect();
-        match look(&catalog, names, attendance.has_grown()).await {
-            Ok(requests) => {
-                for request in requests {
-                    if let Some(model) = addressed(&models, &request) {
-                        tokio::spawn(serve(Arc::clone(model), request));
-                    }
-                }
+        let kept = models.iter().map(|model| version(&**model)).collect();
+        let asked = list.take_up(kept, attendance.has_grown()).await;
+        if let Err(error) = &asked
+            && !fails
+        {
+            tracing::warn!(%error, "requests for read models cannot be looked for; it is tried again and again");
+        }
+        fails = asked.is_err();
+        for addressed in asked.unwrap_or_default() {
+            if let Some(model) = models
+                .iter()
+                .find(|model| version(&***model) == addressed.version)
+            {
+                tokio::spawn(serve(Arc::clone(model), Arc::clone(&list), addressed.request));
             }
-            Err(error) => tracing::warn!(%error, "requests for read models cannot be looked for"),
         }
     }
 }
 
-/// Which of the versions that are kept here a request is for: the one that serves is rebuilt, the newest is promoted.
-fn addressed<'a>(models: &'a [Arc<Shared>], request: &RequestReport) -> Option<&'a Arc<Shared>> {
-    let of_name = models.iter().filter(|model| model.name() == request.name);
-    of_name.max_by_key(|model| match request.request {
-        ModelRequest::Rebuild => (model.is_serving(), model.version()),
-        ModelRequest::Promote => (true, model.version()),
-    })
-}
-
-async fn look(
-    catalog: &Arc<Catalog>,
-    names: Vec<String>,
-    has_grown: bool,
-) -> Result<Vec<RequestReport>, ReadModelError> {
-    let catalog = Arc::clone(catalog);
-    blocking(move || match catalog.has_changed()? || has_grown {
-        true => catalog.begin_asked(&names),
-        false => Ok(Vec::new()),
-    })
-    .await?
+fn version<M: Attended>(model: &M) -> Version {
+    (model.name().to_owned(), model.version())
 }
 
 /// Does what was asked, and says what it came to.
-async fn serve(shared: Arc<Shared>, request: RequestReport) {
+async fn serve<M: Attended>(model: Arc<M>, list: Arc<M::List>, request: RequestReport) {
     tracing::info!(
-        name = shared.name(),
+        name = model.name(),
         request = request.request.as_str(),
         "something was asked of a read model"
     );
     let outcome = match request.request {
-        ModelRequest::Rebuild => match Rebuild::begin_for(&shared, Some(request.number)).await {
+        ModelRequest::Rebuild => match model.rebuild(request.number).await {
             // The rebuild itself says what it came to.
             Ok(rebuild) => {
                 let _ = rebuild.finished().await;
@@ -131,12 +135,10 @@ async fn serve(shared: Arc<Shared>, request: RequestReport) {
             }
             Err(error) => Err(error),
         },
-        ModelRequest::Promote => shared.promote_if_caught_up().await,
+        ModelRequest::Promote => model.promote_if_caught_up().await,
     };
     let error = outcome.err().map(|error| error.to_string());
-    let catalog = Arc::clone(shared.catalog());
-    let noted = blocking(move || catalog.end(request.number, error.as_deref())).await;
-    if let Err(error) | Ok(Err(error)) = noted {
+    if let Err(error) = list.note_end(request.number, error).await {
         tracing::warn!(%error, "what was asked of a read model is done, and that could not be noted");
     }
 }

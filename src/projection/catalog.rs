@@ -191,6 +191,9 @@ impl Catalog {
                      WHERE name = ?1 AND version = ?2 AND build != ?3 AND state = 'beside'",
                     params![name, version, goes_on.build],
                 )?;
+                if goes_on.state == BuildState::Serving {
+                    requests::end_left(connection, name)?;
+                }
                 return Ok(Ok(goes_on.clone()));
             }
             let state = match serving(&known) {

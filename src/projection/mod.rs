@@ -21,7 +21,6 @@
 
 #[cfg(feature = "sqlite")]
 mod applier;
-#[cfg(feature = "sqlite")]
 mod attend;
 #[cfg(feature = "sqlite")]
 pub(crate) mod build;
@@ -55,7 +54,6 @@ mod promotion;
 #[cfg(feature = "sqlite")]
 mod rebuild;
 pub(crate) mod rebuilding;
-#[cfg(feature = "sqlite")]
 pub(crate) mod request;
 mod resume;
 #[cfg(feature = "postgres")]

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use crate::error::{ReadModelError, StopCause, WaitError};
 use crate::fault::{FaultPoint, Faults};
 use crate::projection::applier::{Applier, Writer, blocking};
-use crate::projection::attend::Attendance;
+use crate::projection::attend::{Attendance, Attended};
 use crate::projection::build::{Build, Origin};
 use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::{CatchUp, CaughtUp};
@@ -21,7 +21,7 @@ use crate::projection::models::{Active, stream_name};
 use crate::projection::options::{ModelOptions, Promotion};
 use crate::projection::own::Owned;
 use crate::projection::pool::Pool;
-use crate::projection::promotion::{CLOSE_EVENTS, caught_up, end_older_streams};
+use crate::projection::promotion::{caught_up, check_close, end_older_streams};
 use crate::projection::rebuilding::Rebuild;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 use crate::projection::status::ReadModelStatus;
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) catch_up: CatchUp,
     pub(crate) options: ModelOptions,
     pub(crate) active: Active,
-    pub(crate) attendance: Arc<Attendance>,
+    pub(crate) attendance: Arc<Attendance<Shared>>,
     /// The claim to the stream, for a model that is kept continuously.
     pub(crate) owned: Option<Owned>,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Shared {
     row: watch::Sender<BuildRow>,
     is_rebuilding: AtomicBool,
     active: Arc<Active>,
-    attendance: Arc<Attendance>,
+    attendance: Arc<Attendance<Shared>>,
 }
 
 /// At most one rebuild is under way. It ends when this is dropped.
@@ -197,17 +197,36 @@ impl Shared {
             return Ok(());
         }
         let head = self.store().log().head().await?;
-        let lag = head.saturating_sub(self.applier.position());
-        if lag > CLOSE_EVENTS {
-            return Err(ReadModelError::Refused {
-                name: self.name.clone(),
-                problem: format!(
-                    "version {} is {lag} events behind, and is promoted when {CLOSE_EVENTS} are left; ask again then",
-                    self.version
-                ),
-            });
-        }
+        check_close(
+            &self.name,
+            self.version,
+            head.saturating_sub(self.applier.position()),
+        )?;
         self.promote().await
+    }
+}
+
+impl Attended for Shared {
+    type List = Catalog;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn is_open(&self) -> bool {
+        self.store().check_open().is_ok()
+    }
+
+    async fn rebuild(self: &Arc<Self>, request: u64) -> Result<Rebuild, ReadModelError> {
+        Rebuild::begin_for(self, Some(request)).await
+    }
+
+    async fn promote_if_caught_up(self: &Arc<Self>) -> Result<(), ReadModelError> {
+        Shared::promote_if_caught_up(self).await
     }
 }
 
@@ -454,7 +473,7 @@ impl ReadModel {
     }
 
     /// Leaves the model's stream running without a handle, until the store is closed. A version that was to serve when it has caught
-    /// up does so.
+    /// up does so. What is asked of it from outside is heard as long as there is a handle.
     pub fn detach(mut self) {
         if let Some(stream) = self.stream.take() {
             self.is_detached = true;

@@ -14,9 +14,9 @@ use crate::projection::build::{Build, Origin, Spec};
 use crate::projection::catalog::Catalog;
 use crate::projection::catch_up::CatchUp;
 use crate::projection::fit;
-use crate::projection::model::{Parts, ReadModel};
+use crate::projection::model::{Parts, ReadModel, Shared};
 use crate::projection::options::ModelOptions;
-use crate::projection::own::{oust, own};
+use crate::projection::own::{oust, own, reserve};
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::{behind_letters, refuse_pruned};
@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     readers_max: usize,
     active: Arc<Actives>,
-    attendance: Arc<Attendance>,
+    attendance: Arc<Attendance<Shared>>,
 }
 
 /// How many connections read one model at once.
@@ -260,11 +260,15 @@ impl ReadModels {
         let stream = stream_name(&name, version);
         // First, so that who is refused has ended nobody.
         fit::check(store, &self.inner.catalog, &spec, options).await?;
-        let owned = match kept {
-            Kept::Continuously => Some(own(store, &spec, options.ownership_of_stream()).await?),
+        let (owned, _reserved) = match kept {
+            Kept::Continuously => (
+                Some(own(store, &spec, options.ownership_of_stream()).await?),
+                None,
+            ),
             Kept::OnDemand => {
-                oust(store, &spec).await?;
-                None
+                let reserved = reserve(store, &spec)?;
+                oust(store, &spec, &reserved).await?;
+                (None, Some(reserved))
             }
         };
         let extent = store.log().extent().await?;

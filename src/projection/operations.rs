@@ -7,10 +7,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::ReadModelError;
 use crate::projection::applier::blocking;
-use crate::projection::catalog::requests::Cancelled;
 use crate::projection::catalog::{Catalog, storage};
 use crate::projection::models::{ReadModels, runtime};
-use crate::projection::request::{ModelRequest, RequestReport};
+use crate::projection::request::{Cancelled, ModelRequest, RequestReport};
 use crate::projection::standing::{BuildRow, BuildState};
 use crate::projection::status::ReadModelVersion;
 

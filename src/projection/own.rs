@@ -36,7 +36,6 @@ impl Owned {
 }
 
 /// Keeps this version from being registered twice in this store.
-#[cfg(feature = "postgres")]
 pub(crate) fn reserve(store: &Store, spec: &Spec) -> Result<Reservation, ReadModelError> {
     let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
     reserve_stream(store, spec, &stream)
@@ -46,17 +45,17 @@ fn reserve_stream(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reser
     let registry = store.registry();
     let reserved = registry.reservations.reserve(stream);
     let reserved = reserved.filter(|_| registry.running(stream).is_none());
-    reserved.ok_or_else(|| active(spec))
+    reserved.ok_or_else(|| ReadModelError::Active {
+        name: spec.name.clone(),
+        version: spec.version,
+    })
 }
 
 /// Ends the stream of another store that keeps the model, before its build is taken to be brought up on demand: in the log everything is refused
 /// to it from then on. A dead letter as well, which it would make of what it cannot apply any more, and which would be applied twice once
-/// somebody retried it.
-pub(crate) async fn oust(store: &Store, spec: &Spec) -> Result<(), ReadModelError> {
+/// somebody retried it. Nobody registers the stream here meanwhile, whose claim would be let go of with that of the other store.
+pub(crate) async fn oust(store: &Store, spec: &Spec, _reserved: &Reservation) -> Result<(), ReadModelError> {
     let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
-    if store.registry().running(&stream).is_some() {
-        return Err(active(spec));
-    }
     let log = store.log();
     let asked = Arc::clone(&stream);
     let claims = log.read(move |reader| Ok(reader.claims(Some(&asked))?)).await?;
@@ -68,13 +67,6 @@ pub(crate) async fn oust(store: &Store, spec: &Spec) -> Result<(), ReadModelErro
         lets_go.keep();
     }
     Ok(())
-}
-
-fn active(spec: &Spec) -> ReadModelError {
-    ReadModelError::Active {
-        name: spec.name.clone(),
-        version: spec.version,
-    }
 }
 
 /// Claims the stream of a read model, and waits for it when that is wanted. Of two who do that in one store at once, the second is refused.

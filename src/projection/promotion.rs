@@ -6,7 +6,7 @@ use crate::stream::handle::StatusWatch;
 use crate::stream::status::{StreamState, StreamStatus};
 
 /// Under load a model may never be at the head, but always close to it.
-pub(crate) const CLOSE_EVENTS: u64 = 100;
+const CLOSE_EVENTS: u64 = 100;
 
 /// Waits until a model's stream has caught up. `false`: it ended before.
 pub(crate) async fn caught_up(watch: &mut StatusWatch) -> bool {
@@ -49,4 +49,17 @@ pub(crate) async fn end_older_streams(store: &Store, name: &str, version: u32) -
         }
     }
     Ok(())
+}
+
+/// Refuses to let a version serve for which readers would wait.
+pub(crate) fn check_close(name: &str, version: u32, lag: u64) -> Result<(), ReadModelError> {
+    if lag <= CLOSE_EVENTS {
+        return Ok(());
+    }
+    Err(ReadModelError::Refused {
+        name: name.to_owned(),
+        problem: format!(
+            "version {version} is {lag} events behind, and is promoted when {CLOSE_EVENTS} are left; ask again then"
+        ),
+    })
 }

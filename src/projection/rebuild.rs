@@ -1,21 +1,15 @@
 //! A read model is built anew beside the one that serves, and takes its place in one step (R2).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::error::ReadModelError;
 use crate::projection::applier::{Applier, Writer, blocking};
-use crate::projection::catalog::Catalog;
-use crate::projection::catalog::requests::{Step, Wanted};
 use crate::projection::model::{Shared, promote};
-use crate::projection::rebuilding::{Course, LAST_STEP_EVENTS, Rebuild, RebuildProgress};
+use crate::projection::rebuilding::{Course, LAST_STEP_EVENTS, Rebuild, report};
 use crate::projection::request::ModelRequest;
 use crate::projection::standing::{BuildRow, Promoted};
-
-/// How often other processes are told how far a rebuild is.
-const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Rebuild {
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, ReadModelError> {
@@ -121,31 +115,6 @@ impl Switch {
         drop((self.serving, earlier));
         shared.catalog().sweep();
         noted
-    }
-}
-
-/// Says at intervals how far a rebuild is, until somebody cancels it.
-async fn report(
-    catalog: &Arc<Catalog>,
-    request: u64,
-    progress: &mut watch::Receiver<RebuildProgress>,
-) -> ReadModelError {
-    loop {
-        let newest = progress.borrow_and_update().clone();
-        let (catalog, name) = (Arc::clone(catalog), newest.name.clone());
-        let step = Step {
-            number: request,
-            done: newest.done,
-            total: newest.total,
-            events_per_second: newest.events_per_second,
-        };
-        match blocking(move || catalog.go_on(&step)).await {
-            Ok(Ok(Wanted::No)) => return ReadModelError::Cancelled { name },
-            Ok(Ok(Wanted::Yes)) => {}
-            // That it cannot be said is no reason to give up.
-            Err(error) | Ok(Err(error)) => tracing::debug!(%error, "how far a rebuild is could not be noted"),
-        }
-        tokio::time::sleep(REPORT_INTERVAL).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! A rebuild under way, wherever its build is: how far it is, and how it goes on.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use tokio::task::JoinHandle;
 use crate::error::ReadModelError;
 use crate::projection::catch_up::{CatchUp, CaughtUp, Stuck, Target};
 use crate::projection::lacking::{Lacking, discard_applied, letters};
+use crate::projection::request::{RequestList, Step, Wanted};
 use crate::projection::spec::stream_name;
 
 /// How far a rebuild is.
@@ -246,6 +248,33 @@ impl Course {
         }
         progress.events_per_second = progress.done as f64 / seconds;
         progress.remaining = remaining(progress.done, progress.total, progress.events_per_second);
+    }
+}
+
+/// How often other processes are told how far a rebuild is.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Says at intervals how far a rebuild is, until somebody cancels it.
+pub(crate) async fn report<L: RequestList>(
+    list: &Arc<L>,
+    request: u64,
+    progress: &mut watch::Receiver<RebuildProgress>,
+) -> ReadModelError {
+    loop {
+        let newest = progress.borrow_and_update().clone();
+        let step = Step {
+            number: request,
+            done: newest.done,
+            total: newest.total,
+            events_per_second: newest.events_per_second,
+        };
+        match list.note(step).await {
+            Ok(Wanted::No) => return ReadModelError::Cancelled { name: newest.name },
+            Ok(Wanted::Yes) => {}
+            // That it cannot be said is no reason to give up.
+            Err(error) => tracing::debug!(%error, "how far a rebuild is could not be noted"),
+        }
+        tokio::time::sleep(REPORT_INTERVAL).await;
     }
 }
 

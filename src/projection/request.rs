@@ -1,7 +1,9 @@
 //! What is asked of a read model from outside, also by another process: a row of the list, which the owner of the model reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::ReadModelError;
 use crate::projection::rebuilding::remaining;
 
 /// What may be asked of a read model that some process keeps.
@@ -77,5 +79,99 @@ impl RequestState {
     /// Whether nothing more will become of it.
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Done | Self::Failed { .. })
+    }
+}
+
+/// What became of cancelling a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cancelled {
+    /// Nobody had begun it, and nobody will.
+    Unbegun,
+    /// The owner of the model is told, and gives it up.
+    Told,
+    /// It is over already.
+    TooLate,
+}
+
+/// How a request goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) number: u64,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    pub(crate) events_per_second: f64,
+}
+
+/// Whether a request is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Yes,
+    /// Somebody has cancelled it.
+    No,
+}
+
+/// The name and version of a read model.
+pub(crate) type Version = (String, u32);
+
+/// A request, and the version that it is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Addressed {
+    pub(crate) version: Version,
+    pub(crate) request: RequestReport,
+}
+
+/// The requests of a model that are kept to be looked at.
+pub(crate) const KEPT: i64 = 20;
+/// What is said of a request that nobody had begun.
+pub(crate) const TAKEN_BACK: &str = "it was taken back";
+
+/// What is said of one whose process has ended, or has lost the model.
+pub(crate) const LEFT: &str = "the process that had begun it is gone";
+
+/// Where requests are left, for whoever does them.
+pub(crate) trait RequestList: Send + Sync + 'static {
+    /// What was asked of these versions and nobody has begun: it is begun now, by one of all processes. Some versions may be new here.
+    fn take_up(
+        self: &Arc<Self>,
+        kept: Vec<Version>,
+        has_grown: bool,
+    ) -> impl Future<Output = Result<Vec<Addressed>, ReadModelError>> + Send;
+
+    /// Notes how far a request is, and learns whether it is still wanted.
+    fn note(self: &Arc<Self>, step: Step) -> impl Future<Output = Result<Wanted, ReadModelError>> + Send;
+
+    /// Notes what a request came to.
+    fn note_end(
+        self: &Arc<Self>,
+        number: u64,
+        error: Option<String>,
+    ) -> impl Future<Output = Result<(), ReadModelError>> + Send;
+}
+
+impl RequestReport {
+    /// As a list has it: the texts of what was asked, of its state, and of what went wrong.
+    pub(crate) fn read(
+        (number, name): (u64, String),
+        (request, state, error): (&str, &str, Option<String>),
+        (done, total, events_per_second): (u64, u64, f64),
+    ) -> Self {
+        Self {
+            number,
+            name,
+            request: ModelRequest::parse(request).unwrap_or(ModelRequest::Rebuild),
+            state: match state {
+                "asked" => RequestState::Asked,
+                "done" => RequestState::Done,
+                "failed" => RequestState::Failed {
+                    error: error.unwrap_or_default(),
+                },
+                // Cancelled, it is under way until its owner has given it up.
+                _ => RequestState::Begun,
+            },
+            done,
+            total,
+            events_per_second,
+        }
     }
 }

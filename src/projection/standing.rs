@@ -1,6 +1,7 @@
 //! Which builds of a read model there are, and which one serves: what follows from the list of them, wherever that is. Pure.
 
 use crate::error::ReadModelError;
+use crate::projection::request::{Addressed, ModelRequest, RequestReport, Version};
 
 /// One build of one version of a read model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,26 @@ pub(crate) fn goes_on(known: &[BuildRow], version: u32) -> Result<Option<&BuildR
     }
     let same = |row: &&BuildRow| row.version == version;
     Ok(serving.filter(same).or_else(|| known.iter().find(same)))
+}
+
+/// Which of the requests that nobody has begun are for versions that are kept here: what serves is rebuilt, the newest is promoted.
+pub(crate) fn addressed(asked: Vec<RequestReport>, builds: &[BuildRow], kept: &[Version]) -> Vec<Addressed> {
+    let version = |request: &RequestReport| {
+        let mut of_name = builds.iter().filter(|row| row.name == request.name);
+        match request.request {
+            ModelRequest::Rebuild => of_name
+                .find(|row| row.state == BuildState::Serving)
+                .map(|row| row.version),
+            ModelRequest::Promote => of_name.map(|row| row.version).max(),
+        }
+    };
+    asked
+        .into_iter()
+        .filter_map(|request| {
+            let version = (request.name.clone(), version(&request)?);
+            kept.contains(&version).then_some(Addressed { version, request })
+        })
+        .collect()
 }
 
 /// An older version is not kept while a newer one serves.

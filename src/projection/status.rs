@@ -2,8 +2,7 @@
 
 use crate::stream::status::StreamStatus;
 
-#[cfg(feature = "sqlite")]
-/// One version of a read model, as a file of read models has it.
+/// One version of a read model, as its list has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadModelVersion {
@@ -15,7 +14,7 @@ pub struct ReadModelVersion {
     pub is_serving: bool,
     /// The last sequence that is applied, or that its query does not select.
     pub position: u64,
-    /// Its database file, beside the file of read models.
+    /// Its database file, beside the file of read models; on a server, the schema of its tables.
     pub file: String,
 }
 

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, Waker};
 
 use futures::StreamExt;
 use millstream::{
-    ExpectedCursor, FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModelError,
-    ReadModels, Reset, Retry, StopCause, StreamError,
+    ExpectedCursor, FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModel,
+    ReadModelError, ReadModels, Reset, Retry, StopCause, Store, StreamError,
 };
 
-use crate::common::in_time;
+use crate::common::{eventually, in_time};
 use crate::fixture::{Counts, Place, append_types, rows};
 use crate::in_log::number;
 
@@ -157,19 +157,28 @@ async fn d6_a_take_over_in_the_logs_file_that_is_refused_ends_nobody() {
     );
 }
 
+/// A model that sets aside what it cannot apply.
+async fn parking(place: &Place, store: &Store) -> ReadModel {
+    let parks = ModelOptions::default()
+        .retry(Retry::never())
+        .on_failure(FailurePolicy::park());
+    let models = place.models();
+    models.project_with(store, Counts::new(1), &parks).await.unwrap()
+}
+
 /// What it set aside, whoever retries it would apply a second time: the other one has applied it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_a_stream_whose_build_was_taken_on_demand_ends_and_sets_nothing_aside() {
     let place = Place::new();
     let (store, other) = (place.store(), place.store());
-    let parks = ModelOptions::default()
-        .retry(Retry::never())
-        .on_failure(FailurePolicy::park());
-    let models = place.models();
-    let kept = models.project_with(&store, Counts::new(1), &parks).await;
-    let kept = kept.unwrap();
+    let kept = parking(&place, &store).await;
     let last = append_types(&store, &["a"]).await;
     kept.wait_for(last).await.unwrap();
+    let active = place.models().on_demand(&store, Counts::new(1)).await;
+    assert!(
+        matches!(active, Err(ReadModelError::Active { .. })),
+        "the store that keeps it does not take it from itself: {active:?}"
+    );
     let taken = place.models().on_demand(&other, Counts::new(1)).await.unwrap();
     let last = append_types(&store, &["b"]).await;
     let cause = in_time("it stops", kept.stopped()).await.unwrap();
@@ -180,16 +189,38 @@ async fn r1_a_stream_whose_build_was_taken_on_demand_ends_and_sets_nothing_aside
     assert_eq!((rows["a"], rows["b"]), (1, 1));
 }
 
+/// Its claim would go with that of the store from which the model is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_model_that_is_being_registered_here_is_not_taken_on_demand() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    let kept = parking(&place, &other).await;
+    let standby = tokio::spawn({
+        let (models, store) = (place.models(), store.clone());
+        let options = ModelOptions::default().ownership(Ownership::Standby);
+        async move { models.project_with(&store, Counts::new(1), &options).await }
+    });
+    let claims = "SELECT count(*) FROM claim";
+    eventually("it stands by", || number(&place.path("log.db"), claims) == 2).await;
+    let refused = place.models().on_demand(&store, Counts::new(1)).await;
+    assert!(
+        matches!(refused, Err(ReadModelError::Active { .. })),
+        "{refused:?}"
+    );
+    let last = append_types(&store, &["a"]).await;
+    in_time("the owner goes on", kept.wait_for(last)).await.unwrap();
+    drop(kept);
+    let model = in_time("it is its turn", standby).await.unwrap().unwrap();
+    let last = append_types(&store, &["a"]).await;
+    in_time("it goes on", model.wait_for(last)).await.unwrap();
+    assert_eq!(rows(&model).await["a"], 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_a_stream_that_another_process_resets_goes_on_and_applies_nothing_twice() {
     let place = Place::new();
     let (store, other) = (place.store(), place.store());
-    let parks = ModelOptions::default()
-        .retry(Retry::never())
-        .on_failure(FailurePolicy::park());
-    let models = place.models();
-    let kept = models.project_with(&store, Counts::new(1), &parks).await;
-    let kept = kept.unwrap();
+    let kept = parking(&place, &store).await;
     for _ in 0..3 {
         append_types(&store, &["a"]).await;
         let control = other.stream("counts@1").await.unwrap();

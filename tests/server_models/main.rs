@@ -1,4 +1,4 @@
-//! Read models on the log's PostgreSQL server: R1 over restarts, lost connections and killed processes, D6 between two stores, D5 and D7, R2 over rebuilds and versions.
+//! Read models on the log's PostgreSQL server: R1 over restarts, lost connections and killed processes, D6 between two stores, D5 and D7, R2 over rebuilds and versions, also those that are asked for from outside.
 
 mod child;
 #[path = "../common/mod.rs"]
@@ -9,6 +9,7 @@ mod keeping;
 #[allow(dead_code, reason = "the other half is for files")]
 #[path = "../views/naive.rs"]
 mod naive;
+mod operations;
 mod outages;
 #[path = "../postgres/proxy.rs"]
 mod proxy;

@@ -39,6 +39,15 @@ impl Context {
         Ok(LogLocation::parse(told)?)
     }
 
+    /// Whether a log was named that is on a server.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_on_server(&self) -> Result<bool, Failure> {
+        match &self.db {
+            Some(_) => Ok(self.location()?.path().is_none()),
+            None => Ok(false),
+        }
+    }
+
     /// Opens the log, which has to be there.
     pub(crate) async fn open(&self) -> Result<Store, Failure> {
         Ok(Store::builder().must_exist().open_at(&self.location()?).await?)

@@ -17,6 +17,7 @@ mod help;
 mod letter;
 mod lines;
 mod listing;
+mod models;
 mod output;
 mod problem;
 mod progress;

@@ -1,45 +1,20 @@
 //! Requests in the list of read models, and what became of them.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::Timestamp;
 use crate::error::ReadModelError;
+use crate::projection::applier::blocking;
 use crate::projection::catalog::Catalog;
-use crate::projection::request::{ModelRequest, RequestReport, RequestState};
-
-/// The requests of a model that are kept to be looked at.
-const KEPT: i64 = 20;
+use crate::projection::request::{
+    Addressed, Cancelled, KEPT, LEFT, ModelRequest, RequestList, RequestReport, Step, TAKEN_BACK, Version,
+    Wanted,
+};
+use crate::projection::standing::addressed;
 
 const COLUMNS: &str = "number, name, request, state, error, done, total, events_per_second";
-
-/// How a request goes on.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) number: u64,
-    pub(crate) done: u64,
-    pub(crate) total: u64,
-    pub(crate) events_per_second: f64,
-}
-
-/// Whether a request is still wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Yes,
-    /// Somebody has cancelled it.
-    No,
-}
-
-/// What became of cancelling a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cancelled {
-    /// Nobody had begun it, and nobody will.
-    Unbegun,
-    /// The owner of the model is told, and gives it up.
-    Told,
-    /// It is over already.
-    TooLate,
-}
 
 impl Catalog {
     /// Leaves a request. The numbers of requests grow.
@@ -56,21 +31,25 @@ impl Catalog {
         })
     }
 
-    /// What was asked of these models and nobody has begun: it is begun now.
-    pub(crate) fn begin_asked(&self, names: &[String]) -> Result<Vec<RequestReport>, ReadModelError> {
+    /// What was asked of these versions and nobody has begun: it is begun now.
+    pub(crate) fn begin_asked(&self, kept: &[Version]) -> Result<Vec<Addressed>, ReadModelError> {
         let open = self.with("look for requests", |connection| {
             reports(connection, "state = 'asked' ORDER BY number", [])
         })?;
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut begun = Vec::new();
-        for request in open.into_iter().filter(|request| names.contains(&request.name)) {
+        for addressed in addressed(open, &self.builds()?, kept) {
+            let number = addressed.request.number as i64;
             // Of two processes one begins it.
             let is_ours = self.write("begin what was asked", |connection| {
                 connection.execute(
                     "UPDATE request SET state = 'begun', updated_at = ?2 WHERE number = ?1 AND state = 'asked'",
-                    params![request.number as i64, Timestamp::now().as_micros()],
+                    params![number, Timestamp::now().as_micros()],
                 )
             })?;
-            begun.extend((is_ours == 1).then_some(request));
+            begun.extend((is_ours == 1).then_some(addressed));
         }
         Ok(begun)
     }
@@ -133,7 +112,7 @@ impl Catalog {
                     params![number as i64, from, to, error, Timestamp::now().as_micros()],
                 )
             };
-            if changed("asked", "failed", Some("it was taken back"))? == 1 {
+            if changed("asked", "failed", Some(TAKEN_BACK))? == 1 {
                 Ok(Cancelled::Unbegun)
             } else if changed("begun", "cancelled", None)? == 1 {
                 Ok(Cancelled::Told)
@@ -162,6 +141,14 @@ impl Catalog {
     }
 }
 
+/// Nobody does any more what was begun of a model: whoever keeps what serves has just registered it.
+pub(super) fn end_left(connection: &Connection, name: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE request SET state = 'failed', error = ?2, updated_at = ?3
+         WHERE name = ?1 AND state IN ('begun', 'cancelled')";
+    connection.execute(sql, params![name, LEFT, Timestamp::now().as_micros()])?;
+    Ok(())
+}
+
 fn insert(connection: &Connection, name: &str, request: ModelRequest, state: &str) -> rusqlite::Result<u64> {
     connection.execute(
         "INSERT INTO request (name, request, state, updated_at) VALUES (?1, ?2, ?3, ?4)",
@@ -184,21 +171,34 @@ fn reports(
 fn report(row: &Row<'_>) -> rusqlite::Result<RequestReport> {
     let (request, state): (String, String) = (row.get(2)?, row.get(3)?);
     let number = |index| row.get::<_, i64>(index).map(|number| number as u64);
-    Ok(RequestReport {
-        number: number(0)?,
-        name: row.get(1)?,
-        request: ModelRequest::parse(&request).unwrap_or(ModelRequest::Rebuild),
-        state: match state.as_str() {
-            "asked" => RequestState::Asked,
-            "done" => RequestState::Done,
-            "failed" => RequestState::Failed {
-                error: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
-            },
-            // Cancelled, it is under way until its owner has given it up.
-            _ => RequestState::Begun,
-        },
-        done: number(5)?,
-        total: number(6)?,
-        events_per_second: row.get(7)?,
-    })
+    Ok(RequestReport::read(
+        (number(0)?, row.get(1)?),
+        (&request, &state, row.get(4)?),
+        (number(5)?, number(6)?, row.get(7)?),
+    ))
+}
+
+impl RequestList for Catalog {
+    async fn take_up(
+        self: &Arc<Self>,
+        kept: Vec<Version>,
+        has_grown: bool,
+    ) -> Result<Vec<Addressed>, ReadModelError> {
+        let catalog = Arc::clone(self);
+        blocking(move || match catalog.has_changed()? || has_grown {
+            true => catalog.begin_asked(&kept),
+            false => Ok(Vec::new()),
+        })
+        .await?
+    }
+
+    async fn note(self: &Arc<Self>, step: Step) -> Result<Wanted, ReadModelError> {
+        let catalog = Arc::clone(self);
+        blocking(move || catalog.go_on(&step)).await?
+    }
+
+    async fn note_end(self: &Arc<Self>, number: u64, error: Option<String>) -> Result<(), ReadModelError> {
+        let catalog = Arc::clone(self);
+        blocking(move || catalog.end(number, error.as_deref())).await?
+    }
 }

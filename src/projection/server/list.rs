@@ -5,6 +5,7 @@ use tokio_postgres::{Client, Error, Row, Transaction};
 
 use crate::error::StorageError;
 use crate::log::postgres::beside::{Purpose, ServerDesk, quoted};
+use crate::projection::server::requests;
 use crate::projection::server::tables::TABLES;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 
@@ -63,7 +64,7 @@ pub(super) async fn known(tx: &Transaction<'_>, name: &str) -> Result<Vec<BuildR
     tx.query(sql, &[&name]).await?.iter().map(row).collect()
 }
 
-fn row(row: &Row) -> Result<BuildRow, Error> {
+pub(super) fn row(row: &Row) -> Result<BuildRow, Error> {
     let state: &str = row.try_get(4)?;
     Ok(BuildRow {
         build: row.try_get(0)?,
@@ -223,5 +224,6 @@ pub(super) async fn remove(
     for row in known.iter().filter(|row| row.version == version) {
         drop_build(&tx, row).await.map_err(&failed)?;
     }
+    requests::forget(&tx, name).await.map_err(&failed)?;
     tx.commit().await.map_err(&failed)
 }

@@ -28,7 +28,7 @@
 //! In reading order: `projection` (what the user writes), `options`, `tables`, `list` (which builds there are, and which
 //! serves), `rows` (one build), `link` (the connection), `hand` (the projection between its transactions), `step` (one transaction), `keeper` (who
 //! has them made), `readers`, `shared`, `claim` (whose the model is) and `rebuild`, `models` and
-//! `model` (the handles); and `view` (documents by key, a use of all this).
+//! `model` (the handles), `requests` and `operations` (what is asked from outside); and `view` (documents by key, a use of all this).
 
 mod claim;
 mod hand;
@@ -37,10 +37,12 @@ mod link;
 mod list;
 pub(crate) mod model;
 pub(crate) mod models;
+mod operations;
 pub(crate) mod options;
 pub(crate) mod projection;
 mod readers;
 mod rebuild;
+mod requests;
 mod rows;
 mod shared;
 mod step;

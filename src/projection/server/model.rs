@@ -58,6 +58,7 @@ impl ServerModel {
             error => error.into(),
         })?;
         owned.keep();
+        shared.attend();
         let promoter = match shared.options.promotes() {
             Promotion::WhenCaughtUp if !shared.is_serving() => Some(promote_later(&shared, &stream)),
             _ => None,
@@ -74,6 +75,7 @@ impl ServerModel {
     pub(super) async fn on_demand(parts: Parts, reserved: Reservation) -> Result<Self, ReadModelError> {
         let shared = Shared::of(parts);
         shared.end_older_streams().await?;
+        shared.attend();
         Ok(Self {
             shared,
             stream: None,
@@ -245,7 +247,7 @@ impl ServerModel {
     /// # Cancel safety
     /// When the future is dropped there is no rebuild. A schema may be left behind, which goes with the next rebuild or registration.
     pub async fn rebuild(&self) -> Result<Rebuild, ReadModelError> {
-        rebuild::begin(&self.shared).await
+        rebuild::begin(&self.shared, None).await
     }
 
     /// Lets this version serve, as soon as it has caught up with the head of now, and retires older ones: readers follow, the
@@ -281,7 +283,7 @@ impl ServerModel {
     }
 
     /// Leaves the model's stream running without a handle, until the store is closed. A version that was to serve when it has caught
-    /// up does so.
+    /// up does so. What is asked of it from outside is heard as long as there is a handle.
     pub fn detach(mut self) {
         if let Some(stream) = self.stream.take() {
             self.is_detached = true;

@@ -1,6 +1,7 @@
 //! The read models on a log's server, and how they are registered.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -8,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::error::{ReadModelError, SteerError};
 use crate::log::Extent;
 use crate::log::postgres::beside::{Purpose, ServerDesk};
+use crate::projection::attend::Attendance;
 use crate::projection::catch_up::CatchUp;
 use crate::projection::keeping::KeepingStream;
 use crate::projection::own::{oust, own, reserve};
@@ -18,10 +20,12 @@ use crate::projection::server::list::{self, sweep};
 use crate::projection::server::model::ServerModel;
 use crate::projection::server::options::ServerModelOptions;
 use crate::projection::server::projection::ServerProjection;
+use crate::projection::server::requests::Requests;
 use crate::projection::server::rows::{self, Opened, Origin, Wish};
-use crate::projection::server::shared::Parts;
+use crate::projection::server::shared::{Parts, Shared};
 use crate::projection::server::step::Plan;
 use crate::projection::spec::{Spec, check, runtime, stream_name};
+use crate::projection::standing::BuildState;
 use crate::store::Store;
 
 /// The pause between two tries to take a build over.
@@ -82,6 +86,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct ServerModels {
     store: Store,
     desk: ServerDesk,
+    pub(super) requests: Arc<Requests>,
+    attendance: Arc<Attendance<Shared>>,
 }
 
 impl ServerModels {
@@ -94,6 +100,8 @@ impl ServerModels {
         Ok(Self {
             desk: desk.clone(),
             store: store.clone(),
+            requests: Requests::new(desk.clone()),
+            attendance: Arc::new(Attendance::new()),
         })
     }
 
@@ -167,7 +175,7 @@ impl ServerModels {
         let spec = spec(&projection)?;
         let reserved = reserve(&self.store, &spec)?;
         self.check_fit(&spec, options).await?;
-        oust(&self.store, &spec).await?;
+        oust(&self.store, &spec, &reserved).await?;
         let parts = self.open(projection, spec, options, Wish::WriteAlone).await?;
         ServerModel::on_demand(parts, reserved).await
     }
@@ -182,6 +190,9 @@ impl ServerModels {
     ) -> Result<Parts, ReadModelError> {
         let query = projection.query();
         let (opened, extent) = self.open_rows(&spec, wish).await?;
+        if opened.row.state == BuildState::Serving {
+            self.requests.end_left(&spec.name).await?;
+        }
         sweep(&self.desk).await;
         // A model that has nothing yet begins with what is left, as a stream does.
         let position = opened.position.max(extent.pruned_through);
@@ -213,6 +224,8 @@ impl ServerModels {
             options: options.model().clone(),
             row,
             owner,
+            requests: Arc::clone(&self.requests),
+            attendance: Arc::clone(&self.attendance),
         })
     }
 

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_postgres::{Error, Transaction};
 
 use crate::error::{ReadModelError, StorageError};
 use crate::fault::FaultPoint;
 use crate::log::postgres::beside::Purpose;
-use crate::projection::rebuilding::{Course, LAST_STEP_EVENTS, Rebuild};
+use crate::projection::rebuilding::{Course, LAST_STEP_EVENTS, Rebuild, RebuildProgress, report};
+use crate::projection::request::{ModelRequest, RequestList};
 use crate::projection::server::claim::holds_stream;
 use crate::projection::server::hand::Hand;
 use crate::projection::server::keeper::{Tries, Writer};
 use crate::projection::server::list;
+use crate::projection::server::requests;
 use crate::projection::server::rows::{self, Opened, Origin};
 use crate::projection::server::shared::{Shared, UnderWay};
 use crate::projection::server::tables::OWNED_BY_NOBODY;
@@ -25,20 +27,45 @@ use crate::projection::standing::{BuildRow, Promoted};
 /// What is done, for whoever reads an error.
 const SWITCH: &str = "let a rebuilt read model serve";
 
-pub(super) async fn begin(shared: &Arc<Shared>) -> Result<Rebuild, ReadModelError> {
+/// Begins one, because of a request or unasked.
+pub(super) async fn begin(shared: &Arc<Shared>, request: Option<u64>) -> Result<Rebuild, ReadModelError> {
     shared.check_serving().await?;
     let under_way = shared.begin_rebuild()?;
     let (name, version) = (shared.name().to_owned(), shared.version());
     let (course, progress) = Course::new(&shared.catch_up, &name, version, shared.position());
     let opened = make(shared).await?;
-    let attempt = Attempt {
+    let mut attempt = Attempt {
         shared: Arc::clone(shared),
         row: Some(opened.row.clone()),
+        request,
         runtime: Handle::current(),
         _under_way: under_way,
     };
-    let task = tokio::spawn(run(attempt, course, opened));
+    if request.is_none() {
+        attempt.request = shared
+            .requests
+            .begin_unasked(&name, ModelRequest::Rebuild)
+            .await?;
+    }
+    let task = tokio::spawn(attend(attempt, course, opened, progress.clone()));
     Ok(Rebuild::new(name, progress, task))
+}
+
+/// Goes through with it, unless somebody cancels it from outside.
+async fn attend(
+    attempt: Attempt,
+    course: Course,
+    opened: Opened,
+    mut progress: watch::Receiver<RebuildProgress>,
+) -> Result<(), ReadModelError> {
+    let Some(request) = attempt.request else {
+        return run(attempt, course, opened).await;
+    };
+    let requests = Arc::clone(&attempt.shared.requests);
+    tokio::select! {
+        outcome = run(attempt, course, opened) => outcome,
+        cancelled = report(&requests, request, &mut progress) => Err(cancelled),
+    }
 }
 
 /// Makes the new build.
@@ -60,16 +87,19 @@ struct Attempt {
     shared: Arc<Shared>,
     /// Nothing: it serves, or is given up.
     row: Option<BuildRow>,
+    /// What the list knows it by.
+    request: Option<u64>,
     runtime: Handle,
     _under_way: UnderWay,
 }
 
 impl Attempt {
     /// Removes what was built, also when nobody waits for that any more.
-    async fn give_up(mut self) {
+    async fn give_up(mut self, error: &ReadModelError) {
         if let Some(row) = self.row.take() {
+            let given_up = give_up(Arc::clone(&self.shared), row, self.request, error.to_string());
             // When the runtime is shut down, the next who registers the model removes it.
-            let _ = self.runtime.spawn(give_up(Arc::clone(&self.shared), row)).await;
+            let _ = self.runtime.spawn(given_up).await;
         }
     }
 }
@@ -77,16 +107,29 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(row) = self.row.take() {
-            self.runtime.spawn(give_up(Arc::clone(&self.shared), row));
+            let name = row.name.clone();
+            let why = ReadModelError::Cancelled { name }.to_string();
+            self.runtime
+                .spawn(give_up(Arc::clone(&self.shared), row, self.request, why));
         }
     }
 }
 
-async fn give_up(shared: Arc<Shared>, row: BuildRow) {
+async fn give_up(shared: Arc<Shared>, row: BuildRow, request: Option<u64>, why: String) {
     if let Err(error) = list::retire(shared.desk(), row.build).await {
         tracing::warn!(name = %row.name, %error, "a rebuild that was given up stays in the list until the model is registered or rebuilt again");
     }
     list::sweep(shared.desk()).await;
+    if let Some(request) = request {
+        // Nobody waits for that: the server may be away for long.
+        tokio::spawn(note(shared, request, why));
+    }
+}
+
+async fn note(shared: Arc<Shared>, request: u64, why: String) {
+    if let Err(error) = shared.requests.note_end(request, Some(why)).await {
+        tracing::warn!(name = shared.name(), %error, "what a rebuild came to could not be noted");
+    }
 }
 
 async fn run(attempt: Attempt, mut course: Course, opened: Opened) -> Result<(), ReadModelError> {
@@ -96,7 +139,7 @@ async fn run(attempt: Attempt, mut course: Course, opened: Opened) -> Result<(),
     let built = match build(&shared, &mut course, opened).await {
         Ok(built) => built,
         Err(error) => {
-            attempt.give_up().await;
+            attempt.give_up(&error).await;
             return Err(error);
         }
     };
@@ -191,6 +234,7 @@ struct Switch {
 /// What is written then.
 struct Terms {
     shared: Arc<Shared>,
+    request: Option<u64>,
     rebuilt: BuildRow,
     rebuilt_owner: i64,
     serving: i64,
@@ -203,7 +247,7 @@ struct Terms {
 /// What became of one try.
 enum Switched {
     Yes,
-    /// The new build was retired, because a newer version serves, or because somebody else registered the model.
+    /// The new build was retired, because a newer version serves, or because somebody else registered the model. Or somebody has cancelled it.
     Retired,
     /// Whoever tried is not the owner any more.
     Lost,
@@ -223,7 +267,7 @@ impl Switch {
         if let Some(error) = refused {
             // The stream goes on meanwhile.
             drop(self.built);
-            self.attempt.give_up().await;
+            self.attempt.give_up(&error).await;
             return Err(error);
         }
         if let Some(row) = self.attempt.row.take() {
@@ -240,6 +284,7 @@ impl Terms {
     fn of(attempt: &Attempt, built: &Built, given_up: Vec<u64>) -> Self {
         Self {
             shared: Arc::clone(&attempt.shared),
+            request: attempt.request,
             rebuilt: built.rebuilt.row.clone(),
             rebuilt_owner: built.rebuilt.owner,
             serving: built.serving.row.build,
@@ -281,6 +326,12 @@ impl Terms {
         let is_owner = self.is_owner(&tx, epoch).await.map_err(&failed)?;
         if !is_handed_over || !is_owner {
             return Ok(Switched::Lost);
+        }
+        if let Some(request) = self.request {
+            let done = requests::done(&tx, request, self.through).await;
+            if !done.map_err(&failed)? {
+                return Ok(Switched::Retired);
+            }
         }
         if plan.faults.hit(FaultPoint::BeforeSwitch) {
             let injected = std::io::Error::other("a fault was injected");

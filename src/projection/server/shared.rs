@@ -8,14 +8,18 @@ use tokio::sync::watch;
 use crate::error::{ReadModelError, StorageError};
 use crate::fault::FaultPoint;
 use crate::log::postgres::beside::{Purpose, ServerDesk};
+use crate::projection::attend::{Attendance, Attended};
 use crate::projection::catch_up::{CatchUp, CaughtUp};
 use crate::projection::lacking::Lacking;
 use crate::projection::options::{ModelOptions, Promotion};
-use crate::projection::promotion::end_older_streams;
+use crate::projection::promotion::{check_close, end_older_streams};
+use crate::projection::rebuilding::Rebuild;
 use crate::projection::server::claim::Claim;
 use crate::projection::server::keeper::{Keeper, Tries, Writer};
 use crate::projection::server::list;
 use crate::projection::server::readers::{Readers, Serving};
+use crate::projection::server::rebuild;
+use crate::projection::server::requests::Requests;
 use crate::projection::server::step::Plan;
 use crate::projection::standing::{BuildRow, BuildState, Promoted};
 use crate::store::Store;
@@ -33,6 +37,8 @@ pub(super) struct Parts {
     pub(super) owner: i64,
     /// How far the build is that is kept here.
     pub(super) position: Arc<AtomicU64>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) attendance: Arc<Attendance<Shared>>,
 }
 
 pub(super) struct Shared {
@@ -46,6 +52,8 @@ pub(super) struct Shared {
     owner: i64,
     is_rebuilding: AtomicBool,
     position: Arc<AtomicU64>,
+    pub(super) requests: Arc<Requests>,
+    attendance: Arc<Attendance<Shared>>,
 }
 
 /// At most one rebuild is under way. It ends when this is dropped.
@@ -74,7 +82,14 @@ impl Shared {
             owner: parts.owner,
             is_rebuilding: AtomicBool::new(false),
             position: parts.position,
+            requests: parts.requests,
+            attendance: parts.attendance,
         })
+    }
+
+    /// From now on requests from outside are heard.
+    pub(super) fn attend(self: &Arc<Self>) {
+        self.attendance.add(&self.requests, self);
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -226,5 +241,36 @@ impl Shared {
         let promoted = list::promote(&tx, row).await.map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
         Ok(promoted)
+    }
+}
+
+impl Attended for Shared {
+    type List = Requests;
+
+    fn name(&self) -> &str {
+        Shared::name(self)
+    }
+
+    fn version(&self) -> u32 {
+        Shared::version(self)
+    }
+
+    fn is_open(&self) -> bool {
+        // What another one has taken over is asked of that one.
+        self.store().check_open().is_ok() && self.keeper.work().epoch().is_ok()
+    }
+
+    async fn rebuild(self: &Arc<Self>, request: u64) -> Result<Rebuild, ReadModelError> {
+        rebuild::begin(self, Some(request)).await
+    }
+
+    async fn promote_if_caught_up(self: &Arc<Self>) -> Result<(), ReadModelError> {
+        if self.is_serving() {
+            return Ok(());
+        }
+        let head = self.store().log().head().await?;
+        let lag = head.saturating_sub(self.position());
+        check_close(Shared::name(self), Shared::version(self), lag)?;
+        self.promote().await
     }
 }

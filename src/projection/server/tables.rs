@@ -50,6 +50,21 @@ CREATE TABLE millstream_model_lacking (
     first_sequence bigint NOT NULL,
     PRIMARY KEY (build, first_sequence)
 );
+-- What was asked of read models, also from other processes, and what became of it.
+CREATE TABLE millstream_model_request (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    request text NOT NULL,
+    -- 'asked', 'begun', 'cancelled' while it is under way, 'done' or 'failed'.
+    state text NOT NULL,
+    error text,
+    done bigint NOT NULL DEFAULT 0,
+    total bigint NOT NULL DEFAULT 0,
+    events_per_second double precision NOT NULL DEFAULT 0,
+    updated_at bigint NOT NULL
+);
+CREATE INDEX model_request_name ON millstream_model_request (name, number);
+CREATE INDEX model_request_asked ON millstream_model_request (name) WHERE state = 'asked';
 -- Whatever a projection does, what it wrote is not committed without the position behind it.
 CREATE FUNCTION refuse_foreign_end() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use millstream::{Cancelled, ModelRequest, ReadModels, RequestReport, RequestState};
+use millstream::{Cancelled, ModelRequest, RequestReport, RequestState};
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::commands::models::Where;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::models::Models;
 use crate::progress::{Progress, Unit};
 use crate::terminal;
 
@@ -36,7 +37,7 @@ pub(super) async fn run(
     request: ModelRequest,
     context: &mut Context,
 ) -> Result<Exit, Failure> {
-    let models = asking.place.open()?;
+    let models = asking.place.open(context).await?;
     let name = &asking.name;
     // Whoever interrupts it takes back what was asked, so this is there before anything is asked.
     let interrupted = terminal::interruption().await;
@@ -69,7 +70,7 @@ pub(super) async fn run(
 
 /// Waits until the request is over, somebody interrupts it, or nobody has begun in time.
 async fn wait(
-    models: &ReadModels,
+    models: &Models,
     asking: &Asking,
     (number, request): (u64, ModelRequest),
     mut interrupted: impl Future<Output = std::io::Result<()>> + Unpin,

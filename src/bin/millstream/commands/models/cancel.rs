@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let models = arguments.place.open()?;
+    let models = arguments.place.open(context).await?;
     let name = &arguments.name;
     let requests = models.requests().await?;
     let newest = requests.iter().find(|request| request.name == *name);

@@ -47,7 +47,7 @@ struct Request<'a> {
 }
 
 pub(super) async fn run(arguments: Arguments, context: &mut Context) -> Result<Exit, Failure> {
-    let models = arguments.place.open()?;
+    let models = arguments.place.open(context).await?;
     let versions = models.versions().await?;
     let requests = models.requests().await?;
     let of = |version: &ReadModelVersion| requests.iter().find(|request| request.name == version.name);

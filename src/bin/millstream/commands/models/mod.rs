@@ -14,6 +14,7 @@ use millstream::ReadModels;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::help::{examples, exit_codes};
+use crate::models::Models;
 
 /// List, rebuild and promote the read models that a program keeps
 #[derive(Args)]
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
 /// Which read models.
 #[derive(Args)]
 struct Where {
-    /// The file of read models, as the program gives it to `ReadModels::open`
+    /// The file of read models, as the program gives it to `ReadModels::open`; without one, those on the log's server
     #[arg(long, env = "MILLSTREAM_MODELS", value_name = "PATH")]
     models: Option<PathBuf>,
 }
@@ -34,7 +35,8 @@ struct Where {
 enum Command {
     #[command(after_help = examples![
         "millstream models list --models views.db",
-        "millstream models list --json | jq 'select(.is_serving)'"
+        "millstream models list --json | jq 'select(.is_serving)'",
+        "millstream models list --db postgres://shop@localhost/shop"
     ])]
     List(list::Arguments),
     #[command(after_help = examples![
@@ -62,12 +64,25 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<E
 }
 
 impl Where {
-    fn open(&self) -> Result<ReadModels, Failure> {
-        let path = self.models.as_deref().ok_or_else(|| {
-            Failure::Usage(String::from(
-                "which read models? give --models PATH, or set the variable MILLSTREAM_MODELS",
-            ))
-        })?;
-        Ok(ReadModels::open_existing(path)?)
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(
+            unused_variables,
+            clippy::unused_async,
+            reason = "without servers there are files alone"
+        )
+    )]
+    async fn open(&self, context: &Context) -> Result<Models, Failure> {
+        if let Some(path) = &self.models {
+            return Ok(Models::Files(ReadModels::open_existing(path)?));
+        }
+        #[cfg(feature = "postgres")]
+        if context.is_on_server()? {
+            let store = context.open().await?;
+            return Ok(Models::Server(millstream::ServerModels::of(&store)?));
+        }
+        Err(Failure::Usage(String::from(
+            "which read models? give --models PATH, or set the variable MILLSTREAM_MODELS; those on a server are found with --db ADDRESS",
+        )))
     }
 }
