@@ -36,7 +36,7 @@ enum Command {
     #[command(after_help = examples![
         "millstream models list --models views.db",
         "millstream models list --json | jq 'select(.is_serving)'",
-        "millstream models list --db postgres://shop@localhost/shop"
+        "MILLSTREAM_DB=postgres://shop@localhost/shop millstream models list"
     ])]
     List(list::Arguments),
     #[command(after_help = examples![
