@@ -40,8 +40,6 @@ pub(crate) struct Attendance<M> {
 struct State<M> {
     models: HashMap<Version, Weak<M>>,
     task: Option<AbortHandle>,
-    /// Somebody was added since the list was looked at.
-    has_grown: bool,
 }
 
 impl<M: Attended> Attendance<M> {
@@ -50,7 +48,6 @@ impl<M: Attended> Attendance<M> {
             state: Mutex::new(State {
                 models: HashMap::new(),
                 task: None,
-                has_grown: false,
             }),
         }
     }
@@ -59,8 +56,6 @@ impl<M: Attended> Attendance<M> {
     pub(crate) fn add(self: &Arc<Self>, list: &Arc<M::List>, model: &Arc<M>) {
         let mut state = self.state.lock();
         state.models.insert(version(&**model), Arc::downgrade(model));
-        // Something may have been asked of it before.
-        state.has_grown = true;
         if state.task.as_ref().is_none_or(AbortHandle::is_finished) {
             let (attendance, list) = (Arc::downgrade(self), Arc::downgrade(list));
             state.task = Some(tokio::spawn(attend(attendance, list)).abort_handle());
@@ -79,10 +74,6 @@ impl<M: Attended> Attendance<M> {
         }
         Some(models)
     }
-
-    fn has_grown(&self) -> bool {
-        std::mem::take(&mut self.state.lock().has_grown)
-    }
 }
 
 /// Ends when the list, or the last of its models, is gone.
@@ -97,7 +88,7 @@ async fn attend<M: Attended>(attendance: Weak<Attendance<M>>, list: Weak<M::List
             return;
         };
         let kept = models.iter().map(|model| version(&**model)).collect();
-        let asked = list.take_up(kept, attendance.has_grown()).await;
+        let asked = list.take_up(kept).await;
         if let Err(error) = &asked
             && !fails
         {

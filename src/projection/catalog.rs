@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, Transactio
 use crate::clock::Timestamp;
 use crate::error::{ReadModelError, StorageError};
 use crate::log::sqlite::connection;
+use crate::projection::catalog::requests::Watch;
 use crate::projection::standing::{BuildRow, BuildState, Promoted, goes_on, older, serving};
 use crate::sync::Mutex;
 
@@ -56,8 +57,7 @@ pub(crate) struct Catalog {
     path: PathBuf,
     /// Connections that nobody uses.
     idle: Mutex<Vec<Connection>>,
-    /// The connection that watches for changes, and what it saw last.
-    watch: Mutex<Option<(Connection, i64)>>,
+    watch: Mutex<Option<Watch>>,
 }
 
 impl Catalog {
@@ -98,19 +98,6 @@ impl Catalog {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         Ok(connection)
-    }
-
-    /// Whether somebody has changed the list since this was asked last.
-    pub(crate) fn has_changed(&self) -> Result<bool, ReadModelError> {
-        let failed = storage("look whether the list of read models has changed");
-        let watch = self.watch.lock().take();
-        let (connection, before) = match watch {
-            Some((connection, before)) => (connection, Some(before)),
-            None => (self.connect().map_err(&failed)?, None),
-        };
-        let now = pragma(&connection, "data_version").map_err(&failed)?;
-        *self.watch.lock() = Some((connection, now));
-        Ok(before != Some(now))
     }
 
     /// Does something with a connection that nobody else uses.

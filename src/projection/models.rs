@@ -16,7 +16,7 @@ use crate::projection::catch_up::CatchUp;
 use crate::projection::fit;
 use crate::projection::model::{Parts, ReadModel, Shared};
 use crate::projection::options::ModelOptions;
-use crate::projection::own::{oust, own, reserve};
+use crate::projection::own::{oust, own};
 use crate::projection::pool::Pool;
 use crate::projection::projection::{Keeper, Projection};
 use crate::projection::resume::{behind_letters, refuse_pruned};
@@ -265,11 +265,7 @@ impl ReadModels {
                 Some(own(store, &spec, options.ownership_of_stream()).await?),
                 None,
             ),
-            Kept::OnDemand => {
-                let reserved = reserve(store, &spec)?;
-                oust(store, &spec, &reserved).await?;
-                (None, Some(reserved))
-            }
+            Kept::OnDemand => (None, Some(oust(store, &spec).await?)),
         };
         let extent = store.log().extent().await?;
         let catalog = Arc::clone(&self.inner.catalog);

@@ -36,12 +36,7 @@ impl Owned {
 }
 
 /// Keeps this version from being registered twice in this store.
-pub(crate) fn reserve(store: &Store, spec: &Spec) -> Result<Reservation, ReadModelError> {
-    let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
-    reserve_stream(store, spec, &stream)
-}
-
-fn reserve_stream(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reservation, ReadModelError> {
+fn reserve(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reservation, ReadModelError> {
     let registry = store.registry();
     let reserved = registry.reservations.reserve(stream);
     let reserved = reserved.filter(|_| registry.running(stream).is_none());
@@ -53,26 +48,27 @@ fn reserve_stream(store: &Store, spec: &Spec, stream: &Arc<str>) -> Result<Reser
 
 /// Ends the stream of another store that keeps the model, before its build is taken to be brought up on demand: in the log everything is refused
 /// to it from then on. A dead letter as well, which it would make of what it cannot apply any more, and which would be applied twice once
-/// somebody retried it. Nobody registers the stream here meanwhile, whose claim would be let go of with that of the other store.
-pub(crate) async fn oust(store: &Store, spec: &Spec, _reserved: &Reservation) -> Result<(), ReadModelError> {
+/// somebody retried it. Nobody registers the stream here as long as what is given is kept.
+pub(crate) async fn oust(store: &Store, spec: &Spec) -> Result<Reservation, ReadModelError> {
     let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
+    let reservation = reserve(store, spec, &stream)?;
     let log = store.log();
     let asked = Arc::clone(&stream);
     let claims = log.read(move |reader| Ok(reader.claims(Some(&asked))?)).await?;
     if !claims.iter().any(|claim| claim.role.holds()) {
-        return Ok(());
+        return Ok(reservation);
     }
     let lets_go = LetsGo::of(&stream, log);
     if let Claimed::Before = log.claim(&stream, Ownership::TakeOver).await? {
         lets_go.keep();
     }
-    Ok(())
+    Ok(reservation)
 }
 
 /// Claims the stream of a read model, and waits for it when that is wanted. Of two who do that in one store at once, the second is refused.
 pub(crate) async fn own(store: &Store, spec: &Spec, ownership: Ownership) -> Result<Owned, ReadModelError> {
     let stream: Arc<str> = stream_name(&spec.name, spec.version).into();
-    let reservation = reserve_stream(store, spec, &stream)?;
+    let reservation = reserve(store, spec, &stream)?;
     let log = store.log();
     let unless_kept = LetsGo::of(&stream, log);
     let mut waits = false;

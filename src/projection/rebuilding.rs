@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::error::ReadModelError;
 use crate::projection::catch_up::{CatchUp, CaughtUp, Stuck, Target};
 use crate::projection::lacking::{Lacking, discard_applied, letters};
-use crate::projection::request::{RequestList, Step, Wanted};
+use crate::projection::request::{RequestList, Wanted};
 use crate::projection::spec::stream_name;
 
 /// How far a rebuild is.
@@ -46,6 +46,9 @@ pub struct Rebuild {
 
 /// How much may be left for the last step, during which the model's stream waits.
 pub(crate) const LAST_STEP_EVENTS: u64 = 1_000;
+
+/// How often other processes are told how far a rebuild is.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Rebuild {
     pub(crate) fn new(
@@ -251,9 +254,6 @@ impl Course {
     }
 }
 
-/// How often other processes are told how far a rebuild is.
-const REPORT_INTERVAL: Duration = Duration::from_millis(250);
-
 /// Says at intervals how far a rebuild is, until somebody cancels it.
 pub(crate) async fn report<L: RequestList>(
     list: &Arc<L>,
@@ -262,14 +262,9 @@ pub(crate) async fn report<L: RequestList>(
 ) -> ReadModelError {
     loop {
         let newest = progress.borrow_and_update().clone();
-        let step = Step {
-            number: request,
-            done: newest.done,
-            total: newest.total,
-            events_per_second: newest.events_per_second,
-        };
-        match list.note(step).await {
-            Ok(Wanted::No) => return ReadModelError::Cancelled { name: newest.name },
+        let name = newest.name.clone();
+        match list.note(request, newest).await {
+            Ok(Wanted::No) => return ReadModelError::Cancelled { name },
             Ok(Wanted::Yes) => {}
             // That it cannot be said is no reason to give up.
             Err(error) => tracing::debug!(%error, "how far a rebuild is could not be noted"),

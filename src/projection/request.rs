@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ReadModelError;
-use crate::projection::rebuilding::remaining;
+use crate::projection::rebuilding::{RebuildProgress, remaining};
 
 /// What may be asked of a read model that some process keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,15 +94,6 @@ pub enum Cancelled {
     TooLate,
 }
 
-/// How a request goes on.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) number: u64,
-    pub(crate) done: u64,
-    pub(crate) total: u64,
-    pub(crate) events_per_second: f64,
-}
-
 /// Whether a request is still wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -123,6 +114,7 @@ pub(crate) struct Addressed {
 
 /// The requests of a model that are kept to be looked at.
 pub(crate) const KEPT: i64 = 20;
+
 /// What is said of a request that nobody had begun.
 pub(crate) const TAKEN_BACK: &str = "it was taken back";
 
@@ -131,15 +123,18 @@ pub(crate) const LEFT: &str = "the process that had begun it is gone";
 
 /// Where requests are left, for whoever does them.
 pub(crate) trait RequestList: Send + Sync + 'static {
-    /// What was asked of these versions and nobody has begun: it is begun now, by one of all processes. Some versions may be new here.
+    /// What was asked of these versions and nobody has begun: it is begun now, by one of all processes.
     fn take_up(
         self: &Arc<Self>,
         kept: Vec<Version>,
-        has_grown: bool,
     ) -> impl Future<Output = Result<Vec<Addressed>, ReadModelError>> + Send;
 
-    /// Notes how far a request is, and learns whether it is still wanted.
-    fn note(self: &Arc<Self>, step: Step) -> impl Future<Output = Result<Wanted, ReadModelError>> + Send;
+    /// Notes how far a rebuild is, and learns whether it is still wanted.
+    fn note(
+        self: &Arc<Self>,
+        number: u64,
+        progress: RebuildProgress,
+    ) -> impl Future<Output = Result<Wanted, ReadModelError>> + Send;
 
     /// Notes what a request came to.
     fn note_end(

@@ -7,14 +7,21 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::clock::Timestamp;
 use crate::error::ReadModelError;
 use crate::projection::applier::blocking;
-use crate::projection::catalog::Catalog;
+use crate::projection::catalog::{Catalog, pragma, storage};
+use crate::projection::rebuilding::RebuildProgress;
 use crate::projection::request::{
-    Addressed, Cancelled, KEPT, LEFT, ModelRequest, RequestList, RequestReport, Step, TAKEN_BACK, Version,
-    Wanted,
+    Addressed, Cancelled, KEPT, LEFT, ModelRequest, RequestList, RequestReport, TAKEN_BACK, Version, Wanted,
 };
 use crate::projection::standing::addressed;
 
 const COLUMNS: &str = "number, name, request, state, error, done, total, events_per_second";
+
+/// When requests were looked for last.
+pub(super) struct Watch {
+    connection: Connection,
+    /// The list's `data_version`, and for whom they were looked for.
+    seen: (i64, Vec<Version>),
+}
 
 impl Catalog {
     /// Leaves a request. The numbers of requests grow.
@@ -31,47 +38,67 @@ impl Catalog {
         })
     }
 
+    /// The same as [`begin_asked`](Self::begin_asked), when somebody has changed the list since it was looked at for these versions.
+    fn begin_news(&self, kept: Vec<Version>) -> Result<Vec<Addressed>, ReadModelError> {
+        let failed = storage("look whether the list of read models has changed");
+        let (connection, seen) = match self.watch.lock().take() {
+            Some(watch) => (watch.connection, Some(watch.seen)),
+            None => (self.connect().map_err(&failed)?, None),
+        };
+        let now = (pragma(&connection, "data_version").map_err(&failed)?, kept);
+        let begun = match seen.as_ref() == Some(&now) {
+            true => Vec::new(),
+            false => self.begin_asked(&now.1)?,
+        };
+        // Behind what can fail: it is looked again then.
+        *self.watch.lock() = Some(Watch {
+            connection,
+            seen: now,
+        });
+        Ok(begun)
+    }
+
     /// What was asked of these versions and nobody has begun: it is begun now.
-    pub(crate) fn begin_asked(&self, kept: &[Version]) -> Result<Vec<Addressed>, ReadModelError> {
+    fn begin_asked(&self, kept: &[Version]) -> Result<Vec<Addressed>, ReadModelError> {
         let open = self.with("look for requests", |connection| {
             reports(connection, "state = 'asked' ORDER BY number", [])
         })?;
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let mut begun = Vec::new();
-        for addressed in addressed(open, &self.builds()?, kept) {
-            let number = addressed.request.number as i64;
-            // Of two processes one begins it.
-            let is_ours = self.write("begin what was asked", |connection| {
-                connection.execute(
+        let addressed = addressed(open, &self.builds()?, kept);
+        self.write("begin what was asked", |connection| {
+            let mut begun = Vec::new();
+            for one in addressed {
+                // Of two processes one begins it.
+                let is_ours = connection.execute(
                     "UPDATE request SET state = 'begun', updated_at = ?2 WHERE number = ?1 AND state = 'asked'",
-                    params![number, Timestamp::now().as_micros()],
-                )
-            })?;
-            begun.extend((is_ours == 1).then_some(addressed));
-        }
-        Ok(begun)
+                    params![one.request.number as i64, Timestamp::now().as_micros()],
+                )?;
+                begun.extend((is_ours == 1).then_some(one));
+            }
+            Ok(begun)
+        })
     }
 
     /// Says how far a request is. Learns whether it is still wanted.
-    pub(crate) fn go_on(&self, step: &Step) -> Result<Wanted, ReadModelError> {
+    fn go_on(&self, number: u64, progress: &RebuildProgress) -> Result<Wanted, ReadModelError> {
         self.write("note how far a rebuild is", |connection| {
             connection.execute(
                 "UPDATE request SET done = ?2, total = ?3, events_per_second = ?4, updated_at = ?5
                  WHERE number = ?1 AND state = 'begun'",
                 params![
-                    step.number as i64,
-                    step.done as i64,
-                    step.total as i64,
-                    step.events_per_second,
+                    number as i64,
+                    progress.done as i64,
+                    progress.total as i64,
+                    progress.events_per_second,
                     Timestamp::now().as_micros()
                 ],
             )?;
             let state: Option<String> = connection
                 .query_row(
                     "SELECT state FROM request WHERE number = ?1",
-                    [step.number as i64],
+                    [number as i64],
                     |row| row.get(0),
                 )
                 .optional()?;
@@ -179,22 +206,18 @@ fn report(row: &Row<'_>) -> rusqlite::Result<RequestReport> {
 }
 
 impl RequestList for Catalog {
-    async fn take_up(
-        self: &Arc<Self>,
-        kept: Vec<Version>,
-        has_grown: bool,
-    ) -> Result<Vec<Addressed>, ReadModelError> {
+    async fn take_up(self: &Arc<Self>, kept: Vec<Version>) -> Result<Vec<Addressed>, ReadModelError> {
         let catalog = Arc::clone(self);
-        blocking(move || match catalog.has_changed()? || has_grown {
-            true => catalog.begin_asked(&kept),
-            false => Ok(Vec::new()),
-        })
-        .await?
+        blocking(move || catalog.begin_news(kept)).await?
     }
 
-    async fn note(self: &Arc<Self>, step: Step) -> Result<Wanted, ReadModelError> {
+    async fn note(
+        self: &Arc<Self>,
+        number: u64,
+        progress: RebuildProgress,
+    ) -> Result<Wanted, ReadModelError> {
         let catalog = Arc::clone(self);
-        blocking(move || catalog.go_on(&step)).await?
+        blocking(move || catalog.go_on(number, &progress)).await?
     }
 
     async fn note_end(self: &Arc<Self>, number: u64, error: Option<String>) -> Result<(), ReadModelError> {

@@ -12,7 +12,7 @@ use crate::log::postgres::beside::{Purpose, ServerDesk};
 use crate::projection::attend::Attendance;
 use crate::projection::catch_up::CatchUp;
 use crate::projection::keeping::KeepingStream;
-use crate::projection::own::{oust, own, reserve};
+use crate::projection::own::{oust, own};
 use crate::projection::resume::behind_letters;
 use crate::projection::server::hand::Hand;
 use crate::projection::server::keeper::{Fence, Keeper, Work};
@@ -173,9 +173,8 @@ impl ServerModels {
         options: &ServerModelOptions,
     ) -> Result<ServerModel, ReadModelError> {
         let spec = spec(&projection)?;
-        let reserved = reserve(&self.store, &spec)?;
         self.check_fit(&spec, options).await?;
-        oust(&self.store, &spec, &reserved).await?;
+        let reserved = oust(&self.store, &spec).await?;
         let parts = self.open(projection, spec, options, Wish::WriteAlone).await?;
         ServerModel::on_demand(parts, reserved).await
     }

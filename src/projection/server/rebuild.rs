@@ -47,12 +47,12 @@ pub(super) async fn begin(shared: &Arc<Shared>, request: Option<u64>) -> Result<
             .begin_unasked(&name, ModelRequest::Rebuild)
             .await?;
     }
-    let task = tokio::spawn(attend(attempt, course, opened, progress.clone()));
+    let task = tokio::spawn(go_through(attempt, course, opened, progress.clone()));
     Ok(Rebuild::new(name, progress, task))
 }
 
 /// Goes through with it, unless somebody cancels it from outside.
-async fn attend(
+async fn go_through(
     attempt: Attempt,
     course: Course,
     opened: Opened,

@@ -10,9 +10,9 @@ use tokio_postgres::{Client, Error, Row, Transaction};
 use crate::clock::Timestamp;
 use crate::error::{ReadModelError, StorageError};
 use crate::log::postgres::beside::{Purpose, ServerDesk};
+use crate::projection::rebuilding::RebuildProgress;
 use crate::projection::request::{
-    Addressed, Cancelled, KEPT, LEFT, ModelRequest, RequestList, RequestReport, Step, TAKEN_BACK, Version,
-    Wanted,
+    Addressed, Cancelled, KEPT, LEFT, ModelRequest, RequestList, RequestReport, TAKEN_BACK, Version, Wanted,
 };
 use crate::projection::server::keeper::Tries;
 use crate::projection::server::list;
@@ -141,10 +141,7 @@ impl Requests {
         values: &Values<'_>,
         each: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, ReadModelError> {
-        let mut client = self.client.lock().await;
-        let connected = self.connected(&mut client).await?;
-        let rows = self.desk.answer(operation, connected.query(sql, values)).await;
-        self.took(&mut client, operation, rows, each)
+        self.query(Purpose::Read, operation, sql, values, each).await
     }
 
     async fn write<T>(
@@ -154,16 +151,42 @@ impl Requests {
         values: &Values<'_>,
         each: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, ReadModelError> {
+        self.query(Purpose::Write, operation, sql, values, each).await
+    }
+
+    async fn query<T>(
+        &self,
+        purpose: Purpose,
+        operation: &'static str,
+        sql: &str,
+        values: &Values<'_>,
+        each: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, ReadModelError> {
         let mut client = self.client.lock().await;
         let connected = self.connected(&mut client).await?;
-        let written = async {
-            let tx = connected.build_transaction().read_only(false).start().await?;
-            let rows = tx.query(sql, values).await?;
-            tx.commit().await?;
-            Ok(rows)
+        let answer = async {
+            match purpose {
+                Purpose::Read => connected.query(sql, values).await,
+                Purpose::Write => {
+                    let tx = connected.build_transaction().read_only(false).start().await?;
+                    let rows = tx.query(sql, values).await?;
+                    tx.commit().await?;
+                    Ok(rows)
+                }
+            }
         };
-        let rows = self.desk.answer(operation, written).await;
-        self.took(&mut client, operation, rows, each)
+        let rows = match self.desk.answer(operation, answer).await {
+            Ok(Ok(rows)) => rows,
+            // No tables are made before the first model: nothing was asked yet.
+            Ok(Err(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
+            failed => {
+                // A connection on which something went wrong is not used again.
+                *client = None;
+                failed?.map_err(self.desk.failed(operation))?
+            }
+        };
+        let rows: Result<Vec<T>, Error> = rows.iter().map(each).collect();
+        Ok(rows.map_err(self.desk.failed(operation))?)
     }
 
     async fn connected<'a>(&self, client: &'a mut Option<Client>) -> Result<&'a mut Client, StorageError> {
@@ -173,26 +196,6 @@ impl Requests {
             None => self.desk.connect(Purpose::Write).await?,
         };
         Ok(client.insert(connected))
-    }
-
-    /// A connection on which something went wrong is not used again. No tables are made before the first model: nothing was asked yet.
-    fn took<T>(
-        &self,
-        client: &mut Option<Client>,
-        operation: &'static str,
-        rows: Result<Result<Vec<Row>, Error>, StorageError>,
-        each: impl Fn(&Row) -> Result<T, Error>,
-    ) -> Result<Vec<T>, ReadModelError> {
-        let rows = match rows {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
-            failed => {
-                *client = None;
-                failed?.map_err(self.desk.failed(operation))?
-            }
-        };
-        let rows: Result<Vec<T>, Error> = rows.iter().map(each).collect();
-        Ok(rows.map_err(self.desk.failed(operation))?)
     }
 }
 
@@ -221,11 +224,7 @@ fn report(row: &Row) -> Result<RequestReport, Error> {
 }
 
 impl RequestList for Requests {
-    async fn take_up(
-        self: &Arc<Self>,
-        kept: Vec<Version>,
-        _has_grown: bool,
-    ) -> Result<Vec<Addressed>, ReadModelError> {
+    async fn take_up(self: &Arc<Self>, kept: Vec<Version>) -> Result<Vec<Addressed>, ReadModelError> {
         let operation = "look for requests";
         // By the index `model_request_asked`. Mostly there is none, and nothing to write.
         let sql =
@@ -248,15 +247,19 @@ impl RequestList for Requests {
         Ok(addressed)
     }
 
-    async fn note(self: &Arc<Self>, step: Step) -> Result<Wanted, ReadModelError> {
+    async fn note(
+        self: &Arc<Self>,
+        number: u64,
+        progress: RebuildProgress,
+    ) -> Result<Wanted, ReadModelError> {
         let sql = "WITH noted AS (
                 UPDATE millstream_model_request SET done = $2, total = $3, events_per_second = $4, updated_at = $5
                 WHERE number = $1 AND state = 'begun'
             )
             SELECT state FROM millstream_model_request WHERE number = $1";
-        let (number, done, total) = (step.number as i64, step.done as i64, step.total as i64);
+        let (done, total) = (progress.done as i64, progress.total as i64);
         let now = Timestamp::now().as_micros();
-        let values: &Values<'_> = &[&number, &done, &total, &step.events_per_second, &now];
+        let values: &Values<'_> = &[&(number as i64), &done, &total, &progress.events_per_second, &now];
         let state = |row: &Row| row.try_get::<_, String>(0);
         let state = self
             .write("note how far a rebuild is", sql, values, state)

@@ -64,7 +64,7 @@ CREATE TABLE millstream_model_request (
     updated_at bigint NOT NULL
 );
 CREATE INDEX model_request_name ON millstream_model_request (name, number);
-CREATE INDEX model_request_asked ON millstream_model_request (name) WHERE state = 'asked';
+CREATE INDEX model_request_asked ON millstream_model_request (number) WHERE state = 'asked';
 -- Whatever a projection does, what it wrote is not committed without the position behind it.
 CREATE FUNCTION refuse_foreign_end() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
