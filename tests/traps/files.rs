@@ -184,3 +184,23 @@ async fn readers_that_overlap_without_a_gap_do_not_make_the_write_ahead_log_grow
     readers.join().unwrap();
     assert!(longest < 12 << 20, "the write-ahead log grew to {longest} bytes");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_append_to_one_file_keep_its_write_ahead_log_short() {
+    let place = Place::new();
+    let log_bytes = || {
+        let file = std::fs::metadata(place.path().with_extension("db-wal"));
+        file.unwrap().len()
+    };
+    let appends = async |store: Store| {
+        let mut longest = 0;
+        for number in 0..3_000 {
+            store.append([NewEvent::new("counted", number)]).await.unwrap();
+            longest = longest.max(log_bytes());
+        }
+        longest
+    };
+    let (one, other) = tokio::join!(appends(place.open()), appends(place.open()));
+    let longest = one.max(other);
+    assert!(longest < 3 << 20, "the write-ahead log grew to {longest} bytes");
+}

@@ -2,8 +2,9 @@
 //!
 //! Whoever waits looks again and again whether the file is free, and comes in between two commits of the one who writes, or not.
 //! Looking often does not pay: two processes that took turns at every commit would each find the other one's pages in the place of its
-//! own, and the processor that looks is missing where the disk is served. So whoever waits sleeps through a few commits; and whoever
-//! has had the file for a turn, and knows of another one that writes, leaves it free for longer than those who wait sleep.
+//! own, and the processor that looks is missing where the disk is served. So whoever has had the file for a turn, and knows of another
+//! one that writes, leaves it free for longer than those who wait sleep; and these sleep through most of a turn, and look often only when
+//! its end is near.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,14 +13,19 @@ use rusqlite::Connection;
 
 /// How long a connection waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pauses between two looks are a part of what was waited until then, within bounds: the shortest is as long as a commit or two.
-/// SQLite itself would sleep for a millisecond at first and for a hundred later.
-const PAUSE_PART: u32 = 8;
-const PAUSE_MIN: Duration = Duration::from_micros(400);
-const PAUSE_MAX: Duration = Duration::from_millis(5);
-
 /// For so long, and for as long as the commit takes that is then under way, a process writes before it lets another one go first.
 const TURN: Duration = Duration::from_millis(2);
+/// The first look comes after a commit or two. SQLite itself would sleep for a millisecond at first and for a hundred later.
+const PAUSE_FIRST: Duration = Duration::from_micros(400);
+/// Whoever has the file still is having a turn, whose end is near after so long.
+const TURN_NEARLY: Duration = Duration::from_micros(1_500);
+/// The pauses when the end of a turn is near.
+const PAUSE_NEAR: Duration = Duration::from_micros(100);
+/// Who has waited for longer than that waits for something else. The pauses are a part of what was waited until then.
+const TURNS: Duration = Duration::from_millis(5);
+const PAUSE_PART: u32 = 8;
+const PAUSE_MAX: Duration = Duration::from_millis(5);
+
 /// By so much longer than those who wait mean to sleep the file is left free: the system wakes them late.
 const LATE: Duration = Duration::from_micros(150);
 /// Another process that has not written for so long before a turn is not thought of any more.
@@ -50,7 +56,15 @@ pub(super) fn be_patient_for(connection: &mut Connection, patience: Duration) ->
 
 /// How long to sleep before the next look when one has waited for so long.
 fn pause(waited: Duration) -> Duration {
-    (waited / PAUSE_PART).clamp(PAUSE_MIN, PAUSE_MAX)
+    if waited < PAUSE_FIRST {
+        PAUSE_FIRST
+    } else if waited < TURN_NEARLY {
+        TURN_NEARLY - waited
+    } else if waited < TURNS {
+        PAUSE_NEAR
+    } else {
+        (waited / PAUSE_PART).min(PAUSE_MAX)
+    }
 }
 
 /// What a writer knows of others who write to the file.
@@ -136,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_looks_often_at_first_and_rarely_later() {
+    fn who_waits_sleeps_through_a_turn_looks_often_at_its_end_and_rarely_later() {
         let (mut waited, mut looks) = (Duration::ZERO, 0);
         let mut looks_within = |time| {
             while waited < time {
@@ -145,7 +159,8 @@ mod tests {
             }
             looks
         };
-        assert_eq!(looks_within(Duration::from_millis(4)), 10);
+        assert_eq!(looks_within(TURN_NEARLY), 2);
+        assert_eq!(looks_within(TURN + TURN / 2), 2 + 15);
         assert!(looks_within(BUSY_TIMEOUT) < 1_100);
     }
 
