@@ -62,6 +62,14 @@ impl<M: Attended> Attendance<M> {
         }
     }
 
+    /// Somebody else has the model now, and is to be asked.
+    fn forget(&self, model: &Arc<M>) {
+        let mut state = self.state.lock();
+        state
+            .models
+            .retain(|_, kept| !std::ptr::eq(kept.as_ptr(), Arc::as_ptr(model)));
+    }
+
     /// The models that are still kept. Nothing: there are none, and whoever adds one begins another task.
     fn models(&self) -> Option<Vec<Arc<M>>> {
         let mut state = self.state.lock();
@@ -100,7 +108,9 @@ async fn attend<M: Attended>(attendance: Weak<Attendance<M>>, list: Weak<M::List
                 .iter()
                 .find(|model| version(&***model) == addressed.version)
             {
-                tokio::spawn(serve(Arc::clone(model), Arc::clone(&list), addressed.request));
+                let (attendance, model, list) =
+                    (Arc::clone(&attendance), Arc::clone(model), Arc::clone(&list));
+                tokio::spawn(serve(attendance, model, list, addressed.request));
             }
         }
     }
@@ -110,8 +120,13 @@ fn version<M: Attended>(model: &M) -> Version {
     (model.name().to_owned(), model.version())
 }
 
-/// Does what was asked, and says what it came to.
-async fn serve<M: Attended>(model: Arc<M>, list: Arc<M::List>, request: RequestReport) {
+/// Does what was asked, and says what it came to; or leaves it to whoever has taken the model over.
+async fn serve<M: Attended>(
+    attendance: Arc<Attendance<M>>,
+    model: Arc<M>,
+    list: Arc<M::List>,
+    request: RequestReport,
+) {
     tracing::info!(
         name = model.name(),
         request = request.request.as_str(),
@@ -128,8 +143,17 @@ async fn serve<M: Attended>(model: Arc<M>, list: Arc<M::List>, request: RequestR
         },
         ModelRequest::Promote => model.promote_if_caught_up().await,
     };
-    let error = outcome.err().map(|error| error.to_string());
-    if let Err(error) = list.note_end(request.number, error).await {
-        tracing::warn!(%error, "what was asked of a read model is done, and that could not be noted");
+    let noted = match outcome {
+        Err(ReadModelError::OwnershipLost { .. }) => {
+            attendance.forget(&model);
+            list.give_back(request.number).await
+        }
+        outcome => {
+            let error = outcome.err().map(|error| error.to_string());
+            list.note_end(request.number, error).await
+        }
+    };
+    if let Err(error) = noted {
+        tracing::warn!(%error, "what became of what was asked of a read model could not be noted");
     }
 }

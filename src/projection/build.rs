@@ -294,6 +294,24 @@ impl Build {
         })
     }
 
+    /// Refuses who lost the build.
+    pub(crate) fn check_owned(&self) -> Result<(), ReadModelError> {
+        check_owner(&self.connection, &self.spec, self.owner)
+    }
+
+    /// Does what only the owner of the build may do. Nobody takes the build meanwhile.
+    pub(crate) fn while_owned<T>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, ReadModelError>,
+    ) -> Result<T, ReadModelError> {
+        let tx = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(storage("hold a read model"))?;
+        check_owner(&tx, &self.spec, self.owner)?;
+        work()
+    }
+
     fn note(
         &mut self,
         note: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
@@ -361,8 +379,8 @@ fn move_position(tx: &Transaction<'_>, position: u64) -> rusqlite::Result<()> {
 }
 
 /// Refuses who lost the build to another one that opened it (D6).
-fn check_owner(tx: &Transaction<'_>, spec: &Spec, owner: i64) -> Result<(), ReadModelError> {
-    let found: i64 = tx
+fn check_owner(connection: &Connection, spec: &Spec, owner: i64) -> Result<(), ReadModelError> {
+    let found: i64 = connection
         .prepare_cached("SELECT owner FROM millstream_build")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map_err(storage("write a read model"))?;

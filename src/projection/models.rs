@@ -271,9 +271,14 @@ impl ReadModels {
         let catalog = Arc::clone(&self.inner.catalog);
         let origin = Origin::of(store, extent.head);
         let (row, mut build) = blocking(move || {
-            let row = catalog.claim(&spec.name, spec.version)?;
-            let build = Build::open(&catalog.file_of(&row), spec, origin)?;
-            Ok::<_, ReadModelError>((row, build))
+            loop {
+                let row = catalog.claim(&spec.name, spec.version)?;
+                let build = Build::open(&catalog.file_of(&row), spec.clone(), origin.clone())?;
+                // Whoever kept it may have rebuilt it just before it was taken.
+                if !catalog.is_retired(row.build)? {
+                    return Ok::<_, ReadModelError>((row, build));
+                }
+            }
         })
         .await??;
         if build.position() < extent.pruned_through {

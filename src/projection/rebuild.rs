@@ -23,6 +23,8 @@ impl Rebuild {
     ) -> Result<Self, ReadModelError> {
         shared.check_serving()?;
         let under_way = shared.begin_rebuild()?;
+        let serving = shared.applier().lock().await;
+        blocking(move || serving.build.check_owned()).await??;
         let (name, version) = (shared.name().to_owned(), shared.version());
         let through = shared.applier().position();
         let (course, progress) = Course::new(shared.catch_up(), &name, version, through);
@@ -102,7 +104,13 @@ impl Switch {
         let shared = &self.shared;
         writer.build.is_rebuilt(given_up)?;
         drop(writer);
-        if promote(shared.catalog(), &self.row, shared.store().faults())? == Promoted::No {
+        let faults = shared.store().faults();
+        // Whoever takes the model over meanwhile finds the new build in the list, or has put an end to this rebuild.
+        let promoted = self
+            .serving
+            .build
+            .while_owned(|| promote(shared.catalog(), &self.row, faults))?;
+        if promoted == Promoted::No {
             return Err(ReadModelError::Cancelled {
                 name: shared.name().to_owned(),
             });

@@ -12,7 +12,7 @@ use crate::projection::rebuilding::{RebuildProgress, remaining};
 pub enum ModelRequest {
     /// To be [rebuilt](crate::ReadModel::rebuild).
     Rebuild,
-    /// To be [promoted](crate::ReadModel::promote): the newest version that is kept beside the one that serves.
+    /// To be [promoted](crate::ReadModel::promote): the newest version beside the one that serves, by the process that keeps it.
     Promote,
 }
 
@@ -102,6 +102,17 @@ pub(crate) enum Wanted {
     No,
 }
 
+impl Wanted {
+    /// Of a request in this state, while it is under way.
+    pub(crate) fn of(state: Option<&str>) -> Self {
+        match state {
+            // Done: its last step is taken, and nobody cancels that.
+            Some("begun" | "done") => Self::Yes,
+            _ => Self::No,
+        }
+    }
+}
+
 /// The name and version of a read model.
 pub(crate) type Version = (String, u32);
 
@@ -135,6 +146,9 @@ pub(crate) trait RequestList: Send + Sync + 'static {
         number: u64,
         progress: RebuildProgress,
     ) -> impl Future<Output = Result<Wanted, ReadModelError>> + Send;
+
+    /// Leaves what was begun to somebody else.
+    fn give_back(self: &Arc<Self>, number: u64) -> impl Future<Output = Result<(), ReadModelError>> + Send;
 
     /// Notes what a request came to.
     fn note_end(

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use futures::StreamExt;
 use millstream::{
-    ExpectedCursor, FailureCategory, FailurePolicy, InLogOptions, ModelOptions, Ownership, ReadModel,
-    ReadModelError, ReadModels, Reset, Retry, StopCause, Store, StreamError,
+    ExpectedCursor, FailureCategory, FailurePolicy, InLogOptions, ModelOptions, ModelRequest, Ownership,
+    ReadModel, ReadModelError, ReadModels, RequestState, Reset, Retry, StopCause, Store, StreamError,
 };
 
 use crate::common::{eventually, in_time};
@@ -187,6 +187,81 @@ async fn r1_a_stream_whose_build_was_taken_on_demand_ends_and_sets_nothing_aside
     assert_eq!(store.dead_letters("counts@1").list().count().await, 0);
     let rows = rows(&taken).await;
     assert_eq!((rows["a"], rows["b"]), (1, 1));
+}
+
+/// What a request came to.
+async fn end(models: &ReadModels, number: u64) -> RequestState {
+    let end = async {
+        loop {
+            let request = models.request(number).await.unwrap();
+            let state = request.expect("it is kept").state;
+            if state.is_over() {
+                return state;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("it is over", end).await
+}
+
+/// What it would build would take the place of what the other one keeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_whoever_has_lost_a_model_does_not_rebuild_it_and_leaves_that_to_the_one_who_has_it() {
+    let place = Place::new();
+    let (store, other) = (place.store(), place.store());
+    append_types(&store, &["a"]).await;
+    let earlier = place.models().on_demand(&store, Counts::new(1)).await.unwrap();
+    earlier.catch_up().await.unwrap();
+    let under_way = earlier.rebuild().await.unwrap();
+    let models = place.models();
+    let later = models.on_demand(&other, Counts::new(1)).await.unwrap();
+    // It was over just before, or is over now.
+    let outcome = in_time("it is over", under_way.finished()).await;
+    assert!(
+        matches!(
+            outcome,
+            Ok(()) | Err(ReadModelError::Cancelled { .. } | ReadModelError::OwnershipLost { .. })
+        ),
+        "{outcome:?}"
+    );
+    let refused = in_time("it is refused", earlier.rebuild()).await;
+    assert!(
+        matches!(refused, Err(ReadModelError::OwnershipLost { .. })),
+        "{refused:?}"
+    );
+    // Both hear of it, the one that has lost it first.
+    for _ in 0..2 {
+        let number = models.ask("counts", ModelRequest::Rebuild).await.unwrap();
+        assert_eq!(end(&models, number).await, RequestState::Done);
+    }
+    let last = append_types(&store, &["b"]).await;
+    later.wait_for(last).await.unwrap();
+    let rows = rows(&later).await;
+    assert_eq!((rows["a"], rows["b"]), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_what_a_process_had_begun_that_is_gone_has_failed_when_the_model_is_registered() {
+    let place = Place::new();
+    let (store, models) = (place.store(), place.models());
+    drop(models.on_demand(&store, Counts::new(1)).await.unwrap());
+    let list = rusqlite::Connection::open(place.path("views.db")).unwrap();
+    let begun = "INSERT INTO request (name, request, state, updated_at) VALUES (?1, 'rebuild', ?2, 0)";
+    for (name, state) in [("counts", "begun"), ("counts", "cancelled"), ("other", "begun")] {
+        list.execute(begun, [name, state]).unwrap();
+    }
+    let _again = models.on_demand(&store, Counts::new(1)).await.unwrap();
+    for number in [1, 2] {
+        let state = end(&models, number).await;
+        let RequestState::Failed { error } = state else {
+            panic!("{state:?}")
+        };
+        assert!(error.contains("is gone"), "{error}");
+    }
+    assert_eq!(
+        models.request(3).await.unwrap().unwrap().state,
+        RequestState::Begun
+    );
 }
 
 /// Its claim would go with that of the store from which the model is taken.

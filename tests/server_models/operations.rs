@@ -265,3 +265,42 @@ async fn r2_the_command_line_lists_rebuilds_and_gives_up_what_is_on_a_server() {
     let (code, _, err) = command(&place, &["rebuild", "counts", "--begin-within", "1"]).await;
     assert!(code == Some(6) && err.contains("no request is left"), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_whoever_has_lost_a_model_leaves_what_is_asked_to_the_one_who_has_it() {
+    let Some(place) = Place::new() else { return };
+    let (store, other) = (place.store().await, place.store().await);
+    append_types(&store, &["a"]).await;
+    let _earlier = models(&store).on_demand(Counts::new(1)).await.unwrap();
+    let outside = models(&other);
+    let later = outside.on_demand(Counts::new(1)).await.unwrap();
+    // Both hear of it, the one that has lost it first.
+    for _ in 0..2 {
+        let number = outside.ask("counts", ModelRequest::Rebuild).await.unwrap();
+        assert_eq!(end(&outside, number).await.state, RequestState::Done);
+    }
+    let last = append_types(&store, &["b"]).await;
+    in_time("it goes on", later.wait_for(last)).await.unwrap();
+    assert_eq!(rows(&later).await, folded(&store, &EventQuery::all()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_what_a_process_had_begun_that_is_gone_has_failed_when_the_model_is_registered() {
+    let Some(place) = Place::new() else { return };
+    let store = place.store().await;
+    let models = models(&store);
+    drop(models.on_demand(Counts::new(1)).await.unwrap());
+    let begun = "INSERT INTO millstream_model_request (name, request, state, updated_at)
+        VALUES ('counts', 'rebuild', 'begun', 0), ('counts', 'rebuild', 'cancelled', 0), ('other', 'rebuild', 'begun', 0)";
+    place.database.execute(begun).unwrap();
+    let _again = models.on_demand(Counts::new(1)).await.unwrap();
+    for number in [1, 2] {
+        let report = end(&models, number).await;
+        let RequestState::Failed { error } = report.state else {
+            panic!("{report:?}")
+        };
+        assert!(error.contains("is gone"), "{error}");
+    }
+    let other = models.request(3).await.unwrap().unwrap();
+    assert_eq!(other.state, RequestState::Begun);
+}

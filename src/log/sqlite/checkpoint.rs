@@ -100,10 +100,10 @@ impl Checkpoints {
         Ok(Self { pages, plan })
     }
 
-    /// Does what is due, between two transactions of the writer. Mostly nothing.
-    pub(super) fn step(&mut self, writer: &mut Connection, has_others: bool) {
+    /// Does what is due, between two transactions of the writer. `false`, mostly: nothing was.
+    pub(super) fn step(&mut self, writer: &mut Connection, has_others: bool) -> bool {
         let outcome = match self.plan.step(self.pages.load(Ordering::Relaxed)) {
-            Step::Nothing => return,
+            Step::Nothing => return false,
             Step::Move if has_others => checkpoint_within(MOVE_WITHIN, writer, CheckpointMode::FULL),
             Step::Move => checkpoint(writer, CheckpointMode::PASSIVE),
             Step::Force => checkpoint_within(FORCE_WITHIN, writer, CheckpointMode::RESTART),
@@ -112,6 +112,7 @@ impl Checkpoints {
             // Another process may be at it. The next portion tries again.
             tracing::debug!(%error, "the write-ahead log could not be moved");
         }
+        true
     }
 }
 

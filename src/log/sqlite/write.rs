@@ -321,9 +321,10 @@ impl LogWriter for SqliteWriter {
     }
 
     fn beside(&mut self, work: &mut dyn BesideWork) -> Result<Written, StorageError> {
-        self.set_sync(Sync::Ordered)
-            .map_err(storage("write beside the log"))?;
         self.turns.give_way();
+        let version = self.set_sync(Sync::Ordered).and_then(|()| self.version());
+        self.turns
+            .finds(version.map_err(storage("write beside the log"))?);
         let written = beside::transact(&mut self.connection, work);
         self.turns.ends();
         written
@@ -349,9 +350,10 @@ impl LogWriter for SqliteWriter {
         self.appended_through = 0;
         // A number that the transaction gave to a type will be given to another one.
         self.type_names.forget();
-        if !self.connection.is_autocommit()
-            && let Err(error) = self.execute("ROLLBACK")
-        {
+        if self.connection.is_autocommit() {
+            return;
+        }
+        if let Err(error) = self.execute("ROLLBACK") {
             tracing::error!(%error, "a transaction could not be rolled back");
         }
         self.turns.ends();
@@ -380,8 +382,9 @@ impl LogWriter for SqliteWriter {
     }
 
     fn tidy(&mut self) {
-        if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.step(&mut self.connection, self.turns.has_others());
+        if let Some(checkpoints) = &mut self.checkpoints
+            && checkpoints.step(&mut self.connection, self.turns.has_others())
+        {
             self.turns.ends();
         }
     }

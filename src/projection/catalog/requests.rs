@@ -102,11 +102,20 @@ impl Catalog {
                     |row| row.get(0),
                 )
                 .optional()?;
-            Ok(match state.as_deref() {
-                // Done: its last step is taken, and nobody cancels that.
-                Some("begun" | "done") => Wanted::Yes,
-                _ => Wanted::No,
-            })
+            Ok(Wanted::of(state.as_deref()))
+        })
+    }
+
+    /// Somebody else is to do what was begun here, unless it was cancelled meanwhile.
+    fn leave(&self, number: u64) -> Result<(), ReadModelError> {
+        self.write("leave a request to somebody else", |connection| {
+            connection.execute(
+                "UPDATE request SET error = CASE state WHEN 'begun' THEN NULL ELSE ?2 END,
+                 state = CASE state WHEN 'begun' THEN 'asked' ELSE 'failed' END, updated_at = ?3
+                 WHERE number = ?1 AND state IN ('begun', 'cancelled')",
+                params![number as i64, TAKEN_BACK, Timestamp::now().as_micros()],
+            )?;
+            Ok(())
         })
     }
 
@@ -218,6 +227,11 @@ impl RequestList for Catalog {
     ) -> Result<Wanted, ReadModelError> {
         let catalog = Arc::clone(self);
         blocking(move || catalog.go_on(number, &progress)).await?
+    }
+
+    async fn give_back(self: &Arc<Self>, number: u64) -> Result<(), ReadModelError> {
+        let catalog = Arc::clone(self);
+        blocking(move || catalog.leave(number)).await?
     }
 
     async fn note_end(self: &Arc<Self>, number: u64, error: Option<String>) -> Result<(), ReadModelError> {

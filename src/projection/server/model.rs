@@ -283,7 +283,7 @@ impl ServerModel {
     }
 
     /// Leaves the model's stream running without a handle, until the store is closed. A version that was to serve when it has caught
-    /// up does so. What is asked of it from outside is heard as long as there is a handle.
+    /// up does so. What is asked of it from outside is not heard any more.
     pub fn detach(mut self) {
         if let Some(stream) = self.stream.take() {
             self.is_detached = true;

@@ -25,7 +25,6 @@ use crate::projection::server::rows::{self, Opened, Origin, Wish};
 use crate::projection::server::shared::{Parts, Shared};
 use crate::projection::server::step::Plan;
 use crate::projection::spec::{Spec, check, runtime, stream_name};
-use crate::projection::standing::BuildState;
 use crate::store::Store;
 
 /// The pause between two tries to take a build over.
@@ -189,9 +188,6 @@ impl ServerModels {
     ) -> Result<Parts, ReadModelError> {
         let query = projection.query();
         let (opened, extent) = self.open_rows(&spec, wish).await?;
-        if opened.row.state == BuildState::Serving {
-            self.requests.end_left(&spec.name).await?;
-        }
         sweep(&self.desk).await;
         // A model that has nothing yet begins with what is left, as a stream does.
         let position = opened.position.max(extent.pruned_through);

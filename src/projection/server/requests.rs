@@ -124,16 +124,6 @@ impl Requests {
         })
     }
 
-    /// Nobody does any more what was begun of a model: whoever keeps what serves has just registered it.
-    pub(super) async fn end_left(&self, name: &str) -> Result<(), ReadModelError> {
-        let sql = "UPDATE millstream_model_request SET state = 'failed', error = $2, updated_at = $3
-            WHERE name = $1 AND state IN ('begun', 'cancelled')";
-        let values: &Values<'_> = &[&name, &LEFT, &Timestamp::now().as_micros()];
-        self.write("note what a request came to", sql, values, |_| Ok(()))
-            .await
-            .map(drop)
-    }
-
     async fn read<T>(
         &self,
         operation: &'static str,
@@ -207,6 +197,14 @@ pub(super) async fn done(tx: &Transaction<'_>, number: u64, events: u64) -> Resu
     Ok(tx.execute(sql, values).await? == 1)
 }
 
+/// Nobody does any more what was begun of a model: the transaction gives what serves to somebody else.
+pub(super) async fn end_left(tx: &Transaction<'_>, name: &str) -> Result<(), Error> {
+    let sql = "UPDATE millstream_model_request SET state = 'failed', error = $2, updated_at = $3
+        WHERE name = $1 AND state IN ('begun', 'cancelled')";
+    let values: &Values<'_> = &[&name, &LEFT, &Timestamp::now().as_micros()];
+    tx.execute(sql, values).await.map(drop)
+}
+
 /// Nothing is asked any more of a model of which no version is left.
 pub(super) async fn forget(tx: &Transaction<'_>, name: &str) -> Result<(), Error> {
     let sql = "DELETE FROM millstream_model_request WHERE name = $1
@@ -264,11 +262,17 @@ impl RequestList for Requests {
         let state = self
             .write("note how far a rebuild is", sql, values, state)
             .await?;
-        Ok(match state.first().map(String::as_str) {
-            // Done: its last step is taken, and nobody cancels that.
-            Some("begun" | "done") => Wanted::Yes,
-            _ => Wanted::No,
-        })
+        Ok(Wanted::of(state.first().map(String::as_str)))
+    }
+
+    async fn give_back(self: &Arc<Self>, number: u64) -> Result<(), ReadModelError> {
+        // Unless it was cancelled meanwhile.
+        let sql = "UPDATE millstream_model_request SET error = CASE state WHEN 'begun' THEN NULL ELSE $2 END,
+                state = CASE state WHEN 'begun' THEN 'asked' ELSE 'failed' END, updated_at = $3
+            WHERE number = $1 AND state IN ('begun', 'cancelled')";
+        let values: &Values<'_> = &[&(number as i64), &TAKEN_BACK, &Timestamp::now().as_micros()];
+        let given_back = self.write("leave a request to somebody else", sql, values, |_| Ok(()));
+        given_back.await.map(drop)
     }
 
     async fn note_end(self: &Arc<Self>, number: u64, error: Option<String>) -> Result<(), ReadModelError> {

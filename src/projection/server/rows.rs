@@ -8,6 +8,7 @@ use crate::log::postgres::beside::{ServerDesk, quoted};
 use crate::projection::resume::refuse_pruned;
 use crate::projection::server::claim::Claim;
 use crate::projection::server::list::{self, LOCK_PATIENCE};
+use crate::projection::server::requests;
 use crate::projection::server::tables::OWNED_WITH_STREAM;
 use crate::projection::spec::Spec;
 use crate::projection::standing::{BuildRow, BuildState, goes_on, older, serving};
@@ -74,6 +75,9 @@ pub(super) async fn open(
         // Whoever wrote it so far may be in the middle of a transaction.
         tx.batch_execute(LOCK_PATIENCE).await.map_err(&failed)?;
         take(&tx, &mut opened, wish).await.map_err(&failed)?;
+        if opened.row.state == BuildState::Serving {
+            requests::end_left(&tx, &spec.name).await.map_err(&failed)?;
+        }
     }
     tx.commit().await.map_err(&failed)?;
     Ok(opened)
