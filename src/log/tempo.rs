@@ -14,7 +14,8 @@ use crate::log::trial::{Manner, Trial};
 use crate::sync::{Mutex, let_others};
 
 pub(crate) struct Tempo {
-    /// The running mean of the time from the begin of a group to its answers.
+    /// The running median of the time from the begin of a group to its answers. A mean would tell of the few commits that had to wait
+    /// until another process was done with the file, and callers would sleep through all those in between.
     micros: AtomicU32,
     /// How many requests the last group had. Callers of a larger group come back together, and need the threads that they would
     /// keep each other from.
@@ -27,14 +28,14 @@ pub(crate) struct Tempo {
 /// Through a commit that takes longer a caller sleeps: the wake-up is a small part of it, and staying awake would cost much. Where
 /// another process holds the file meanwhile, that process needs the processor.
 const AWAKE_MAX: Duration = Duration::from_micros(500);
-/// What counts of a commit that takes longer still, so that it is soon forgotten.
+/// The median goes no further, so that it soon comes back.
 const TOOK_MAX: Duration = Duration::from_millis(4);
-/// How many times the mean a caller stays awake.
+/// How many times the median a caller stays awake.
 const PATIENCE: u32 = 2;
 /// How long one turn keeps an executor's thread.
 const TURN: Duration = Duration::from_micros(10);
-/// A commit counts for one in so many.
-const MEMORY: u32 = 8;
+/// By what part of itself the median moves towards a commit.
+const STEP_PART: u32 = 8;
 
 impl Tempo {
     pub(crate) fn new() -> Self {
@@ -47,12 +48,17 @@ impl Tempo {
         }
     }
 
-    /// Takes another commit, of so many requests, into the mean. Of two that end at once, one may be lost.
+    /// Takes another commit, of so many requests, into the median. Of two that end at once, one may be lost.
     pub(crate) fn note(&self, took: Duration, requests: usize) {
         // Relaxed: a guess, which stands for itself.
-        let mean = self.micros.load(Ordering::Relaxed);
-        let mean = mean - mean / MEMORY + micros(took.min(TOOK_MAX)) / MEMORY;
-        self.micros.store(mean, Ordering::Relaxed);
+        let median = self.micros.load(Ordering::Relaxed);
+        let step = (median / STEP_PART).max(1);
+        let median = if micros(took) > median {
+            (median + step).min(micros(TOOK_MAX))
+        } else {
+            median.saturating_sub(step)
+        };
+        self.micros.store(median, Ordering::Relaxed);
         self.last_group.store(requests, Ordering::Relaxed);
     }
 
@@ -73,9 +79,9 @@ impl Tempo {
 
     /// How long it may be worth staying awake; nothing, when it is better to sleep.
     fn patience(&self) -> Option<Duration> {
-        let mean = Duration::from_micros(self.micros.load(Ordering::Relaxed).into());
+        let median = Duration::from_micros(self.micros.load(Ordering::Relaxed).into());
         let is_alone = self.last_group.load(Ordering::Relaxed) <= 1;
-        (self.has_processors && is_alone && mean <= AWAKE_MAX).then(|| mean * PATIENCE)
+        (self.has_processors && is_alone && median <= AWAKE_MAX).then(|| median * PATIENCE)
     }
 }
 
@@ -127,9 +133,24 @@ mod tests {
         assert_eq!(shared.patience(), None);
         let patience = tempo(Duration::from_micros(160)).patience().unwrap();
         assert!(
-            (300..400).contains(&patience.as_micros()),
-            "about twice the mean, not {patience:?}"
+            (270..380).contains(&patience.as_micros()),
+            "about twice the median, not {patience:?}"
         );
+    }
+
+    #[test]
+    fn a_few_commits_that_had_to_wait_do_not_put_the_others_to_sleep() {
+        let tempo = tempo(Duration::from_micros(300));
+        for commit in 0..1_000 {
+            let waits = commit % 5 == 0;
+            tempo.note(Duration::from_micros(if waits { 3_000 } else { 300 }), 1);
+            assert!(tempo.patience().is_some());
+        }
+        for commit in 0..100 {
+            let waits = commit % 3 > 0;
+            tempo.note(Duration::from_micros(if waits { 3_000 } else { 300 }), 1);
+        }
+        assert_eq!(tempo.patience(), None, "most of them wait");
     }
 
     #[tokio::test]

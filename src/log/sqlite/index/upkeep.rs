@@ -176,10 +176,10 @@ impl Upkeep {
             shared.stage.extend(pending.entries.drain(..), pending.through);
             pending.through = 0;
         }
-        let spilled = self.spilled.take().map(|through| shared.stage.spilled(through));
+        if let Some(through) = self.spilled.take() {
+            shared.stage.spilled(through);
+        }
         drop(shared);
-        // Many entries: they are freed where no reader waits.
-        drop(spilled);
         self.debt = self.debt.saturating_add(added * MERGED_PER_ENTRY);
     }
 
@@ -302,11 +302,11 @@ impl Upkeep {
 
     /// Writes the stage as a run.
     fn spill(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let (covers, entries): (Range, Vec<Entry>) = {
+        let (covers, mut entries) = {
             let stage = &self.view.shared.lock().stage;
-            let is_left = |entry: &Entry| entry.sequence > self.stand.pruned_through;
-            (stage.covers(), stage.entries().filter(is_left).collect())
+            (stage.covers(), stage.entries())
         };
+        entries.retain(|entry| entry.sequence > self.stand.pruned_through);
         if !entries.is_empty() {
             let id = run::new_id(connection)?;
             run::insert_run(connection, Run { id, level: 0, covers })?;
