@@ -210,7 +210,7 @@ impl StreamCore {
     }
 
     fn calls(&self, progress: &Progress) -> u32 {
-        let call = progress.call.and_then(|call| call.running_since);
+        let call = progress.running_since();
         let others = self
             .durable
             .as_ref()
@@ -358,10 +358,7 @@ impl StreamCore {
 
     /// Whether a handler call is under way.
     pub(crate) fn is_called(&self) -> bool {
-        self.board.read(|progress| {
-            let call = progress.call.as_ref();
-            call.is_some_and(|call| call.running_since.is_some())
-        })
+        self.board.read(|progress| progress.running_since().is_some())
     }
 
     /// What an error calls it.

@@ -422,10 +422,7 @@ impl DeadLetters {
 }
 
 /// Lets the status show that the handler is at work on a letter, so that one which hangs is seen.
-struct ShownCall<'a> {
-    core: &'a StreamCore,
-    before: Option<CallInHand>,
-}
+struct ShownCall<'a>(&'a StreamCore);
 
 impl<'a> ShownCall<'a> {
     fn begin(core: &'a StreamCore, recorded_at: Timestamp) -> Self {
@@ -433,15 +430,14 @@ impl<'a> ShownCall<'a> {
             recorded_at,
             running_since: Some(Instant::now()),
         };
-        let before = core.board.note(|progress| progress.call.replace(call));
-        Self { core, before }
+        core.board.note(|progress| progress.retry = Some(Box::new(call)));
+        Self(core)
     }
 }
 
 impl Drop for ShownCall<'_> {
     fn drop(&mut self) {
-        let before = self.before;
-        self.core.board.note(|progress| progress.call = before);
+        self.0.board.note(|progress| progress.retry = None);
     }
 }
 

@@ -74,6 +74,7 @@ impl StreamStatus {
     /// What is known of a stream that stands at a position, from what its loop has written down.
     pub(crate) fn of(progress: Progress, position: u64, now: Instant, clock: &Clock) -> Self {
         let letters = progress.letters();
+        let in_hand = progress.in_hand();
         Self {
             name: None,
             state: progress.state(),
@@ -81,7 +82,7 @@ impl StreamStatus {
             position,
             head: position,
             lag: 0,
-            oldest_unhandled: progress.call.map(|call| clock.age(call.recorded_at)),
+            oldest_unhandled: in_hand.map(|call| clock.age(call.recorded_at)),
             started_after: position,
             cursor: None,
             handled_batches: progress.handled_batches,
@@ -92,8 +93,7 @@ impl StreamStatus {
             skipped: letters.skipped,
             oldest_letter: letters.oldest_at.map(Timestamp::age),
             calls_under_way: 0,
-            call_running_for: progress
-                .call
+            call_running_for: in_hand
                 .and_then(|call| call.running_since)
                 .map(|since| now.saturating_duration_since(since)),
             events_per_second: progress.rate.per_second(now),
@@ -177,6 +177,8 @@ pub(crate) struct Progress {
     /// The dead letters of the stream. Nothing: it has none, as almost all streams.
     letters: Option<Box<LetterCounts>>,
     pub(crate) call: Option<CallInHand>,
+    /// The dead letter that the handler has. The loop goes its way meanwhile, as far as it gets without the handler.
+    pub(crate) retry: Option<Box<CallInHand>>,
     pub(crate) told: Told,
     pub(crate) rate: Rate,
     /// When the position changed.
@@ -221,6 +223,7 @@ impl Progress {
             last_error: None,
             letters: None,
             call: None,
+            retry: None,
             told: Told::BEGINS,
             rate: Rate::new(now),
             moved_at: now,
@@ -236,6 +239,16 @@ impl Progress {
             self.position = position;
             self.moved_at = now;
         }
+    }
+
+    /// What the handler has, or gets next.
+    fn in_hand(&self) -> Option<CallInHand> {
+        self.retry.as_deref().copied().or(self.call)
+    }
+
+    /// Since when the handler is at work.
+    pub(crate) fn running_since(&self) -> Option<Instant> {
+        self.in_hand().and_then(|call| call.running_since)
     }
 
     pub(crate) fn letters(&self) -> LetterCounts {

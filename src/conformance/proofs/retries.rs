@@ -245,10 +245,20 @@ pub async fn s7_a_stream_has_stopped_when_no_retry_runs(subject: &Subject) {
     let dead_letters = store.dead_letters("ledger");
     let retry = tokio::spawn(async move { dead_letters.retry(1).await });
     eventually("the retry is under way", || runs.load(Ordering::SeqCst) == 1).await;
+    let is_seen = || stream.status().call_running_for.is_some();
+    assert!(is_seen(), "a letter that hangs is seen");
+    let control = store.stream("ledger").await.unwrap();
+    control.pause("the proof").await.unwrap();
+    let is_paused = || matches!(stream.status().state, StreamState::Paused { .. });
+    eventually("the stream is paused", is_paused).await;
     assert!(
-        stream.status().call_running_for.is_some(),
-        "a letter that hangs is seen"
+        is_seen(),
+        "a letter that hangs is seen while its stream is paused"
     );
+    control.resume().await.unwrap();
+    let is_live = || matches!(stream.status().state, StreamState::Live);
+    eventually("the stream is live", is_live).await;
+    assert!(is_seen(), "a letter that hangs is seen while its stream is live");
     stream.unsubscribe();
     let early = tokio::time::timeout(Duration::from_millis(50), stream.stopped()).await;
     assert!(
