@@ -1,6 +1,7 @@
 //! Logs that break one promise each, to show that the conformance suite notices.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::error::{ReadError, StorageError};
@@ -199,6 +200,10 @@ impl<W: LogWriter> LogWriter for BrokenWriter<W> {
 
     fn tidy(&mut self) {
         self.inner.tidy();
+    }
+
+    fn tidy_at(&self) -> Option<Instant> {
+        self.inner.tidy_at()
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {

@@ -135,6 +135,9 @@ impl<W: LogWriter> Committer<W> {
     /// When it wants to be back, although there is nothing to do.
     fn back_at(&mut self) -> Instant {
         let mut back_at = self.look_at;
+        if let Some(tidy_at) = self.writer.tidy_at() {
+            back_at = back_at.min(tidy_at);
+        }
         if self.has_chore(Pace::Busy) {
             back_at = Instant::now();
         } else if self.has_chore(Pace::Idle) {

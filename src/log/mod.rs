@@ -80,6 +80,7 @@ use std::collections::HashMap;
 #[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::Timestamp;
 #[cfg(feature = "sqlite")]
@@ -258,6 +259,11 @@ pub trait LogWriter: LetterWriter + KeyWriter + ClaimWriter + Send {
     }
     /// Does a little of what keeps the log in order, between two transactions: so little that no append is held up by it.
     fn tidy(&mut self) {}
+
+    /// When `tidy` has something to do although nothing is written.
+    fn tidy_at(&self) -> Option<Instant> {
+        None
+    }
 
     /// A number that changes when somebody else commits.
     fn data_version(&mut self) -> Result<i64, StorageError>;

@@ -78,7 +78,7 @@ impl Context {
         let Some(db) = location.path() else {
             return Ok(());
         };
-        let of_log = ["", "-wal", "-shm"].map(|suffix| {
+        let of_log = ["", "-wal", "-shm", "-turn"].map(|suffix| {
             let mut path = db.as_os_str().to_owned();
             path.push(suffix);
             std::path::PathBuf::from(path)

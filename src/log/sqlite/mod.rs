@@ -2,7 +2,7 @@
 //!
 //! In reading order: `schema` (the tables, their migrations, what is refused), `connection` (how the file is opened),
 //! `index` (where tags and payloads are found), `write`, `insert`, `cursor`, `claim`, `letter`, `once`, `prune` and `checkpoint` (the committer's
-//! half), `presence` (by what a store is seen to live), `beside` and `guard` (who else writes into the file, and how that is kept in its place), `candidates` (which events a query can concern), `statement`, `names`, `row` and `pages` (how rows are read), `read` (the
+//! half), `presence` (by what a store is seen to live), `turns` (how several processes share the file), `beside` and `guard` (who else writes into the file, and how that is kept in its place), `candidates` (which events a query can concern), `statement`, `names`, `row` and `pages` (how rows are read), `read` (the
 //! readers' half), `survey`, `statistics`, `backup`, `copy` and `verify` (what is asked of a whole file), `alone` (whether somebody has it open).
 //!
 //! This code never opens the database file by other means than SQLite: closing it would drop SQLite's locks.
@@ -56,7 +56,6 @@ use crate::log::sqlite::connection::storage;
 use crate::log::sqlite::index::path::PayloadPath;
 use crate::log::sqlite::index::upkeep::{Sizes, Upkeep};
 use crate::log::sqlite::names::TypeNames;
-use crate::log::sqlite::presence::Presence;
 use crate::log::sqlite::read::SqliteReader;
 use crate::log::sqlite::schema::Made;
 use crate::log::sqlite::write::SqliteWriter;
@@ -107,10 +106,8 @@ fn halves(
     let names = TypeNames::new(options.evolution.clone());
     let reader = SqliteReader::new(path, log_id, Arc::clone(&shared), options)?;
     let index = Upkeep::new(shared, options.sizes);
-    let presence = Presence::beside(path);
     let writer = SqliteWriter::new(connection, options.durability, index, names, Some(checkpoints));
-    let writer = writer.with_presence(presence);
-    Ok((writer, reader))
+    Ok((writer.shared(path), reader))
 }
 
 /// Which events of the batch each query selects, found in a log that has nothing else and indexes these paths; for the proofs.

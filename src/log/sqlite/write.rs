@@ -1,7 +1,9 @@
 //! The writing half: the committer's connection and its transaction.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
@@ -73,12 +75,14 @@ impl SqliteWriter {
             sync: Sync::Durable,
             checkpoints,
             presence: None,
-            turns: Turns::new(),
+            turns: Turns::alone(),
         }
     }
 
-    pub(super) fn with_presence(mut self, presence: Presence) -> Self {
-        self.presence = Some(presence);
+    /// Of a file that others may open as well.
+    pub(super) fn shared(mut self, path: &Path) -> Self {
+        self.presence = Some(Presence::beside(path));
+        self.turns = Turns::beside(path);
         self
     }
 
@@ -220,7 +224,7 @@ impl SqliteWriter {
 
 impl LogWriter for SqliteWriter {
     fn begin(&mut self, sync: Sync) -> Result<Tail, StorageError> {
-        self.turns.give_way();
+        self.turns.take();
         let tail = self
             .set_sync(sync)
             .and_then(|()| self.execute("BEGIN IMMEDIATE"))
@@ -321,7 +325,7 @@ impl LogWriter for SqliteWriter {
     }
 
     fn beside(&mut self, work: &mut dyn BesideWork) -> Result<Written, StorageError> {
-        self.turns.give_way();
+        self.turns.take();
         let version = self.set_sync(Sync::Ordered).and_then(|()| self.version());
         self.turns
             .finds(version.map_err(storage("write beside the log"))?);
@@ -381,12 +385,17 @@ impl LogWriter for SqliteWriter {
         done.map_err(storage("keep the index up"))
     }
 
+    fn tidy_at(&self) -> Option<Instant> {
+        self.turns.over_at()
+    }
+
     fn tidy(&mut self) {
         if let Some(checkpoints) = &mut self.checkpoints
             && checkpoints.step(&mut self.connection, self.turns.has_others())
         {
             self.turns.ends();
         }
+        self.turns.end_if_over();
     }
 
     fn data_version(&mut self) -> Result<i64, StorageError> {
