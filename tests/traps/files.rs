@@ -1,6 +1,8 @@
 //! SQLite files: what is refused, and what must not grow.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use futures::StreamExt;
 use millstream::{DurableStream, EventQuery, NewEvent, OpenError, Store};
@@ -203,4 +205,36 @@ async fn two_who_append_to_one_file_keep_its_write_ahead_log_short() {
     let (one, other) = tokio::join!(appends(place.open()), appends(place.open()));
     let longest = one.max(other);
     assert!(longest < 3 << 20, "the write-ahead log grew to {longest} bytes");
+}
+
+/// Whoever appends all the time, and knows of somebody else who appends, has turns, by a lock on a file. Whoever stops gives its turn
+/// back, though nothing wakes it.
+#[tokio::test]
+async fn a_turn_ends_when_nothing_is_appended_any_more() {
+    let place = Place::new();
+    let open = || place.open_with(Store::builder().poll_interval(Duration::from_secs(3_600)));
+    let turn = place.0.path().join("log.db-turn");
+    let is_taken = || match File::open(&turn) {
+        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    };
+    let (here, elsewhere) = (open(), open());
+    while !is_taken() {
+        append(&elsewhere, "placed", 1).await;
+        // So many that the index is kept up at once, and not when there is nothing else to do.
+        append(&here, "placed", 150).await;
+        for _ in 0..5 {
+            append(&here, "placed", 1).await;
+        }
+    }
+    let is_over = async {
+        while is_taken() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), is_over).await;
+    waited.expect("the turn ends");
+    here.close().await.unwrap();
+    elsewhere.close().await.unwrap();
+    assert!(!turn.exists(), "who leaves tidies up");
 }

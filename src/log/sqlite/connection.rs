@@ -1,6 +1,7 @@
 //! How the file is opened.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -68,6 +69,14 @@ fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     settle(&mut connection)?;
     Ok(connection)
+}
+
+/// What lies beside the file of a log that is there: every way to name that file leads to the same.
+pub(super) fn side_path(log: &Path, ending: &str) -> PathBuf {
+    let log = fs::canonicalize(log).unwrap_or_else(|_| log.to_owned());
+    let mut path = log.into_os_string();
+    path.push(ending);
+    path.into()
 }
 
 /// Sets a connection as all of them are, whatever was done with it.

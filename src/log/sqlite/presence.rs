@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::StorageError;
 use crate::log::owner::{InstanceId, Sign};
+use crate::log::sqlite::connection::side_path;
 
 /// How often a file is made anew that somebody who tidied up took away before it was locked.
 const ATTEMPTS_MAX: usize = 16;
@@ -35,13 +36,9 @@ struct Held {
 }
 
 impl Presence {
-    /// Of a log that is there: every way to name its file leads to the same folder.
     pub(super) fn beside(log: &Path) -> Self {
-        let log = fs::canonicalize(log).unwrap_or_else(|_| log.to_owned());
-        let mut folder = log.into_os_string();
-        folder.push("-owners");
         Self {
-            folder: folder.into(),
+            folder: side_path(log, "-owners"),
             held: None,
         }
     }
